@@ -1,0 +1,431 @@
+//! The fast backend: quantised kernels on all threads.
+//!
+//! Work is split by output rows, heads and tokens, never along a sum, so that a result has the same
+//! bits on any number of threads. Rows of activations are quantised once per region, in 8 bits with a
+//! scale for 32 values; weights are never decoded to memory.
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+use super::kernels::{DeltaToken, Kernels, Portable, RowQ8};
+use super::pool::{Pool, Scattered};
+use super::{
+    AttentionJob, AttentionShape, Backend, DeltaJob, DeltaShape, ExpertJob, Projection, silu,
+};
+use crate::tensor::{DType, MatrixRef};
+
+/// Output rows in one task: 16 to 70 KB of 4-bit weights at the widths of current models, which stay
+/// in the second-level cache while several tokens pass over them.
+const TILE_ROWS: usize = 32;
+/// Values that share a scale in 8-bit activations.
+const GROUP: usize = 32;
+/// Activation rows that one pass over a weight row serves.
+const ROWS_AT_ONCE: usize = 4;
+
+/// All threads of the machine, with the best kernels that its processor has.
+pub(crate) struct Cpu {
+    pool: Pool,
+    isa: Isa,
+    input: Quantised,
+    hidden: Quantised,
+    h: Vec<f32>,
+    scratch: Vec<f32>,
+}
+
+#[derive(Clone, Copy)]
+enum Isa {
+    Portable(Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+/// Runs the same generic code with the kernels of the processor at hand.
+macro_rules! with_kernels {
+    ($isa:expr, $k:ident => $body:expr) => {
+        match $isa {
+            Isa::Portable($k) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2($k) => $body,
+        }
+    };
+}
+
+impl Cpu {
+    /// Uses `threads` threads and the fastest kernels of this processor.
+    pub(crate) fn new(threads: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let isa = Avx2::new().map_or(Isa::Portable(Portable), Isa::Avx2);
+        #[cfg(not(target_arch = "x86_64"))]
+        let isa = Isa::Portable(Portable);
+        Cpu::with_isa(threads, isa)
+    }
+
+    /// Uses the kernels that every processor has; their bits are those of the fast ones.
+    #[cfg(test)]
+    pub(crate) fn portable(threads: usize) -> Self {
+        Cpu::with_isa(threads, Isa::Portable(Portable))
+    }
+
+    fn with_isa(threads: usize, isa: Isa) -> Self {
+        Cpu {
+            pool: Pool::new(threads.max(1)),
+            isa,
+            input: Quantised::default(),
+            hidden: Quantised::default(),
+            h: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
+/// Rows of activations in 8 bits, reused from call to call.
+#[derive(Default)]
+struct Quantised {
+    scales: Vec<f32>,
+    qs: Vec<i8>,
+}
+
+impl Quantised {
+    /// Quantises `x` [n, cols] if any of the weights that will meet it is quantised.
+    fn fill<K: Kernels>(&mut self, pool: &mut Pool, k: K, x: &[f32], cols: usize, wanted: bool) {
+        if !wanted {
+            return;
+        }
+        assert!(cols.is_multiple_of(GROUP), "quantised matrices have whole blocks");
+        let groups = cols / GROUP;
+        self.scales.resize(x.len() / GROUP, 0.0);
+        self.qs.resize(x.len(), 0);
+        let (scales, qs) = (Scattered::new(&mut self.scales), Scattered::new(&mut self.qs));
+        let one = |t: usize| {
+            // SAFETY: each task writes the scales and values of its own row.
+            #[expect(unsafe_code, reason = "disjoint rows, see above")]
+            let (scales, qs) =
+                unsafe { (scales.slice(t * groups, groups), qs.slice(t * cols, cols)) };
+            k.quantise(&x[t * cols..(t + 1) * cols], scales, qs);
+        };
+        let n = x.len() / cols;
+        // A region costs about as much as quantising a few rows.
+        if n < 2 * ROWS_AT_ONCE { (0..n).for_each(one) } else { pool.run(n, one) }
+    }
+}
+
+/// Rows that a tile reads: as they came and, where a weight is quantised, in 8 bits.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    x: &'a [f32],
+    cols: usize,
+    scales: &'a [f32],
+    qs: &'a [i8],
+}
+
+impl<'a> Inputs<'a> {
+    fn new(x: &'a [f32], cols: usize, quantised: &'a Quantised) -> Self {
+        Inputs { x, cols, scales: &quantised.scales, qs: &quantised.qs }
+    }
+
+    fn float(&self, t: usize) -> &'a [f32] {
+        &self.x[t * self.cols..(t + 1) * self.cols]
+    }
+
+    fn q8(&self, t: usize) -> RowQ8<'a> {
+        let groups = self.cols / GROUP;
+        RowQ8 {
+            scales: &self.scales[t * groups..(t + 1) * groups],
+            qs: &self.qs[t * self.cols..(t + 1) * self.cols],
+        }
+    }
+
+    /// Dot products of one weight row with `N` input rows.
+    fn dot<K: Kernels, const N: usize>(
+        &self,
+        k: K,
+        dtype: DType,
+        w: &[u8],
+        rows: [usize; N],
+    ) -> [f32; N] {
+        match dtype {
+            DType::F32 => k.dot_f32(w.as_chunks().0, rows.map(|t| self.float(t))),
+            DType::F16 => k.dot_f16(w.as_chunks().0, rows.map(|t| self.float(t))),
+            DType::BF16 => k.dot_bf16(w.as_chunks().0, rows.map(|t| self.float(t))),
+            DType::Q4_0 => k.dot_q4_0(bytemuck::cast_slice(w), rows.map(|t| self.q8(t))),
+            DType::Q8_0 => k.dot_q8_0(bytemuck::cast_slice(w), rows.map(|t| self.q8(t))),
+        }
+    }
+
+    /// Dot products of weight rows `tile` with all of `rows`, handed to `write(r, i, value)` with i
+    /// the index into `rows`.
+    fn tile<K: Kernels>(
+        &self,
+        k: K,
+        w: MatrixRef<'_>,
+        tile: std::ops::Range<usize>,
+        rows: impl ExactSizeIterator<Item = usize> + Clone,
+        mut write: impl FnMut(usize, usize, f32),
+    ) {
+        let dtype = w.shape.dtype;
+        let count = rows.len();
+        let mut rest = rows;
+        let mut i = 0;
+        while count - i >= ROWS_AT_ONCE {
+            let four = [(); ROWS_AT_ONCE].map(|()| rest.next().expect("counted above"));
+            for r in tile.clone() {
+                for (j, v) in self.dot(k, dtype, w.row(r), four).into_iter().enumerate() {
+                    write(r, i + j, v);
+                }
+            }
+            i += ROWS_AT_ONCE;
+        }
+        for t in rest {
+            for r in tile.clone() {
+                let [v] = self.dot(k, dtype, w.row(r), [t]);
+                write(r, i, v);
+            }
+            i += 1;
+        }
+    }
+}
+
+/// Tasks of a region over several matrices: each is [`TILE_ROWS`] rows of one of them.
+struct Tiles {
+    /// First task of each matrix, and the end.
+    starts: Vec<usize>,
+}
+
+impl Tiles {
+    fn over(rows: impl Iterator<Item = usize>) -> Self {
+        let mut starts = vec![0];
+        for rows in rows {
+            starts.push(starts[starts.len() - 1] + rows.div_ceil(TILE_ROWS));
+        }
+        Tiles { starts }
+    }
+
+    fn count(&self) -> usize {
+        self.starts[self.starts.len() - 1]
+    }
+
+    /// Matrix and first row of a task.
+    fn at(&self, task: usize) -> (usize, usize) {
+        let matrix = self.starts.partition_point(|s| *s <= task) - 1;
+        (matrix, (task - self.starts[matrix]) * TILE_ROWS)
+    }
+}
+
+fn tile_range(from: usize, rows: usize) -> std::ops::Range<usize> {
+    from..(from + TILE_ROWS).min(rows)
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        let isa = match self.isa {
+            Isa::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "avx2",
+        };
+        format!("cpu ({isa}, {} threads)", self.pool.threads())
+    }
+
+    fn project(&mut self, x: &[f32], cols: usize, outputs: &mut [Projection<'_>]) {
+        with_kernels!(self.isa, k => self.project_with(k, x, cols, outputs));
+    }
+
+    fn experts(&mut self, x: &[f32], cols: usize, jobs: &mut [ExpertJob<'_>]) {
+        with_kernels!(self.isa, k => self.experts_with(k, x, cols, jobs));
+    }
+
+    fn attention(&mut self, shape: AttentionShape, jobs: &mut [AttentionJob<'_>]) {
+        with_kernels!(self.isa, k => self.attention_with(k, shape, jobs));
+    }
+
+    fn delta_rule(&mut self, shape: DeltaShape, jobs: &mut [DeltaJob<'_>]) {
+        with_kernels!(self.isa, k => self.delta_rule_with(k, shape, jobs));
+    }
+}
+
+impl Cpu {
+    fn project_with<K: Kernels>(
+        &mut self,
+        k: K,
+        x: &[f32],
+        cols: usize,
+        outputs: &mut [Projection<'_>],
+    ) {
+        let n = x.len() / cols;
+        for o in outputs.iter() {
+            assert_eq!(o.w.shape.cols, cols, "input features disagree with the matrix");
+            assert_eq!(o.out.len(), n * o.w.shape.rows, "output length disagrees with the matrix");
+        }
+        let quantised = outputs.iter().any(|o| o.w.shape.dtype.is_quantised());
+        self.input.fill(&mut self.pool, k, x, cols, quantised);
+        let inputs = Inputs::new(x, cols, &self.input);
+        let tiles = Tiles::over(outputs.iter().map(|o| o.w.shape.rows));
+        let outputs: Vec<_> =
+            outputs.iter_mut().map(|o| (o.w, Scattered::new(&mut *o.out))).collect();
+        self.pool.run(tiles.count(), |task| {
+            let (matrix, from) = tiles.at(task);
+            let (w, out) = &outputs[matrix];
+            let rows = w.shape.rows;
+            inputs.tile(k, *w, tile_range(from, rows), 0..n, |r, t, v| {
+                // SAFETY: a task owns its weight rows, hence these elements of every output row.
+                #[expect(unsafe_code, reason = "disjoint outputs, see above")]
+                unsafe {
+                    out.write(t * rows + r, v);
+                }
+            });
+        });
+    }
+
+    fn experts_with<K: Kernels>(
+        &mut self,
+        k: K,
+        x: &[f32],
+        cols: usize,
+        jobs: &mut [ExpertJob<'_>],
+    ) {
+        let Some(first) = jobs.first() else { return };
+        let inner = first.weights.gate.shape.rows;
+        // First row of each job in `h`, and the end.
+        let mut starts = vec![0];
+        for job in jobs.iter() {
+            let w = job.weights;
+            assert!(
+                w.gate.shape.cols == cols && w.up.shape.cols == cols,
+                "expert inputs disagree"
+            );
+            assert!(w.gate.shape.rows == inner && w.up.shape.rows == inner, "expert sizes differ");
+            assert!(w.down.shape.cols == inner, "expert's down matrix disagrees with its gate");
+            assert_eq!(job.out.len(), job.rows.len() * w.down.shape.rows, "expert output length");
+            starts.push(starts[starts.len() - 1] + job.rows.len());
+        }
+        let quantised = |w: MatrixRef<'_>| w.shape.dtype.is_quantised();
+        let any = jobs.iter().any(|j| quantised(j.weights.gate) || quantised(j.weights.up));
+        self.input.fill(&mut self.pool, k, x, cols, any);
+        let inputs = Inputs::new(x, cols, &self.input);
+        self.h.resize(starts[jobs.len()] * inner, 0.0);
+
+        // h = silu(gate · x) ⊙ (up · x), [rows of all jobs, inner]
+        let tiles = Tiles::over(jobs.iter().map(|_| inner));
+        let h = Scattered::new(&mut self.h);
+        self.pool.run(tiles.count(), |task| {
+            let (job, from) = tiles.at(task);
+            let ExpertJob { weights, rows, .. } = &jobs[job];
+            let rows = || rows.iter().map(|t| *t as usize);
+            let at = |r: usize, i: usize| (starts[job] + i) * inner + r;
+            let range = tile_range(from, inner);
+            let width = range.len();
+            // One task writes gate values and then multiplies them in place: same elements.
+            // SAFETY: a task owns its rows of gate and up, hence these columns of its job's h.
+            #[expect(unsafe_code, reason = "disjoint columns, see above")]
+            unsafe {
+                inputs.tile(k, weights.gate, range.clone(), rows(), |r, i, v| h.write(at(r, i), v));
+                inputs.tile(k, weights.up, range, rows(), |r, i, v| {
+                    let g = &mut h.slice(at(r, i), 1)[0];
+                    *g = silu(*g) * v;
+                });
+            }
+            debug_assert!(width <= TILE_ROWS);
+        });
+
+        let any = jobs.iter().any(|j| quantised(j.weights.down));
+        self.hidden.fill(&mut self.pool, k, &self.h, inner, any);
+        let inputs = Inputs::new(&self.h, inner, &self.hidden);
+        let tiles = Tiles::over(jobs.iter().map(|j| j.weights.down.shape.rows));
+        let outs: Vec<_> =
+            jobs.iter_mut().map(|j| (j.weights.down, Scattered::new(&mut *j.out))).collect();
+        self.pool.run(tiles.count(), |task| {
+            let (job, from) = tiles.at(task);
+            let (down, out) = &outs[job];
+            let rows = down.shape.rows;
+            inputs.tile(
+                k,
+                *down,
+                tile_range(from, rows),
+                starts[job]..starts[job + 1],
+                |r, i, v| {
+                    // SAFETY: a task owns its rows of down, hence these columns of its job's output.
+                    #[expect(unsafe_code, reason = "disjoint columns, see above")]
+                    unsafe {
+                        out.write(i * rows + r, v);
+                    }
+                },
+            );
+        });
+    }
+
+    fn attention_with<K: Kernels>(
+        &mut self,
+        k: K,
+        shape: AttentionShape,
+        jobs: &mut [AttentionJob<'_>],
+    ) {
+        let AttentionShape { heads, kv_heads, head_dim } = shape;
+        let stride = kv_heads * head_dim;
+        // First task of each job: one task a new row and head.
+        let mut starts = vec![0];
+        for job in jobs.iter() {
+            assert_eq!(job.q.len(), job.out.len(), "attention output length");
+            assert_eq!(job.keys.len(), job.values.len(), "keys and values disagree");
+            starts.push(starts[starts.len() - 1] + job.q.len() / head_dim);
+        }
+        let total = starts[jobs.len()];
+        let jobs: Vec<_> = jobs
+            .iter_mut()
+            .map(|j| (j.q, j.keys, j.values, Scattered::new(&mut *j.out)))
+            .collect();
+        self.pool.run(total, |task| {
+            let j = starts.partition_point(|s| *s <= task) - 1;
+            let (q, keys, values, out) = &jobs[j];
+            let at = task - starts[j];
+            let (t, head) = (at / heads, at % heads);
+            let new = q.len() / (heads * head_dim);
+            let positions = keys.len() / stride - new + t + 1;
+            let kv = head / (heads / kv_heads) * head_dim..positions * stride;
+            // SAFETY: each task writes the output of its own row and head.
+            #[expect(unsafe_code, reason = "disjoint outputs, see above")]
+            let out = unsafe { out.slice(at * head_dim, head_dim) };
+            let q = &q[at * head_dim..(at + 1) * head_dim];
+            k.attend(out, q, &keys[kv.clone()], &values[kv], stride);
+        });
+    }
+
+    fn delta_rule_with<K: Kernels>(&mut self, k: K, shape: DeltaShape, jobs: &mut [DeltaJob<'_>]) {
+        let DeltaShape { key_heads, value_heads, key_dim, value_dim } = shape;
+        let tasks = jobs.len() * value_heads;
+        self.scratch.resize(tasks * 2 * value_dim, 0.0);
+        let scratch = Scattered::new(&mut self.scratch);
+        let jobs: Vec<_> = jobs
+            .iter_mut()
+            .map(|j| {
+                let input = (j.q, j.k, j.v, j.decay, j.beta);
+                (input, Scattered::new(&mut *j.state), Scattered::new(&mut *j.out))
+            })
+            .collect();
+        self.pool.run(tasks, |task| {
+            let ((q, keys, v, decay, beta), state, out) = &jobs[task / value_heads];
+            let h = task % value_heads;
+            // SAFETY: each task owns one head of one job: its state, scratch and output columns.
+            #[expect(unsafe_code, reason = "disjoint heads, see above")]
+            let (state, u) = unsafe {
+                let len = key_dim * value_dim;
+                (state.slice(h * len, len), scratch.slice(task * 2 * value_dim, 2 * value_dim))
+            };
+            for t in 0..v.len() / (value_heads * value_dim) {
+                let at_k = (t * key_heads + h / (value_heads / key_heads)) * key_dim;
+                let at_v = (t * value_heads + h) * value_dim;
+                let token = DeltaToken {
+                    q: &q[at_k..at_k + key_dim],
+                    k: &keys[at_k..at_k + key_dim],
+                    v: &v[at_v..at_v + value_dim],
+                    decay: decay[t * value_heads + h],
+                    beta: beta[t * value_heads + h],
+                };
+                // SAFETY: as above.
+                #[expect(unsafe_code, reason = "disjoint heads, see above")]
+                let out = unsafe { out.slice(at_v, value_dim) };
+                k.delta_step(out, state, token, u);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! The fast backend against the oracle, and against itself on other thread counts and batches.
+
+use proptest::prelude::*;
+
+use super::super::{ExpertWeights, Reference};
+use super::*;
+use crate::quant::quantise_row;
+use crate::tensor::{AlignedBytes, Matrix, MatrixShape};
+
+/// Largest error of a dot product with 8-bit activations, as a share of Σ|w·x|: half a step of 127.
+const Q8_ACTIVATION_ERR_MAX: f64 = 0.5 / 127.0 * 1.05;
+/// The same with f32 activations: rounding of f32 sums of a few hundred terms.
+const F32_ERR_MAX: f64 = 1e-5;
+
+/// Numbers between -1 and 1 from a small generator, so that failures repeat.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            ((state >> 40) as f32 / 8_388_608.0) - 1.0
+        })
+        .collect()
+}
+
+fn matrix(dtype: DType, rows: usize, cols: usize, seed: u64) -> Matrix {
+    let shape = MatrixShape { dtype, rows, cols };
+    let mut bytes = AlignedBytes::zeroed(shape.bytes().expect("whole blocks"));
+    let row_bytes = bytes.len() / rows;
+    for (row, out) in
+        numbers(seed, rows * cols).chunks(cols).zip(bytes.as_mut_slice().chunks_mut(row_bytes))
+    {
+        quantise_row(dtype, row, out);
+    }
+    Matrix::new(shape, bytes)
+}
+
+fn project<B: Backend>(b: &mut B, w: &Matrix, x: &[f32]) -> Vec<f32> {
+    let shape = w.shape();
+    let mut out = vec![0.0; x.len() / shape.cols * shape.rows];
+    b.project(x, shape.cols, &mut [Projection { w: w.view(), out: &mut out }]);
+    out
+}
+
+#[test]
+fn projections_match_the_reference() {
+    for dtype in DType::ALL {
+        let w = matrix(dtype, 75, 96, 1);
+        let x = numbers(2, 7 * 96);
+        let limit = if dtype.is_quantised() { Q8_ACTIVATION_ERR_MAX } else { F32_ERR_MAX };
+        let exact = project(&mut Reference, &w, &x);
+        let fast = project(&mut Cpu::new(2), &w, &x);
+        for (i, (e, f)) in exact.iter().zip(&fast).enumerate() {
+            let x = &x[i / 75 * 96..][..96];
+            // |w| <= 1 and each activation is off by at most half a step of its group's maximum.
+            let scale = 96.0 * f64::from(x.iter().fold(0.0_f32, |m, v| m.max(v.abs())));
+            let error = (f64::from(*e) - f64::from(*f)).abs();
+            assert!(error <= limit * scale, "{dtype} {i}: {e} {f}");
+        }
+    }
+}
+
+#[test]
+fn portable_and_detected_kernels_give_the_same_bits() {
+    for dtype in DType::ALL {
+        let (w, x) = (matrix(dtype, 40, 64, 3), numbers(4, 5 * 64));
+        assert_eq!(
+            project(&mut Cpu::new(1), &w, &x),
+            project(&mut Cpu::portable(3), &w, &x),
+            "{dtype}"
+        );
+    }
+}
+
+#[test]
+fn experts_match_the_reference_and_do_not_depend_on_their_neighbours() {
+    let [gate, up] = [5, 6].map(|s| matrix(DType::Q4_0, 64, 96, s));
+    let down = matrix(DType::Q8_0, 96, 64, 7);
+    let weights = ExpertWeights { gate: gate.view(), up: up.view(), down: down.view() };
+    let x = numbers(8, 9 * 96);
+    let run = |b: &mut dyn Backend, rows: &[u32]| {
+        let (mut a, mut c) = (vec![0.0; rows.len() * 96], vec![0.0; 96]);
+        b.experts(
+            &x,
+            96,
+            &mut [
+                ExpertJob { weights, rows, out: &mut a },
+                ExpertJob { weights, rows: &[8], out: &mut c },
+            ],
+        );
+        (a, c)
+    };
+    let rows = [0, 2, 3, 5, 6, 7];
+    let (exact, _) = run(&mut Reference, &rows);
+    let (fast, other) = run(&mut Cpu::new(2), &rows);
+    let largest = exact.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    for (e, f) in exact.iter().zip(&fast) {
+        assert!((e - f).abs() <= 0.03 * largest, "{e} {f} (largest {largest})");
+    }
+    let (alone, other_alone) = run(&mut Cpu::new(1), &rows[3..4]);
+    assert_eq!(alone, fast[3 * 96..4 * 96]);
+    assert_eq!(other, other_alone);
+}
+
+#[test]
+fn attention_matches_the_reference_in_one_go_and_row_by_row() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16 };
+    let (n, past) = (5, 3);
+    let (q, keys, values) = (numbers(9, n * 64), numbers(10, 8 * 32), numbers(11, 8 * 32));
+    let run = |b: &mut dyn Backend, from: usize, to: usize| {
+        let mut out = vec![0.0; (to - from) * 64];
+        let kv = ..(past + to) * 32;
+        b.attention(
+            shape,
+            &mut [AttentionJob {
+                q: &q[from * 64..to * 64],
+                keys: &keys[kv],
+                values: &values[kv],
+                out: &mut out,
+            }],
+        );
+        out
+    };
+    let exact = run(&mut Reference, 0, n);
+    let fast = run(&mut Cpu::new(3), 0, n);
+    for (e, f) in exact.iter().zip(&fast) {
+        assert!((e - f).abs() < 1e-5, "{e} {f}");
+    }
+    let rows: Vec<f32> = (0..n).flat_map(|t| run(&mut Cpu::new(1), t, t + 1)).collect();
+    assert_eq!(fast, rows);
+}
+
+proptest! {
+    #[test]
+    fn delta_rule_matches_the_reference(seed in 0_u64..1000, n in 1_usize..6) {
+        let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 8, value_dim: 16 };
+        let (q, k) = (numbers(seed, n * 16), numbers(seed + 1, n * 16));
+        let v = numbers(seed + 2, n * 64);
+        let decay: Vec<f32> = numbers(seed + 3, n * 4).iter().map(|x| 0.5 + 0.5 * x.abs()).collect();
+        let beta: Vec<f32> = numbers(seed + 4, n * 4).iter().map(|x| x.abs()).collect();
+        let run = |b: &mut dyn Backend| {
+            let (mut state, mut out) = (numbers(seed + 5, 4 * 8 * 16), vec![0.0; n * 64]);
+            b.delta_rule(shape, &mut [DeltaJob {
+                q: &q, k: &k, v: &v, decay: &decay, beta: &beta, state: &mut state, out: &mut out,
+            }]);
+            [out, state].concat()
+        };
+        for (e, f) in run(&mut Reference).iter().zip(run(&mut Cpu::new(2))) {
+            prop_assert!((e - f).abs() < 1e-4 * (1.0 + e.abs()), "{e} {f}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! One reply in the making: what is still to be read, what was said, and where it goes.
+//!
+//! A generation reads its prompt in shares that the scheduler deals out, then takes one token per
+//! round. It owns everything that belongs to one reply, so that dropping it ends the reply and
+//! nothing of it stays behind.
+//!
+//! Invariants: events are texts, then exactly one end; there is always room left in the channel for
+//! that end, because a step sends at most [`EVENTS_PER_STEP_MAX`] events and runs only when that
+//! many fit; the end token is neither shown nor counted. Not here: who runs when (`scheduler`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use crate::engine::{Finish, FinishReason, StreamEvent};
+use crate::error::EngineError;
+use crate::reply_text::{Flow, ReplyText};
+use crate::sampler::{Sampler, Scratch};
+use crate::tokenizer::{TokenId, Tokenizer};
+
+use super::scheduler::Step;
+
+/// Events that may wait for a slow reader. Beyond it the generation stands still.
+pub(super) const EVENTS_MAX: usize = 64;
+/// A last text and the end.
+const EVENTS_PER_STEP_MAX: usize = 2;
+
+/// A generation that waits for its turn.
+pub(super) struct Job {
+    pub(super) prompt: Vec<TokenId>,
+    /// At least 1; prompt and reply together fit in the context.
+    pub(super) tokens_max: usize,
+    pub(super) sampler: Sampler,
+    pub(super) text: ReplyText,
+    pub(super) events: mpsc::Sender<StreamEvent>,
+    pub(super) submitted: Instant,
+}
+
+impl Job {
+    /// Whether anybody still reads.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.events.is_closed()
+    }
+
+    /// Ends it before it ran or in between.
+    pub(super) fn fail(self, error: Arc<EngineError>) {
+        send(&self.events, StreamEvent::Failed(error));
+    }
+}
+
+/// What tokens mean: the same for all generations of a model.
+pub(super) struct Vocabulary {
+    pub(super) tokenizer: Tokenizer,
+    /// Tokens that end a reply.
+    pub(super) ends: Vec<TokenId>,
+}
+
+/// A generation that runs. `S` is the model's state of one conversation.
+pub(super) struct Generation<S> {
+    job: Job,
+    sequence: S,
+    /// Of the last token that was computed, f32 `[vocabulary]`.
+    logits: Vec<f32>,
+    /// Prompt tokens that the model has read.
+    prompt_read: usize,
+    /// The token chosen last, which the model has not seen yet.
+    last: TokenId,
+    completion_tokens: usize,
+    /// Tokens to compute in this round; 0: not its turn.
+    share: usize,
+    /// The last event, once it is known and until it is sent.
+    end: Option<StreamEvent>,
+    times: Times,
+}
+
+struct Times {
+    started: Instant,
+    first_token: Instant,
+    last_token: Instant,
+    /// Since when its reader has taken nothing and the channel is full.
+    stalled: Option<Instant>,
+}
+
+impl<S> Generation<S> {
+    /// Starts a job on a fresh sequence.
+    pub(super) fn start(job: Job, sequence: S, now: Instant) -> Generation<S> {
+        let times = Times { started: now, first_token: now, last_token: now, stalled: None };
+        Generation {
+            job,
+            sequence,
+            logits: Vec::new(),
+            prompt_read: 0,
+            last: 0,
+            completion_tokens: 0,
+            share: 0,
+            end: None,
+            times,
+        }
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.job.is_wanted()
+    }
+
+    /// Prompt tokens that the model has not read; 0: it is decoding.
+    pub(super) fn prompt_left(&self) -> usize {
+        self.job.prompt.len() - self.prompt_read
+    }
+
+    /// Looks whether the events of a step would fit, and keeps since when they do not.
+    pub(super) fn note_stall(&mut self, now: Instant) {
+        let fits = self.job.events.capacity() >= EVENTS_PER_STEP_MAX;
+        self.times.stalled = if fits { None } else { self.times.stalled.or(Some(now)) };
+    }
+
+    /// Since when its reader has taken nothing.
+    pub(super) fn stalled_since(&self) -> Option<Instant> {
+        self.times.stalled
+    }
+
+    /// Deals it its tokens of this round.
+    pub(super) fn set_share(&mut self, tokens: usize) {
+        self.share = tokens;
+    }
+
+    pub(super) fn share(&self) -> usize {
+        self.share
+    }
+
+    /// What the model shall compute for it in this round.
+    pub(super) fn step(&mut self) -> Option<Step<'_, S>> {
+        if self.share == 0 {
+            return None;
+        }
+        let end = (self.prompt_read + self.share).min(self.job.prompt.len());
+        let decoding = self.prompt_read == self.job.prompt.len();
+        let tokens = match decoding {
+            true => std::slice::from_ref(&self.last),
+            false => &self.job.prompt[self.prompt_read..end],
+        };
+        // Only the last prompt token's logits say anything about the reply.
+        let logits = (end == self.job.prompt.len()).then_some(&mut self.logits);
+        Some(Step { sequence: &mut self.sequence, tokens, logits })
+    }
+
+    /// Takes the results of its step; true when the reply has ended.
+    pub(super) fn advance(
+        &mut self,
+        vocabulary: &Vocabulary,
+        scratch: &mut Scratch,
+        now: Instant,
+    ) -> bool {
+        let share = std::mem::take(&mut self.share);
+        self.prompt_read += share.min(self.prompt_left());
+        if share == 0 || self.prompt_left() > 0 {
+            return false;
+        }
+        let Some(token) = self.job.sampler.choose(&mut self.logits, scratch) else {
+            self.end = Some(StreamEvent::Failed(Arc::new(EngineError::NoToken)));
+            return true;
+        };
+        if self.completion_tokens == 0 {
+            self.times.first_token = now;
+        }
+        self.times.last_token = now;
+        self.last = token;
+        self.end = self.say(token, vocabulary).map(|reason| self.finished(reason));
+        self.end.is_some()
+    }
+
+    /// Shows what is certain of the reply; `Some` when it ends here.
+    fn say(&mut self, token: TokenId, vocabulary: &Vocabulary) -> Option<FinishReason> {
+        let mut shown = String::new();
+        let ends = vocabulary.ends.contains(&token);
+        let mut flow = Flow::Continue;
+        if !ends {
+            self.completion_tokens += 1;
+            flow = self.job.text.push(vocabulary.tokenizer.token_bytes(token), &mut shown);
+        }
+        let full = self.completion_tokens == self.job.tokens_max;
+        if flow == Flow::Continue && (ends || full) {
+            flow = self.job.text.finish(&mut shown);
+        }
+        if !shown.is_empty() {
+            send(&self.job.events, StreamEvent::Text(shown));
+        }
+        match (ends || flow == Flow::Stop, full) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        }
+    }
+
+    fn finished(&self, reason: FinishReason) -> StreamEvent {
+        let Times { started, first_token, last_token, .. } = self.times;
+        StreamEvent::Finished(Finish {
+            reason,
+            prompt_tokens: self.job.prompt.len(),
+            completion_tokens: self.completion_tokens,
+            queued: started.saturating_duration_since(self.job.submitted),
+            prefill: first_token.saturating_duration_since(started),
+            decode: last_token.saturating_duration_since(first_token),
+        })
+    }
+
+    /// How it ended, if it ended well.
+    pub(super) fn finish(&self) -> Option<&Finish> {
+        match &self.end {
+            Some(StreamEvent::Finished(finish)) => Some(finish),
+            _ => None,
+        }
+    }
+
+    /// Sends the last event of a reply that has ended.
+    pub(super) fn end(self) {
+        let end = self.end.expect("`advance` said that the reply has ended");
+        send(&self.job.events, end);
+    }
+
+    /// Ends it with an error.
+    pub(super) fn fail(self, error: Arc<EngineError>) {
+        self.job.fail(error);
+    }
+}
+
+/// Sends an event that fits; a reader that has left needs none.
+fn send(events: &mpsc::Sender<StreamEvent>, event: StreamEvent) {
+    match events.try_send(event) {
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        Err(mpsc::error::TrySendError::Full(_)) => {
+            unreachable!("a step runs only when all its events fit")
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Decides, round by round, which generations the model computes together.
+//!
+//! A round is one forward pass: a token for each generation that is decoding, and a share of the
+//! prompts that are still being read. Reading a prompt in shares costs a little speed and buys
+//! that nobody who is being answered waits longer than one share.
+//!
+//! Invariants: at most `running_max` generations are computed in a round, and as many again may
+//! stand still because their readers are slow; generations take turns, first come first served; one
+//! whose reader left is dropped before the next round. What a generation says depends on nothing
+//! here, since the model gives the same logits in any batch. Not here: threads and panics
+//! (`worker`), what happens inside one reply (`generation`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::engine::generation::{Generation, Vocabulary};
+use crate::engine::queue::Queue;
+use crate::error::EngineError;
+use crate::forecast::{Round, Speeds};
+use crate::sampler::Scratch;
+use crate::tokenizer::TokenId;
+
+/// Prompt tokens read in a round when nobody is being answered.
+const PREFILL_TOKENS_ALONE: usize = 256;
+/// How long generations that decode may stand still while prompts are read beside them.
+const PREFILL_BESIDE_MAX: Duration = Duration::from_millis(200);
+/// The least share of a prompt: smaller ones would read the same experts for few tokens.
+const PREFILL_SHARE_MIN: usize = 16;
+/// How long a reader may take nothing when all places are taken by such readers and others wait.
+const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// What the scheduler needs of a model; tests put a scripted one in its place.
+pub(super) trait Forward {
+    /// The state of one conversation.
+    type Sequence;
+
+    /// A state that has read nothing.
+    fn new_sequence(&self) -> Self::Sequence;
+
+    /// Reads each step's tokens into its sequence. Steps do not influence each other's results.
+    fn forward(&mut self, batch: &mut [Step<'_, Self::Sequence>]) -> Result<(), EngineError>;
+}
+
+/// What is computed for one sequence in a round.
+pub(super) struct Step<'a, S> {
+    pub(super) sequence: &'a mut S,
+    /// At least one token.
+    pub(super) tokens: &'a [TokenId],
+    /// Filled with the logits of the last token, f32 `[vocabulary]`.
+    pub(super) logits: Option<&'a mut Vec<f32>>,
+}
+
+/// The running generations of one model.
+pub(super) struct Scheduler<S> {
+    running: Vec<Generation<S>>,
+    running_max: usize,
+    /// Which generation comes first when not all can be computed.
+    turn: usize,
+    scratch: Scratch,
+    shared: Shared,
+}
+
+/// What the scheduler shares with callers.
+pub(super) struct Shared {
+    pub(super) queue: Arc<Queue>,
+    pub(super) vocabulary: Arc<Vocabulary>,
+    pub(super) speeds: Arc<Speeds>,
+    pub(super) clock: Clock,
+}
+
+impl<S> Scheduler<S> {
+    pub(super) fn new(shared: Shared) -> Scheduler<S> {
+        let running_max = shared.queue.running_max();
+        Scheduler { running: Vec::new(), running_max, turn: 0, scratch: Scratch::default(), shared }
+    }
+
+    /// Computes rounds until the queue is closed.
+    pub(super) fn run<M: Forward<Sequence = S>>(&mut self, model: &mut M) {
+        while !self.shared.queue.is_closed() {
+            if !self.round(model) {
+                self.shared.queue.wait(self.patience());
+            }
+        }
+    }
+
+    /// Computes one round; `false` when there was nothing to compute.
+    pub(super) fn round<M: Forward<Sequence = S>>(&mut self, model: &mut M) -> bool {
+        self.look_at_readers();
+        self.admit(model);
+        let round = self.deal();
+        if round == Round::default() {
+            return false;
+        }
+        let started = self.shared.clock.now();
+        let mut steps: Vec<_> = self.running.iter_mut().filter_map(Generation::step).collect();
+        let result = model.forward(&mut steps);
+        let now = self.shared.clock.now();
+        match result {
+            Ok(()) => {
+                self.shared.speeds.record_round(round, now.saturating_duration_since(started));
+                self.advance(now);
+            }
+            // The states of this round may be half written; the others' are whole.
+            Err(error) => self.fail_where(|generation| generation.share() > 0, error),
+        }
+        true
+    }
+
+    /// Ends all generations, waiting ones not included.
+    pub(super) fn fail_running(&mut self, error: EngineError) {
+        self.fail_where(|_| true, error);
+    }
+
+    /// Generations that are held, those that stand still included.
+    #[cfg(test)]
+    pub(super) fn running_count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Drops generations whose readers left, and looks who stands still. Someone who waits is not
+    /// held up for ever by readers that take nothing.
+    fn look_at_readers(&mut self) {
+        let now = self.shared.clock.now();
+        self.running.retain(Generation::is_wanted);
+        self.running.iter_mut().for_each(|generation| generation.note_stall(now));
+        if let Some((index, since)) = self.first_to_give_up()
+            && now.saturating_duration_since(since) >= STALL_MAX
+        {
+            let error = EngineError::ReaderStalled { seconds: STALL_MAX.as_secs() };
+            self.running.remove(index).fail(Arc::new(error));
+        }
+        self.shared.queue.set_running(self.running.len());
+    }
+
+    /// Of readers that take nothing, the one that has done so longest, if all places are taken by
+    /// such readers and somebody waits.
+    fn first_to_give_up(&self) -> Option<(usize, Instant)> {
+        if self.running.len() < self.places() || self.shared.queue.load().waiting == 0 {
+            return None;
+        }
+        let stalls: Option<Vec<Instant>> =
+            self.running.iter().map(Generation::stalled_since).collect();
+        stalls?.into_iter().enumerate().min_by_key(|&(_, since)| since)
+    }
+
+    /// How long the thread may sleep when there is nothing to compute.
+    fn patience(&self) -> Option<Duration> {
+        let (_, since) = self.first_to_give_up()?;
+        Some(STALL_MAX.saturating_sub(self.shared.clock.since(since)))
+    }
+
+    /// Generations that may be held at once, those that stand still included.
+    fn places(&self) -> usize {
+        2 * self.running_max
+    }
+
+    fn admit<M: Forward<Sequence = S>>(&mut self, model: &M) {
+        let mut active = self.running.iter().filter(|g| g.stalled_since().is_none()).count();
+        while active < self.running_max && self.running.len() < self.places() {
+            if self.shared.queue.load().waiting == 0 {
+                break;
+            }
+            // Made first: if it panics, the job is still in the queue and gets its turn or its end.
+            let sequence = model.new_sequence();
+            let Some(job) = self.shared.queue.pop() else { break };
+            self.running.push(Generation::start(job, sequence, self.shared.clock.now()));
+            active += 1;
+        }
+        self.shared.queue.set_running(self.running.len());
+    }
+
+    /// Deals every generation its tokens of this round.
+    fn deal(&mut self) -> Round {
+        let ready = self.next_in_turn();
+        let reading = ready.iter().filter(|&&index| self.running[index].prompt_left() > 0).count();
+        let decoding = ready.len() - reading;
+        let prefill = match decoding {
+            0 => PREFILL_TOKENS_ALONE,
+            _ => self.shared.speeds.prefill_tokens_in(PREFILL_BESIDE_MAX).min(PREFILL_TOKENS_ALONE),
+        };
+        let share_max = (prefill / reading.max(1)).max(PREFILL_SHARE_MIN);
+        let mut round = Round { prefill_tokens: 0, decoding };
+        for index in ready {
+            let prompt_share = self.running[index].prompt_left().min(share_max);
+            round.prefill_tokens += prompt_share;
+            self.running[index].set_share(prompt_share.max(1));
+        }
+        round
+    }
+
+    /// Indices of the generations of this round: at most `running_max` of those that can go on.
+    /// When readers wake up there can be more; then they take turns.
+    fn next_in_turn(&mut self) -> Vec<usize> {
+        let count = self.running.len();
+        let ready = (0..count)
+            .map(|offset| (self.turn + offset) % count)
+            .filter(|&index| self.running[index].stalled_since().is_none())
+            .take(self.running_max)
+            .collect::<Vec<_>>();
+        if let Some(last) = ready.last() {
+            self.turn = (last + 1) % count;
+        }
+        ready
+    }
+
+    /// Hands every generation its results and lets go of those that ended.
+    fn advance(&mut self, now: Instant) {
+        let Shared { vocabulary, speeds, .. } = &self.shared;
+        let ended: Vec<Generation<S>> = self
+            .running
+            .extract_if(.., |generation| generation.advance(vocabulary, &mut self.scratch, now))
+            .collect();
+        ended.iter().filter_map(Generation::finish).for_each(|finish| speeds.record_reply(finish));
+        self.let_go(ended, Generation::end);
+    }
+
+    fn fail_where(&mut self, ends: impl Fn(&Generation<S>) -> bool, error: EngineError) {
+        let error = Arc::new(error);
+        let ended = self.running.extract_if(.., |generation| ends(generation)).collect();
+        self.let_go(ended, |generation| generation.fail(error.clone()));
+    }
+
+    /// Tells readers the end once their places are counted as free: a reader may ask for the
+    /// forecast, or submit again, at once.
+    fn let_go(&self, ended: Vec<Generation<S>>, tell: impl Fn(Generation<S>)) {
+        self.shared.queue.set_running(self.running.len());
+        ended.into_iter().for_each(tell);
+    }
+}

@@ -1,0 +1,102 @@
+//! What can go wrong in the engine, by the operation that failed.
+
+use std::path::PathBuf;
+
+/// An engine error. `Display` names the operation; the cause is `source()`.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A file could not be opened or read.
+    #[error("failed to read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file could not be written.
+    #[error("failed to write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not follow its format.
+    #[error("{path}: {what}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where in the file, and what to do.
+        what: String,
+    },
+    /// The model's architecture is not one that this engine runs.
+    #[error("{path}: unsupported architecture {architecture:?}; this version runs: {supported}")]
+    UnsupportedArchitecture {
+        /// The config file.
+        path: PathBuf,
+        /// As the file names it.
+        architecture: String,
+        /// The names that work, with commas.
+        supported: String,
+    },
+    /// The prompt and reply do not fit in the context.
+    #[error("the prompt has {prompt_tokens} tokens; this model's context holds {context_tokens}")]
+    ContextLengthExceeded {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens that fit, reply included.
+        context_tokens: usize,
+    },
+    /// The queue is full.
+    #[error("the engine is busy: {waiting} generations are waiting")]
+    Busy {
+        /// Generations waiting.
+        waiting: usize,
+    },
+    /// An option is out of range.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// The chat template could not be rendered.
+    #[error("failed to render the chat template: {0}")]
+    Template(String),
+    /// The tokenizer file is not usable.
+    #[error("failed to load the tokenizer: {0}")]
+    Tokenizer(String),
+    /// An expert could not be read, even after a retry.
+    #[error("failed to read expert {expert} of layer {layer}: {what}")]
+    Expert {
+        /// Layer index.
+        layer: usize,
+        /// Expert index within the layer.
+        expert: usize,
+        /// What went wrong.
+        what: String,
+    },
+    /// A thread could not be started.
+    #[error("failed to start the engine's thread")]
+    StartThread {
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system gave no random seed.
+    #[error("failed to get a random seed from the operating system; set one in the request")]
+    NoRandomness,
+    /// The model computed no usable logit, which means broken weights.
+    #[error("failed to choose a token: the model's logits hold no number; check its files")]
+    NoToken,
+    /// A reader took nothing for long while others waited.
+    #[error("ended the reply: its reader took nothing for {seconds} s while others waited")]
+    ReaderStalled {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The thread that runs the model panicked. It starts anew; what ran is lost.
+    #[error("the engine failed while it computed this reply and starts anew; ask again")]
+    Panicked,
+    /// The engine is stopping or its thread died; nothing further is answered.
+    #[error("the engine has stopped")]
+    Stopped,
+}

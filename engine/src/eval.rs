@@ -1,0 +1,263 @@
+//! How well a model predicts a text: perplexity, the check of a pack against its source.
+//!
+//! Two kinds of data: JSON Lines of `{"prompt", "answer"}`, where the answers' tokens and the end
+//! token are counted, given the prompt in the model's own chat template; or any other text, counted
+//! from its second token on in windows. Either may be gzipped.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::ChatTemplate;
+use crate::clock::Clock;
+use crate::engine::{ChatMessage, EngineOptions};
+use crate::error::EngineError;
+use crate::model::LoadedModel;
+use crate::pack::Progress;
+use crate::tokenizer::{TokenId, Tokenizer};
+
+/// Largest data file, unpacked.
+const DATA_BYTES_MAX: u64 = 1 << 30;
+/// Tokens of one pass, and of one window of plain text: logits of a pass are kept, [n, vocab] in f32.
+const WINDOW_TOKENS: usize = 512;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct EvalOptions {
+    /// The model and how to run it.
+    pub engine: EngineOptions,
+    /// Prompt/answer records or text, gzipped or not.
+    pub data: PathBuf,
+    /// At most so many records or windows.
+    pub limit: Option<usize>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Name of the model.
+    pub model: String,
+    /// Types of its weights.
+    pub quantisation: String,
+    /// Backend that computed.
+    pub backend: String,
+    /// Records or windows.
+    pub records: usize,
+    /// Tokens that were counted.
+    pub tokens: usize,
+    /// exp(mean negative log-likelihood of those tokens, natural logarithm).
+    pub perplexity: f64,
+    /// Share of those tokens that the model would have chosen itself.
+    pub top1: f64,
+    /// All tokens that passed through the model, prompts included, per second.
+    pub tokens_per_second: f64,
+    /// Share of expert look-ups that found theirs in memory.
+    pub expert_hit_rate: f64,
+}
+
+/// One sequence, and the first token that counts.
+struct Record {
+    tokens: Vec<TokenId>,
+    counted_from: usize,
+}
+
+#[derive(Deserialize)]
+struct PromptAnswer {
+    prompt: String,
+    answer: String,
+}
+
+/// Measures perplexity. `progress` counts records.
+///
+/// Errors if the model or the data cannot be read, or a record is longer than the model's context.
+pub fn eval(
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<EvalReport, EngineError> {
+    let mut model = LoadedModel::load(&options.engine)?;
+    let mut records = read_records(&options.data, &model)?;
+    records.truncate(options.limit.unwrap_or(usize::MAX));
+    let clock = Clock::System;
+    let started = clock.now();
+    let mut sums = Sums::default();
+    for (done, record) in records.iter().enumerate() {
+        sums.add(&mut model, record)?;
+        progress(Progress { done: done as u64 + 1, total: records.len() as u64 });
+    }
+    let seconds = clock.since(started).as_secs_f64();
+    let (_, hits, misses) = model.expert_counts();
+    Ok(EvalReport {
+        model: model.info().name.clone(),
+        quantisation: model.info().quantisation.clone(),
+        backend: model.backend_name(),
+        records: records.len(),
+        tokens: sums.counted,
+        perplexity: (sums.negative_log_likelihood / sums.counted as f64).exp(),
+        top1: sums.top1 as f64 / sums.counted as f64,
+        tokens_per_second: sums.passed as f64 / seconds,
+        expert_hit_rate: hits as f64 / (hits + misses).max(1) as f64,
+    })
+}
+
+#[derive(Default)]
+struct Sums {
+    negative_log_likelihood: f64,
+    counted: usize,
+    top1: usize,
+    passed: usize,
+}
+
+impl Sums {
+    fn add(&mut self, model: &mut LoadedModel, record: &Record) -> Result<(), EngineError> {
+        let mut sequence = model.new_sequence();
+        // The last token predicts nothing that is known.
+        let inputs = &record.tokens[..record.tokens.len() - 1];
+        for (chunk, tokens) in inputs.chunks(WINDOW_TOKENS).enumerate() {
+            let logits = model.forward_all(&mut sequence, tokens)?;
+            let vocab = logits.len() / tokens.len();
+            for (i, logits) in logits.chunks_exact(vocab).enumerate() {
+                let next = chunk * WINDOW_TOKENS + i + 1;
+                if next >= record.counted_from {
+                    self.count(logits, record.tokens[next] as usize);
+                }
+            }
+        }
+        self.passed += inputs.len();
+        Ok(())
+    }
+
+    fn count(&mut self, logits: &[f32], target: usize) {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+        self.negative_log_likelihood += total.ln() - f64::from(logits[target] - max);
+        self.counted += 1;
+        self.top1 += usize::from(logits[target] == max);
+    }
+}
+
+fn read_records(path: &Path, model: &LoadedModel) -> Result<Vec<Record>, EngineError> {
+    let text = read_text(path)?;
+    let tokenizer = Tokenizer::from_json(&model.files().tokenizer_json)?;
+    let malformed = |what: String| EngineError::Malformed { path: path.to_owned(), what };
+    let records = if text.trim_start().starts_with('{') {
+        let template = model.files().chat_template.as_deref().ok_or_else(|| {
+            malformed("holds prompts and answers, but the model has no chat template".to_owned())
+        })?;
+        let template = ChatTemplate::new(template)?;
+        let end = *model.files().eos_token_ids.first().ok_or_else(|| {
+            malformed("holds prompts and answers, but the model has no end token".to_owned())
+        })?;
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        lines
+            .map(|(i, line)| {
+                let record = serde_json::from_str(line)
+                    .map_err(|e| malformed(format!("line {}: {e}", i + 1)))?;
+                chat_record(&record, &template, &tokenizer, end)
+            })
+            .collect::<Result<Vec<_>, _>>()?
+    } else {
+        let tokens = tokenizer.encode_text(&text)?;
+        let windows = tokens.chunks(WINDOW_TOKENS).filter(|w| w.len() > 1);
+        windows.map(|w| Record { tokens: w.to_vec(), counted_from: 1 }).collect()
+    };
+    if records.is_empty() {
+        return Err(malformed("holds nothing to measure".to_owned()));
+    }
+    let context_tokens = model.info().context_tokens;
+    match records.iter().find(|r| r.tokens.len() > context_tokens) {
+        Some(r) => Err(EngineError::ContextLengthExceeded {
+            prompt_tokens: r.tokens.len(),
+            context_tokens,
+        }),
+        None => Ok(records),
+    }
+}
+
+fn chat_record(
+    record: &PromptAnswer,
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+    end: TokenId,
+) -> Result<Record, EngineError> {
+    let message = ChatMessage { role: "user".to_owned(), content: record.prompt.clone() };
+    let mut tokens = template.encode(&[message], tokenizer)?;
+    let counted_from = tokens.len();
+    tokens.extend(tokenizer.encode_text(&record.answer)?);
+    tokens.push(end);
+    Ok(Record { tokens, counted_from })
+}
+
+/// A text file, gunzipped if it is gzip.
+fn read_text(path: &Path) -> Result<String, EngineError> {
+    let read = |source| EngineError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(read)?;
+    file.take(DATA_BYTES_MAX).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut unpacked = Vec::new();
+        let gunzip = flate2::read::GzDecoder::new(bytes.as_slice());
+        gunzip.take(DATA_BYTES_MAX).read_to_end(&mut unpacked).map_err(read)?;
+        bytes = unpacked;
+    }
+    String::from_utf8(bytes).map_err(|e| EngineError::Malformed {
+        path: path.to_owned(),
+        what: format!("is not UTF-8 text: {e}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::BackendChoice;
+    use crate::model::tiny;
+
+    fn run(name: &str, data: &[u8]) -> Result<EvalReport, EngineError> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        tiny::write(&dir.path().join("model"), 2);
+        let path = dir.path().join(name);
+        std::fs::write(&path, data).expect("written");
+        let engine = EngineOptions {
+            model: dir.path().join("model"),
+            backend: BackendChoice::Cpu,
+            threads: Some(1),
+            ..EngineOptions::default()
+        };
+        eval(&EvalOptions { engine, data: path, limit: None }, &mut |_| {})
+    }
+
+    #[test]
+    fn counts_the_answer_and_the_end_token() {
+        let data = br#"{"prompt": "ab", "answer": "xyz"}
+{"prompt": "a", "answer": "q"}"#;
+        let report = run("data.jsonl", data).expect("measured");
+        assert_eq!((report.records, report.tokens), (2, 4 + 2));
+        // Random weights know nothing: about as many choices as tokens.
+        assert!(report.perplexity > 20.0 && report.perplexity.is_finite(), "{report:?}");
+    }
+
+    #[test]
+    fn gzipped_data_gives_the_same_figures() {
+        use std::io::Write;
+        let data = br#"{"prompt": "ab", "answer": "xyz"}"#;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(data).expect("in memory");
+        let packed = run("data.jsonl.gz", &gzip.finish().expect("in memory")).expect("measured");
+        let plain = run("data.jsonl", data).expect("measured");
+        assert_eq!(packed.perplexity, plain.perplexity);
+    }
+
+    #[test]
+    fn plain_text_counts_all_but_the_first_token_of_a_window() {
+        let report = run("text.txt", &[b'a'; WINDOW_TOKENS + 10]).expect("measured");
+        assert_eq!((report.records, report.tokens), (2, WINDOW_TOKENS + 10 - 2));
+    }
+
+    #[test]
+    fn bad_data_is_named_with_its_line() {
+        let error = run("data.jsonl", b"{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": 3}");
+        let text = error.expect_err("refused").to_string();
+        assert!(text.contains("data.jsonl") && text.contains("line 2"), "{text}");
+        assert!(run("empty.txt", b"").is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! Reads experts from flash: an expert's id becomes one positional read (pack) or a few (other files).
+//!
+//! A store forgets nothing and caches nothing. Checksums are verified here, so that whatever reads
+//! faster later inherits the check.
+
+use std::sync::Arc;
+
+use super::{Expert, ExpertId, ExpertLayout};
+use crate::error::EngineError;
+use crate::io::ReadAt;
+use crate::tensor::AlignedBytes;
+
+/// Attempts at one expert: a second read heals a passing fault of a bus or a controller.
+const ATTEMPTS: usize = 2;
+
+/// All experts of a model.
+pub(crate) struct ExpertStore {
+    layers: Vec<LayerExperts>,
+}
+
+/// The experts of one layer.
+pub(crate) struct LayerExperts {
+    /// Shapes, the same for each.
+    pub(crate) layout: Arc<ExpertLayout>,
+    /// Where each expert's bytes lie, in the order in which they fill its buffer.
+    pub(crate) segments: Vec<Vec<Segment>>,
+    /// CRC32C of each expert, if the files carry them and the caller wants them checked.
+    pub(crate) checksums: Option<Vec<u32>>,
+}
+
+/// A piece of an expert in a file.
+#[derive(Clone)]
+pub(crate) struct Segment {
+    /// The file.
+    pub(crate) file: Arc<dyn ReadAt>,
+    /// First byte in the file.
+    pub(crate) offset: u64,
+    /// Bytes.
+    pub(crate) len: usize,
+}
+
+impl ExpertStore {
+    /// Checks that every expert's pieces add up to its layout. Panics otherwise (caller bug: the
+    /// openers of files check lengths and report them).
+    pub(crate) fn new(layers: Vec<LayerExperts>) -> Self {
+        for layer in &layers {
+            let bytes = layer.layout.bytes();
+            for segments in &layer.segments {
+                let sum: usize = segments.iter().map(|s| s.len).sum();
+                assert_eq!(sum, bytes, "an expert's pieces disagree with its layout");
+            }
+        }
+        ExpertStore { layers }
+    }
+
+    /// Bytes of all experts.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.layers.iter().map(|l| (l.layout.bytes() * l.segments.len()) as u64).sum()
+    }
+
+    /// Parameters of all experts.
+    pub(crate) fn parameters(&self) -> u64 {
+        let one = |l: &ExpertLayout| {
+            [l.gate, l.up, l.down].iter().map(|s| (s.rows * s.cols) as u64).sum::<u64>()
+        };
+        self.layers.iter().map(|l| one(&l.layout) * l.segments.len() as u64).sum()
+    }
+
+    /// The layout of a layer's experts.
+    pub(crate) fn layout(&self, layer: usize) -> &ExpertLayout {
+        &self.layers[layer].layout
+    }
+
+    /// Reads one expert, into `buffer` if its size fits.
+    pub(crate) fn read(
+        &self,
+        id: ExpertId,
+        buffer: Option<AlignedBytes>,
+    ) -> Result<Expert, EngineError> {
+        let layer = &self.layers[id.layer as usize];
+        let wanted = layer.layout.bytes();
+        let mut bytes =
+            buffer.filter(|b| b.len() == wanted).unwrap_or_else(|| AlignedBytes::zeroed(wanted));
+        let mut what = String::new();
+        for _ in 0..ATTEMPTS {
+            match layer.read_into(id.expert as usize, bytes.as_mut_slice()) {
+                Ok(()) => return Ok(Expert { bytes, layout: Arc::clone(&layer.layout) }),
+                Err(e) => what = e,
+            }
+        }
+        Err(EngineError::Expert { layer: id.layer as usize, expert: id.expert as usize, what })
+    }
+}
+
+impl LayerExperts {
+    fn read_into(&self, expert: usize, out: &mut [u8]) -> Result<(), String> {
+        let mut at = 0;
+        for segment in &self.segments[expert] {
+            segment
+                .file
+                .read_exact_at(&mut out[at..at + segment.len], segment.offset)
+                .map_err(|e| {
+                    format!("{} at offset {}: {e}", segment.file.path().display(), segment.offset)
+                })?;
+            at += segment.len;
+        }
+        let Some(checksums) = &self.checksums else { return Ok(()) };
+        let (expected, got) = (checksums[expert], crc32c::crc32c(out));
+        if expected == got {
+            return Ok(());
+        }
+        let segment = &self.segments[expert][0];
+        Err(format!(
+            "{} at offset {}: CRC32C is {got:08x}, the pack says {expected:08x}; the file is damaged",
+            segment.file.path().display(),
+            segment.offset
+        ))
+    }
+}

@@ -1,0 +1,37 @@
+//! Text in, tokens out: an engine that streams a Mixture-of-Experts model from flash.
+//!
+//! A model's experts are hundreds of gigabytes; a token needs a few of them. The dense part stays in
+//! memory, experts are read when a layer's gate chooses them and kept in a cache of bounded bytes.
+//! The engine is a library with its own threads: it knows neither HTTP nor policy.
+//!
+//! Start at [`Engine`]: load once, then [`Engine::submit`] generations and read their [`TokenStream`]s.
+//!
+//! Invariant: the same model, seed, prompt and backend give the same tokens, byte for byte, whatever
+//! the cache size, chunking, batch or thread count.
+#![deny(unsafe_code)]
+
+mod backend;
+mod chat;
+mod clock;
+mod engine;
+mod error;
+pub mod eval;
+mod expert;
+mod io;
+mod kv_cache;
+mod model;
+pub mod pack;
+mod quant;
+mod forecast;
+mod reply_text;
+mod sampler;
+mod tensor;
+mod tokenizer;
+mod weights;
+
+pub use engine::{
+    BackendChoice, ChatMessage, Engine, EngineOptions, Finish, FinishReason, Forecast,
+    GenerationRequest, ModelInfo, PromptInput, SamplingOptions, StreamEvent, TokenStream,
+};
+pub use error::EngineError;
+pub use tokenizer::TokenId;

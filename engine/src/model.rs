@@ -1,0 +1,245 @@
+//! A model and its forward pass: rows of tokens in, logits out.
+//!
+//! One pass takes any mix of prompt chunks and single tokens of several sequences; their rows lie one
+//! after another, so every dense matrix and every expert is read once for all of them. A row's result
+//! never depends on the other rows.
+//!
+//! The parts: [`attention`], [`delta_net`] and [`moe`] are the layers' halves, shared by all
+//! families; a family (`qwen3_5_moe`) says how its config and tensors map to them. The MoE router is
+//! called *gate* here; *router* is the gateway.
+
+mod attention;
+mod config;
+mod delta_net;
+mod loaded;
+mod moe;
+mod ops;
+#[cfg(test)]
+mod parity;
+mod qwen3_5_moe;
+mod sequence;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) mod tiny;
+
+use crate::backend::{Backend, Projection};
+use crate::error::EngineError;
+use crate::expert::Experts;
+use crate::quant::dequantise_row;
+use crate::tensor::Matrix;
+use crate::tokenizer::TokenId;
+
+use attention::Attention;
+use delta_net::DeltaNet;
+use moe::Moe;
+use ops::Rows;
+
+use config::ModelConfig;
+use sequence::LayerState;
+
+pub(crate) use loaded::{LoadedModel, ModelFiles, folder_name, read_family};
+pub(crate) use sequence::Sequence;
+
+/// One sequence's part of a pass.
+pub(crate) struct Step<'a> {
+    /// Its state, advanced by the tokens. After an error it is unusable.
+    pub(crate) sequence: &'a mut Sequence,
+    /// Tokens to append, at least one.
+    pub(crate) tokens: &'a [TokenId],
+    /// Filled with the logits after the last token, [vocab], if wanted.
+    pub(crate) logits: Option<&'a mut Vec<f32>>,
+}
+
+/// Weights and the means to compute with them.
+pub(crate) struct Model<B> {
+    config: ModelConfig,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// `None`: the embedding serves as the output matrix.
+    head: Option<Matrix>,
+    experts: Experts,
+    backend: B,
+    scratch: Scratch,
+}
+
+/// One layer: `x += mixer(norm x); x += moe(norm x)`.
+pub(crate) struct Layer {
+    input_norm: Vec<f32>,
+    mixer: Mixer,
+    post_norm: Vec<f32>,
+    moe: Moe,
+}
+
+/// What mixes positions in a layer.
+pub(crate) enum Mixer {
+    /// Softmax attention over a KV cache.
+    Attention(Attention),
+    /// Gated delta net over a recurrent state.
+    DeltaNet(DeltaNet),
+}
+
+/// What is loaded from files, before a backend is chosen.
+pub(crate) struct Parts {
+    pub(crate) config: ModelConfig,
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: Vec<f32>,
+    pub(crate) head: Option<Matrix>,
+    pub(crate) experts: Experts,
+}
+
+/// Buffers that live from pass to pass.
+#[derive(Default)]
+struct Scratch {
+    /// Residual stream [n, hidden].
+    x: Vec<f32>,
+    /// Normalised input of a half layer [n, hidden].
+    h: Vec<f32>,
+    /// Output of a half layer [n, hidden].
+    y: Vec<f32>,
+    mixer: attention::Buffers,
+    delta: delta_net::Buffers,
+    moe: moe::Buffers,
+}
+
+impl<B: Backend> Model<B> {
+    /// Joins loaded weights with a backend.
+    pub(crate) fn new(parts: Parts, backend: B) -> Self {
+        let Parts { config, embedding, layers, norm, head, experts } = parts;
+        Model {
+            config,
+            embedding,
+            layers,
+            norm,
+            head,
+            experts,
+            backend,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Name of the backend.
+    pub(crate) fn backend_name(&self) -> String {
+        self.backend.name()
+    }
+
+    /// The experts and their cache.
+    pub(crate) fn experts(&self) -> &Experts {
+        &self.experts
+    }
+
+    /// A fresh sequence.
+    pub(crate) fn new_sequence(&self) -> Sequence {
+        let state = |layer: &Layer| match &layer.mixer {
+            Mixer::Attention(_) => LayerState::Attention(Default::default()),
+            Mixer::DeltaNet(net) => LayerState::DeltaNet(net.new_state()),
+        };
+        Sequence::new(self.layers.iter().map(state).collect())
+    }
+
+    /// Appends each step's tokens to its sequence; logits after the last token where wanted.
+    ///
+    /// Errors if an expert cannot be read; the sequences of the pass are then unusable. Panics on an
+    /// empty step or a token outside the vocabulary (callers check both).
+    pub(crate) fn forward(&mut self, batch: &mut [Step<'_>]) -> Result<(), EngineError> {
+        let starts = self.run_layers(batch)?;
+        for (i, step) in batch.iter_mut().enumerate() {
+            if let Some(logits) = step.logits.as_deref_mut() {
+                logits.resize(self.config.vocab, 0.0);
+                self.project_logits(starts[i + 1] - 1..starts[i + 1], logits);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends tokens to one sequence and gives the logits after each, [n, vocab].
+    pub(crate) fn forward_all(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[TokenId],
+    ) -> Result<Vec<f32>, EngineError> {
+        self.run_layers(&mut [Step { sequence, tokens, logits: None }])?;
+        let mut logits = vec![0.0; tokens.len() * self.config.vocab];
+        self.project_logits(0..tokens.len(), &mut logits);
+        Ok(logits)
+    }
+
+    /// Runs all layers; the residual stream is left in `scratch.x`. Returns the first row of each
+    /// step, and the end.
+    fn run_layers(&mut self, batch: &mut [Step<'_>]) -> Result<Vec<usize>, EngineError> {
+        let rows = Rows::new(&self.config, batch);
+        let hidden = self.config.hidden;
+        let Scratch { x, h, y, mixer, delta, moe } = &mut self.scratch;
+        for v in [&mut *x, h, y] {
+            v.resize(rows.count() * hidden, 0.0);
+        }
+        let tokens = batch.iter().flat_map(|s| s.tokens);
+        for (token, x) in tokens.zip(x.chunks_exact_mut(hidden)) {
+            let w = self.embedding.view();
+            dequantise_row(w.shape.dtype, w.row(*token as usize), x);
+        }
+        let eps = self.config.norm_eps;
+        for (index, layer) in self.layers.iter().enumerate() {
+            ops::rms_norm(h, x, &layer.input_norm, eps);
+            match &layer.mixer {
+                Mixer::Attention(attention) => {
+                    attention.forward(&mut self.backend, &rows, h, y, batch, index, mixer);
+                }
+                Mixer::DeltaNet(net) => {
+                    net.forward(&mut self.backend, &rows, h, y, batch, index, delta);
+                }
+            }
+            ops::add(x, y);
+            ops::rms_norm(h, x, &layer.post_norm, eps);
+            layer.moe.forward(&mut self.backend, &mut self.experts, index, h, y, moe)?;
+            ops::add(x, y);
+        }
+        for step in batch.iter_mut() {
+            step.sequence.advance(step.tokens.len());
+        }
+        Ok(rows.starts)
+    }
+
+    /// Final norm and output matrix over some rows of the residual stream.
+    fn project_logits(&mut self, rows: std::ops::Range<usize>, logits: &mut [f32]) {
+        let hidden = self.config.hidden;
+        let h = &mut self.scratch.h[..rows.len() * hidden];
+        let x = &self.scratch.x[rows.start * hidden..rows.end * hidden];
+        ops::rms_norm(h, x, &self.norm, self.config.norm_eps);
+        let w = self.head.as_ref().unwrap_or(&self.embedding).view();
+        self.backend.project(h, hidden, &mut [Projection { w, out: logits }]);
+    }
+}
+
+/// Bytes of weights that stay in memory.
+impl Parts {
+    pub(crate) fn dense_bytes(&self) -> u64 {
+        let matrices = self.layers.iter().flat_map(Layer::matrices);
+        let all = matrices.chain([&self.embedding]).chain(&self.head);
+        all.map(|m| m.view().bytes.len() as u64).sum()
+    }
+
+    /// Parameters of the matrices that stay in memory.
+    pub(crate) fn dense_parameters(&self) -> u64 {
+        let matrices = self.layers.iter().flat_map(Layer::matrices);
+        let all = matrices.chain([&self.embedding]).chain(&self.head);
+        all.map(|m| (m.shape().rows * m.shape().cols) as u64).sum()
+    }
+}
+
+impl Layer {
+    pub(crate) fn new(input_norm: Vec<f32>, mixer: Mixer, post_norm: Vec<f32>, moe: Moe) -> Self {
+        Layer { input_norm, mixer, post_norm, moe }
+    }
+
+    fn matrices(&self) -> Vec<&Matrix> {
+        let mut all = match &self.mixer {
+            Mixer::Attention(attention) => attention.matrices(),
+            Mixer::DeltaNet(net) => net.matrices(),
+        };
+        all.extend(self.moe.matrices());
+        all
+    }
+}

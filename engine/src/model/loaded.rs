@@ -1,0 +1,261 @@
+//! From a directory to a model that runs: files, family, backend.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::qwen3_5_moe::{self, Qwen35Moe};
+use super::{Model, Parts, Sequence, Step};
+use crate::backend::{Cpu, Reference};
+use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
+use crate::error::EngineError;
+use crate::expert::Experts;
+use crate::tokenizer::TokenId;
+use crate::weights::{Weights, read_json, read_small};
+
+/// A model on one of the backends, with what its directory says besides weights.
+pub(crate) struct LoadedModel {
+    info: ModelInfo,
+    files: ModelFiles,
+    running: Running,
+}
+
+enum Running {
+    Reference(Model<Reference>),
+    Cpu(Model<Cpu>),
+}
+
+/// Runs the same code on whichever backend is loaded.
+macro_rules! on_backend {
+    ($running:expr, $model:ident => $body:expr) => {
+        match $running {
+            Running::Reference($model) => $body,
+            Running::Cpu($model) => $body,
+        }
+    };
+}
+
+/// What a model's directory says besides weights.
+#[derive(Clone)]
+pub(crate) struct ModelFiles {
+    /// `tokenizer.json`.
+    pub(crate) tokenizer_json: Vec<u8>,
+    /// Jinja template of the conversation, if there is one.
+    pub(crate) chat_template: Option<String>,
+    /// Tokens that end a reply.
+    pub(crate) eos_token_ids: Vec<TokenId>,
+    /// `generation_config.json`, as defaults for requests.
+    pub(crate) generation_defaults: SamplingOptions,
+}
+
+impl LoadedModel {
+    /// Loads a pack or a Hugging Face directory and starts the compute and reading threads.
+    pub(crate) fn load(options: &EngineOptions) -> Result<Self, EngineError> {
+        let dir = &options.model;
+        let weights = Weights::open(dir)?;
+        let config_path = dir.join("config.json");
+        let config = read_json(&config_path)?;
+        let parts = load_parts(&weights, &config_path, &config, options)?;
+        let files = ModelFiles::read(dir, &config)?;
+        let info = describe(dir, &weights, &parts, options);
+        let threads = options.threads.unwrap_or_else(default_threads);
+        let running = match options.backend {
+            BackendChoice::Reference => Running::Reference(Model::new(parts, Reference)),
+            BackendChoice::Auto | BackendChoice::Cpu => {
+                Running::Cpu(Model::new(parts, Cpu::new(threads)))
+            }
+        };
+        Ok(LoadedModel { info, files, running })
+    }
+
+    /// What is loaded.
+    pub(crate) fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Tokenizer, template and defaults.
+    pub(crate) fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// Name of the backend and its threads.
+    pub(crate) fn backend_name(&self) -> String {
+        on_backend!(&self.running, m => m.backend_name())
+    }
+
+    /// Bytes in the expert cache, look-ups that found their expert, and look-ups that did not.
+    pub(crate) fn expert_counts(&self) -> (usize, u64, u64) {
+        on_backend!(&self.running, m => m.experts().counts())
+    }
+
+    /// A fresh sequence.
+    pub(crate) fn new_sequence(&self) -> Sequence {
+        on_backend!(&self.running, m => m.new_sequence())
+    }
+
+    /// See [`Model::forward`].
+    pub(crate) fn forward(&mut self, batch: &mut [Step<'_>]) -> Result<(), EngineError> {
+        on_backend!(&mut self.running, m => m.forward(batch))
+    }
+
+    /// See [`Model::forward_all`].
+    pub(crate) fn forward_all(
+        &mut self,
+        sequence: &mut Sequence,
+        tokens: &[TokenId],
+    ) -> Result<Vec<f32>, EngineError> {
+        on_backend!(&mut self.running, m => m.forward_all(sequence, tokens))
+    }
+}
+
+/// Cores that this process may use.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The family of a config, sizes read and checked.
+pub(crate) fn read_family(path: &Path, config: &Value) -> Result<Qwen35Moe, EngineError> {
+    let text = config.get("text_config").unwrap_or(config);
+    let model_type = text.get("model_type").or_else(|| config.get("model_type"));
+    let architecture = model_type.and_then(Value::as_str).unwrap_or_default().to_owned();
+    if qwen3_5_moe::MODEL_TYPES.contains(&architecture.as_str()) {
+        return Qwen35Moe::read(path, config);
+    }
+    Err(EngineError::UnsupportedArchitecture {
+        path: path.to_owned(),
+        architecture,
+        supported: qwen3_5_moe::MODEL_TYPES.join(", "),
+    })
+}
+
+fn load_parts(
+    weights: &Weights,
+    config_path: &Path,
+    config: &Value,
+    options: &EngineOptions,
+) -> Result<Parts, EngineError> {
+    let family = read_family(config_path, config)?;
+    let model = family.config().clone();
+    let layers = (0..model.layers).map(|i| family.layer(weights, i)).collect::<Result<_, _>>()?;
+    let head = if model.tied {
+        None
+    } else {
+        Some(weights.matrix("lm_head.weight", model.vocab, model.hidden)?)
+    };
+    let verify = options.verify_experts.unwrap_or(true);
+    let store = weights.experts(model.layers, family.experts(), verify)?;
+    let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
+    Ok(Parts {
+        embedding: weights.matrix("embed_tokens.weight", model.vocab, model.hidden)?,
+        norm: qwen3_5_moe::centred(weights.vector("norm.weight", &[model.hidden])?),
+        layers,
+        head,
+        experts: Experts::new(store, cache_bytes),
+        config: model,
+    })
+}
+
+/// All experts if they fit in half of the memory that is free now, else that half.
+fn default_cache(expert_bytes: u64) -> u64 {
+    expert_bytes.min(free_memory_bytes() / 2)
+}
+
+/// `MemAvailable` of /proc/meminfo; where there is none, 4 GiB are assumed.
+fn free_memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(4 << 30, |kib| kib * 1024)
+}
+
+fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOptions) -> ModelInfo {
+    let store = parts.experts.store();
+    let types = |named: Option<&str>, fallback: String| named.map_or(fallback, str::to_owned);
+    let source = weights.manifest().map(|m| &m.source);
+    let dense = types(source.map(|s| s.dense.as_str()), parts.embedding.shape().dtype.to_string());
+    let experts = types(source.map(|s| s.experts.as_str()), store.layout(0).gate.dtype.to_string());
+    let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
+    ModelInfo {
+        name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
+        architecture: parts.config.architecture.clone(),
+        quality: weights.manifest().map_or("general", |m| m.quality.as_str()).to_owned(),
+        context_tokens: parts.config.context.min(wanted),
+        parameters: parts.dense_parameters() + store.parameters(),
+        dense_bytes: parts.dense_bytes(),
+        expert_bytes: store.bytes(),
+        quantisation: format!("{dense} dense, {experts} experts"),
+    }
+}
+
+/// Longest prompt plus reply unless the caller asks for more: keys and values of it are kept in f32.
+const CONTEXT_DEFAULT: usize = 8192;
+
+/// The last part of a path, after links such as `.` are resolved.
+pub(crate) fn folder_name(dir: &Path) -> String {
+    let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    full.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+}
+
+impl ModelFiles {
+    /// Reads tokenizer, template and generation defaults. Only the tokenizer must exist.
+    pub(crate) fn read(dir: &Path, config: &Value) -> Result<Self, EngineError> {
+        let optional = |name: &str| -> Result<Option<(PathBuf, Value)>, EngineError> {
+            let path = dir.join(name);
+            if path.exists() { read_json(&path).map(|v| Some((path, v))) } else { Ok(None) }
+        };
+        let tokenizer_config = optional("tokenizer_config.json")?;
+        let generation = optional("generation_config.json")?.map(|(_, v)| v).unwrap_or_default();
+        let jinja = dir.join("chat_template.jinja");
+        let chat_template = if jinja.exists() {
+            Some(String::from_utf8_lossy(&read_small(&jinja)?).into_owned())
+        } else {
+            tokenizer_config.as_ref().and_then(|(_, c)| template_of(c))
+        };
+        let mut eos_token_ids = token_ids(generation.get("eos_token_id"));
+        for id in token_ids(config.get("text_config").unwrap_or(config).get("eos_token_id")) {
+            if !eos_token_ids.contains(&id) {
+                eos_token_ids.push(id);
+            }
+        }
+        Ok(ModelFiles {
+            tokenizer_json: read_small(&dir.join("tokenizer.json"))?,
+            chat_template,
+            eos_token_ids,
+            generation_defaults: generation_defaults(&generation),
+        })
+    }
+}
+
+/// `chat_template`: one template, or a list of named ones of which `default` is taken.
+fn template_of(tokenizer_config: &Value) -> Option<String> {
+    let template = tokenizer_config.get("chat_template")?;
+    let named = |list: &Vec<Value>| {
+        let default = list.iter().find(|t| t.get("name").is_some_and(|n| n == "default"));
+        default.or(list.first()).and_then(|t| t.get("template")).cloned()
+    };
+    let one = template.as_array().map_or_else(|| Some(template.clone()), named)?;
+    one.as_str().map(str::to_owned)
+}
+
+/// A token id or a list of them.
+fn token_ids(value: Option<&Value>) -> Vec<TokenId> {
+    let as_id = |v: &Value| v.as_u64().and_then(|id| TokenId::try_from(id).ok());
+    match value {
+        Some(Value::Array(list)) => list.iter().filter_map(as_id).collect(),
+        Some(one) => as_id(one).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn generation_defaults(config: &Value) -> SamplingOptions {
+    let number = |name: &str| config.get(name).and_then(Value::as_f64).map(|v| v as f32);
+    let greedy = config.get("do_sample") == Some(&Value::Bool(false));
+    SamplingOptions {
+        temperature: if greedy { Some(0.0) } else { number("temperature") },
+        top_k: config.get("top_k").and_then(Value::as_u64).map(|k| k as usize),
+        top_p: number("top_p"),
+        min_p: number("min_p"),
+        repetition_penalty: number("repetition_penalty"),
+        ..SamplingOptions::default()
+    }
+}

@@ -1,0 +1,114 @@
+//! What a model directory holds, without loading it.
+
+use std::path::Path;
+
+use super::writer::digest;
+use crate::error::EngineError;
+use crate::model::{ModelFiles, read_family};
+use crate::weights::{Weights, read_json};
+
+/// A model's sizes and types.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Inspection {
+    /// Name of the pack or folder.
+    pub name: String,
+    /// `pack` or `huggingface`.
+    pub format: String,
+    /// `model_type`.
+    pub architecture: String,
+    /// `demo`, `general` or `approved`; absent outside packs.
+    pub quality: Option<String>,
+    /// Layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Tokens in the vocabulary.
+    pub vocabulary: usize,
+    /// Longest sequence that the model was made for, tokens.
+    pub context_tokens: usize,
+    /// Experts in a layer.
+    pub experts: usize,
+    /// Experts that a token uses in a layer.
+    pub experts_per_token: usize,
+    /// Types of the dense tensors with their bytes, largest first.
+    pub dense_types: Vec<(String, u64)>,
+    /// Bytes of all dense tensors.
+    pub dense_bytes: u64,
+    /// Types of an expert's gate, up and down matrices in the first layer.
+    pub expert_types: [String; 3],
+    /// Bytes of one expert of the first layer.
+    pub expert_bytes: u64,
+    /// Bytes of all experts.
+    pub experts_bytes: u64,
+    /// Bytes of experts that one token uses.
+    pub expert_bytes_per_token: u64,
+    /// Whether there is a chat template.
+    pub chat_template: bool,
+    /// Files whose SHA-256 was checked, if asked for.
+    pub files_verified: Option<usize>,
+}
+
+/// Opens a directory and describes it; with `verify`, also checks the SHA-256 of every file of a
+/// pack. Errors name the file that is missing, cut or changed.
+pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
+    let weights = Weights::open(dir)?;
+    let config_path = dir.join("config.json");
+    let config = read_json(&config_path)?;
+    let family = read_family(&config_path, &config)?;
+    let model = family.config();
+    let store = weights.experts(model.layers, family.experts(), false)?;
+    let files = ModelFiles::read(dir, &config)?;
+    let manifest = weights.manifest();
+
+    let mut dense_types: Vec<(String, u64)> = Vec::new();
+    for (_, dtype, shape) in weights.dense() {
+        let (values, bytes) = dtype.block();
+        let bytes = (shape.iter().product::<usize>() / values * bytes) as u64;
+        match dense_types.iter_mut().find(|(name, _)| name == dtype.name()) {
+            Some((_, sum)) => *sum += bytes,
+            None => dense_types.push((dtype.name().to_owned(), bytes)),
+        }
+    }
+    dense_types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let layout = store.layout(0);
+    Ok(Inspection {
+        name: manifest.map_or_else(|| crate::model::folder_name(dir), |m| m.name.clone()),
+        format: if manifest.is_some() { "pack" } else { "huggingface" }.to_owned(),
+        architecture: model.architecture.clone(),
+        quality: manifest.map(|m| m.quality.clone()),
+        layers: model.layers,
+        hidden: model.hidden,
+        vocabulary: model.vocab,
+        context_tokens: model.context,
+        experts: family.experts().count,
+        experts_per_token: family.experts_per_token(),
+        dense_bytes: dense_types.iter().map(|(_, bytes)| bytes).sum(),
+        dense_types,
+        expert_types: [layout.gate, layout.up, layout.down].map(|s| s.dtype.to_string()),
+        expert_bytes: layout.bytes() as u64,
+        experts_bytes: store.bytes(),
+        expert_bytes_per_token: (0..model.layers)
+            .map(|l| (store.layout(l).bytes() * family.experts_per_token()) as u64)
+            .sum(),
+        chat_template: files.chat_template.is_some(),
+        files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,
+    })
+}
+
+fn verify_files(dir: &Path, weights: &Weights) -> Result<usize, EngineError> {
+    let Some(manifest) = weights.manifest() else { return Ok(0) };
+    for (name, expected) in &manifest.files {
+        let path = dir.join(name);
+        let found = digest(&path)?;
+        if found != *expected {
+            return Err(EngineError::Malformed {
+                path,
+                what: format!(
+                    "its SHA-256 is {}, the manifest says {}; the file was changed or damaged",
+                    found.sha256, expected.sha256
+                ),
+            });
+        }
+    }
+    Ok(manifest.files.len())
+}
