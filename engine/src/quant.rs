@@ -60,7 +60,7 @@ impl BlockQ4_0 {
     /// Quantises 32 values with the scale that has the smallest squared error among a few candidates
     /// around the one that maps the largest value to −8.
     ///
-    /// The plain scale alone costs nano 0.5 % of perplexity more (see engine/README.md).
+    /// The plain scale alone is the usual choice; the search costs packing time only.
     fn quantise(x: &[f32]) -> Self {
         let extreme = x.iter().copied().fold(0.0_f32, |m, v| if v.abs() > m.abs() { v } else { m });
         if extreme == 0.0 {
