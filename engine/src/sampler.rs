@@ -16,6 +16,7 @@
 mod candidates;
 mod options;
 mod random;
+mod weight;
 
 use std::collections::HashMap;
 
@@ -71,8 +72,11 @@ impl Sampler {
         if self.options.is_greedy() || logits[best as usize] == f32::INFINITY {
             return Some(best);
         }
-        let kept = scratch.keep(logits, logits[best as usize], &self.options.cut);
-        Some(kept.at(self.random.unit()))
+        let (cut, unit) = (&self.options.cut, self.random.unit());
+        if cut.keeps_all(logits.len()) {
+            return Some(candidates::at_point_of_all(logits, best, cut.temperature, unit));
+        }
+        Some(scratch.keep(logits, logits[best as usize], cut).at(unit))
     }
 
     /// Applies penalties and bias in place.

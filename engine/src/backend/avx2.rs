@@ -1,14 +1,12 @@
 //! The kernels for x86-64 processors with AVX2 and FMA, chosen at run time.
 //!
-//! Only the 8-bit dot products are written with intrinsics; the rest is `kernels` compiled again with
-//! the wider instructions. Same lanes, same order, fused where the portable code says fused: same bits.
+//! The dot products are written with intrinsics; the rest is `kernels` compiled again with the wider
+//! instructions. Same lanes, same order, fused where the portable code says fused: same bits.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
-use super::kernels::{
-    self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, dot_float, sum_lanes,
-};
+use super::kernels::{self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
 use crate::quant::{BlockQ4_0, BlockQ8_0, f16_to_f32};
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -112,27 +110,82 @@ fn dot_blocks<const N: usize>(
             *acc = _mm256_fmadd_ps(_mm256_set1_ps(d * x.scales[b]), sums, *acc);
         }
     }
-    acc.map(|acc| {
+    let mut out = [0.0; N];
+    for (out, acc) in out.iter_mut().zip(acc) {
         let mut lanes = [0.0_f32; LANES];
         // SAFETY: eight f32.
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };
-        sum_lanes(lanes)
-    })
+        *out = sum_lanes(lanes);
+    }
+    out
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_f32<const N: usize>(w: &[[u8; 4]], x: [&[f32]; N]) -> [f32; N] {
-    dot_float(w, x, f32::from_le_bytes)
+    // SAFETY: eight weights of four bytes.
+    let eight = |w: &[[u8; 4]; LANES]| unsafe { _mm256_loadu_ps(w.as_ptr().cast()) };
+    dot_floats(w, x, eight, f32::from_le_bytes)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_f16<const N: usize>(w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-    dot_float(w, x, f16_to_f32)
+    // SAFETY: eight weights of two bytes.
+    let eight = |w: &[[u8; 2]; LANES]| unsafe { _mm_loadu_si128(w.as_ptr().cast()) };
+    dot_floats(w, x, |w| _mm256_cvtph_ps(eight(w)), f16_to_f32)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_bf16<const N: usize>(w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-    dot_float(w, x, bf16_to_f32)
+    // SAFETY: eight weights of two bytes.
+    let eight = |w: &[[u8; 2]; LANES]| unsafe { _mm_loadu_si128(w.as_ptr().cast()) };
+    let widened =
+        |w: &_| _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight(w)), 16));
+    dot_floats(w, x, widened, bf16_to_f32)
+}
+
+/// The lanes of `kernels::dot_float`. Left to itself the compiler vectorises that loop badly: this
+/// one is four times as fast.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_floats<const N: usize, const B: usize>(
+    w: &[[u8; B]],
+    x: [&[f32]; N],
+    eight: impl Fn(&[[u8; B]; LANES]) -> __m256,
+    one: impl Fn([u8; B]) -> f32,
+) -> [f32; N] {
+    for x in x {
+        assert!(x.len() >= w.len(), "activations are too short");
+    }
+    let mut acc = [[_mm256_setzero_ps(); 2]; N];
+    let (chunks, rest) = w.as_chunks::<LANES>();
+    let pairs = chunks.len() / 2 * 2;
+    for (c, chunk) in chunks[..pairs].iter().enumerate() {
+        let w = eight(chunk);
+        for (acc, x) in acc.iter_mut().zip(x) {
+            // SAFETY: `x` is at least as long as `w` (asserted above).
+            let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(c * LANES)) };
+            acc[c % 2] = _mm256_fmadd_ps(w, x, acc[c % 2]);
+        }
+    }
+    let tail = chunks[pairs..].iter().flatten().chain(rest);
+    let mut out = [0.0; N];
+    for ((out, acc), x) in out.iter_mut().zip(acc).zip(x) {
+        let mut lanes = [[0.0_f32; LANES]; 2];
+        for (lanes, acc) in lanes.iter_mut().zip(acc) {
+            // SAFETY: eight f32.
+            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };
+        }
+        for (j, w) in tail.clone().enumerate() {
+            let lane = &mut lanes[j / LANES][j % LANES];
+            *lane = one(*w).mul_add(x[pairs * LANES + j], *lane);
+        }
+        let mut sums = lanes[0];
+        for (sum, other) in sums.iter_mut().zip(lanes[1]) {
+            *sum += other;
+        }
+        *out = sum_lanes(sums);
+    }
+    out
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -175,6 +228,7 @@ mod tests {
         fn every_kernel_gives_the_portable_bits(
             w in prop::collection::vec(-2.0_f32..2.0, 96),
             x in prop::collection::vec(-3.0_f32..3.0, 192),
+            float_cols in 0_usize..=96,
         ) {
             let Some(avx2) = Avx2::new() else { return Ok(()) };
             let quantised = |x: &[f32]| {
@@ -198,8 +252,11 @@ mod tests {
             let rows = [&x[..96], &x[96..]];
             let (f32s, f16s, bf16s) =
                 (encoded(DType::F32, &w), encoded(DType::F16, &w), encoded(DType::BF16, &w));
+            // Any length, also below and between whole vectors.
             let (f32s, f16s, bf16s) =
                 (f32s.as_chunks().0, f16s.as_chunks().0, bf16s.as_chunks().0);
+            let (f32s, f16s, bf16s) =
+                (&f32s[..float_cols], &f16s[..float_cols], &bf16s[..float_cols]);
             prop_assert!(same(&avx2.dot_f32(f32s, rows), &Portable.dot_f32(f32s, rows)));
             prop_assert!(same(&avx2.dot_f16(f16s, rows), &Portable.dot_f16(f16s, rows)));
             prop_assert!(same(&avx2.dot_bf16(bf16s, rows), &Portable.dot_bf16(bf16s, rows)));

@@ -127,7 +127,7 @@ fn dot_q8_blocks<const N: usize>(
 
 /// Dot of f32 activations with floating-point weights; two interleaved accumulators of eight lanes.
 #[inline(always)]
-pub(super) fn dot_float<const N: usize, const B: usize>(
+fn dot_float<const N: usize, const B: usize>(
     w: &[[u8; B]],
     x: [&[f32]; N],
     decode: impl Fn([u8; B]) -> f32,
@@ -136,7 +136,10 @@ pub(super) fn dot_float<const N: usize, const B: usize>(
     let (chunks, rest) = w.as_chunks::<{ 2 * LANES }>();
     for (c, chunk) in chunks.iter().enumerate() {
         for half in 0..2 {
-            let w: [f32; LANES] = std::array::from_fn(|l| decode(chunk[half * LANES + l]));
+            let mut w = [0.0_f32; LANES];
+            for l in 0..LANES {
+                w[l] = decode(chunk[half * LANES + l]);
+            }
             let at = (2 * c + half) * LANES;
             for (acc, x) in acc.iter_mut().zip(x) {
                 let x = &x[at..at + LANES];
@@ -152,7 +155,15 @@ pub(super) fn dot_float<const N: usize, const B: usize>(
             *lane = decode(*w).mul_add(x[chunks.len() * 2 * LANES + j], *lane);
         }
     }
-    acc.map(|[a, b]| sum_lanes(std::array::from_fn(|l| a[l] + b[l])))
+    let mut out = [0.0; N];
+    for (out, [a, b]) in out.iter_mut().zip(acc) {
+        let mut sums = a;
+        for l in 0..LANES {
+            sums[l] += b[l];
+        }
+        *out = sum_lanes(sums);
+    }
+    out
 }
 
 /// Quantises to 8 bits with one scale for 32 values: `qs = round(x · 127 / max|x|)`.

@@ -15,8 +15,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 /// Rounds of waiting before a worker sleeps: some tens of microseconds, the gap between two regions
-/// of one token.
-const SPINS: u32 = 20_000;
+/// of one token. Ten times as many took a core from whoever else needed it, and on a machine shared
+/// with other work halved the speed.
+const SPINS: u32 = 2_000;
 
 /// A region's word: epoch in the upper half, the next unclaimed task in the lower.
 const TASK_BITS: u32 = 32;

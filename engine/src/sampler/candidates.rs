@@ -10,6 +10,7 @@
 
 use std::cmp::Ordering;
 
+use super::weight::{mass, weight};
 use crate::tokenizer::TokenId;
 
 /// Relative slack for logits that are computed back from weights.
@@ -24,6 +25,14 @@ pub(super) struct Cut {
     pub(super) top_k: usize,
     pub(super) top_p: f32,
     pub(super) min_p: f32,
+}
+
+impl Cut {
+    /// Whether nothing is cut off a vocabulary of this size.
+    pub(super) fn keeps_all(&self, vocabulary_size: usize) -> bool {
+        let limited = self.top_k > 0 && self.top_k < vocabulary_size;
+        !limited && self.top_p >= 1.0 && self.min_p == 0.0
+    }
 }
 
 /// A token in the draw. `weight` is its probability relative to the best token's.
@@ -58,8 +67,7 @@ impl Kept<'_> {
             }
         }
         // Rounding can leave a rest as large as one last bit.
-        let last = self.candidates.iter().rfind(|candidate| candidate.weight > 0.0);
-        last.expect("the best token is kept and has weight 1").token
+        self.candidates.last().expect("the best token is always kept").token
     }
 }
 
@@ -74,10 +82,30 @@ pub(super) fn best(logits: &[f32]) -> Option<TokenId> {
     best
 }
 
+/// The token at this point of the whole distribution, `unit` in [0, 1), without a list of
+/// candidates. `best` is the token of the largest logit, which is finite.
+pub(super) fn at_point_of_all(
+    logits: &[f32],
+    best: TokenId,
+    temperature: f32,
+    unit: f64,
+) -> TokenId {
+    let best_logit = logits[best as usize];
+    let mut left = unit * mass(logits, best_logit, temperature);
+    for (token, &logit) in logits.iter().enumerate() {
+        left -= f64::from(weight(logit, best_logit, temperature));
+        if left < 0.0 && logit > f32::NEG_INFINITY {
+            return token as TokenId;
+        }
+    }
+    // Rounding can leave a rest as large as one last bit.
+    best
+}
+
 impl Scratch {
     /// Applies a cut. `best` is the largest logit and finite.
     pub(super) fn keep(&mut self, logits: &[f32], best: f32, cut: &Cut) -> Kept<'_> {
-        let weight = |logit: f32| ((logit - best) / cut.temperature).exp();
+        let weight = |logit: f32| weight(logit, best, cut.temperature);
         // Where this weight begins. A little lower, for the rounding of the logarithm: a candidate
         // too many is cut later.
         let floor = |weight: f64| {
@@ -90,8 +118,7 @@ impl Scratch {
             self.candidates.iter_mut().for_each(|c| c.weight = weight(c.logit));
             self.total()
         } else if cut.top_p < 1.0 {
-            let numbers = logits.iter().filter(|logit| !logit.is_nan());
-            let mass: f64 = numbers.map(|&logit| f64::from(weight(logit))).sum();
+            let mass = mass(logits, best, cut.temperature);
             let share = f64::from(1.0 - cut.top_p) / logits.len() as f64 * mass;
             self.take_above(logits, floor(share), weight);
             self.candidates.sort_unstable_by(larger_first);

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::candidates::{Cut, Scratch, best};
+use super::candidates::{Cut, Scratch, at_point_of_all, best};
+use super::weight::weight;
 use super::*;
 
 fn sampler(options: SamplingOptions, prompt: &[TokenId], vocabulary: usize) -> Sampler {
@@ -151,7 +152,7 @@ fn naive(logits: &[f32], cut: &Cut) -> Vec<TokenId> {
         .iter()
         .enumerate()
         .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
-        .map(|(id, &logit)| (id as TokenId, logit, ((logit - largest) / cut.temperature).exp()))
+        .map(|(id, &logit)| (id as TokenId, logit, weight(logit, largest, cut.temperature)))
         .collect();
     all.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
     if cut.top_k > 0 {
@@ -168,7 +169,7 @@ fn naive(logits: &[f32], cut: &Cut) -> Vec<TokenId> {
             stays
         });
     }
-    all.retain(|c| c.2 >= cut.min_p && c.2 > 0.0);
+    all.retain(|c| c.2 >= cut.min_p);
     all.iter().map(|c| c.0).collect()
 }
 
@@ -182,7 +183,35 @@ fn logit() -> impl Strategy<Value = f32> {
     ]
 }
 
+/// The token that a walk over the candidates of the whole vocabulary, in order of their ids, finds.
+fn naive_at_point(logits: &[f32], temperature: f32, unit: f64) -> TokenId {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<(TokenId, f64)> = logits
+        .iter()
+        .enumerate()
+        .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
+        .map(|(id, &logit)| (id as TokenId, f64::from(weight(logit, largest, temperature))))
+        .collect();
+    let mut left = unit * weights.iter().map(|(_, weight)| weight).sum::<f64>();
+    let found = weights.iter().find(|(_, weight)| {
+        left -= weight;
+        left < 0.0
+    });
+    found.unwrap().0
+}
+
 proptest! {
+    #[test]
+    fn uncut_draws_find_what_a_list_of_candidates_would(
+        logits in prop::collection::vec(logit(), 1..200),
+        temperature in 0.05f32..2.0,
+        unit in 0.0f64..0.999,
+    ) {
+        let Some(largest) = best(&logits) else { return Ok(()) };
+        let drawn = at_point_of_all(&logits, largest, temperature, unit);
+        prop_assert_eq!(drawn, naive_at_point(&logits, temperature, unit));
+    }
+
     #[test]
     fn cuts_keep_what_a_full_sort_keeps(
         logits in prop::collection::vec(logit(), 1..200),
@@ -199,7 +228,6 @@ proptest! {
         let drawn = kept.at(0.999_999_999);
         prop_assert!(ids.contains(&drawn) && ids.contains(&kept.at(0.0)));
         let mut expected = naive(&logits, &cut);
-        ids.retain(|id| kept.candidates.iter().any(|c| c.token == *id && c.weight > 0.0));
         ids.sort_unstable();
         expected.sort_unstable();
         prop_assert_eq!(ids, expected);
