@@ -20,7 +20,7 @@ use crate::tokenizer::{TokenId, Tokenizer};
 
 const TEMPLATE_NAME: &str = "chat_template";
 /// Steps of one rendering; a step is an instruction or 64 bytes of text. Some 200 steps a message
-/// are usual; the whole is worth about 0.3 s and at most 256 MB.
+/// are usual; the whole is worth about 0.2 s and at most 256 MB.
 const FUEL: u64 = 4_000_000;
 /// Nested macros and loops; published templates need about ten.
 const RECURSION_MAX: usize = 100;

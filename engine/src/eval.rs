@@ -90,7 +90,7 @@ pub fn eval(
     Ok(EvalReport {
         model: model.info().name.clone(),
         quantisation: model.info().quantisation.clone(),
-        backend: model.backend_name(),
+        backend: model.info().backend.clone(),
         records: records.len(),
         tokens: sums.counted,
         perplexity: (sums.negative_log_likelihood / sums.counted as f64).exp(),

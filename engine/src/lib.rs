@@ -34,4 +34,5 @@ pub use engine::{
     GenerationRequest, ModelInfo, PromptInput, SamplingOptions, StreamEvent, TokenStream,
 };
 pub use error::EngineError;
+pub use io::IoChoice;
 pub use tokenizer::TokenId;

@@ -26,6 +26,7 @@ pub(crate) mod tiny;
 use crate::backend::{Backend, Projection};
 use crate::error::EngineError;
 use crate::expert::Experts;
+use crate::io::IoChoice;
 use crate::quant::dequantise_row;
 use crate::tensor::Matrix;
 use crate::tokenizer::TokenId;
@@ -88,6 +89,10 @@ pub(crate) struct Parts {
     pub(crate) norm: Vec<f32>,
     pub(crate) head: Option<Matrix>,
     pub(crate) experts: Experts,
+    /// How experts are read.
+    pub(crate) io: IoChoice,
+    /// Bytes that the expert cache may hold.
+    pub(crate) cache_bytes: u64,
 }
 
 /// Buffers that live from pass to pass.
@@ -107,7 +112,7 @@ struct Scratch {
 impl<B: Backend> Model<B> {
     /// Joins loaded weights with a backend.
     pub(crate) fn new(parts: Parts, backend: B) -> Self {
-        let Parts { config, embedding, layers, norm, head, experts } = parts;
+        let Parts { config, embedding, layers, norm, head, experts, .. } = parts;
         Model {
             config,
             embedding,

@@ -137,23 +137,26 @@ impl Matrix {
     }
 }
 
-/// Bytes that start on a cache line, so that f32 views and aligned reads are always possible.
+/// Where [`AlignedBytes`] start and disks want reads to start: the page of common disks.
+pub(crate) const ALIGNMENT: usize = 4096;
+
+/// Bytes that start on a page, so that f32 views and reads around the page cache are always possible.
 ///
-/// Built from whole 64-byte lines: no unsafe code, at most 63 bytes wasted.
+/// Built from whole pages: no unsafe code, at most one page less a byte wasted.
 #[derive(Clone, Default)]
 pub(crate) struct AlignedBytes {
-    lines: Vec<Line>,
+    pages: Vec<Page>,
     len: usize,
 }
 
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+#[repr(C, align(4096))]
+struct Page([u8; ALIGNMENT]);
 
 impl AlignedBytes {
     /// `len` zero bytes.
     pub(crate) fn zeroed(len: usize) -> Self {
-        AlignedBytes { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+        AlignedBytes { pages: vec![Page([0; ALIGNMENT]); len.div_ceil(ALIGNMENT)], len }
     }
 
     /// A copy of `bytes`.
@@ -170,12 +173,12 @@ impl AlignedBytes {
 
     /// The bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.pages)[..self.len]
     }
 
     /// The bytes, to write.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.pages)[..self.len]
     }
 }
 
@@ -203,10 +206,10 @@ mod tests {
     }
 
     #[test]
-    fn aligned_bytes_start_on_a_line() {
+    fn aligned_bytes_start_on_a_page() {
         let bytes = AlignedBytes::copy_of(&[1, 2, 3]);
         assert_eq!(bytes.as_slice(), [1, 2, 3]);
-        assert_eq!(bytes.as_slice().as_ptr() as usize % 64, 0);
+        assert_eq!(bytes.as_slice().as_ptr() as usize % ALIGNMENT, 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::EngineError;
+use crate::io::IoChoice;
 use crate::tokenizer::TokenId;
 
 /// How a model is loaded and run. Fields left `None` are chosen from the machine and the model.
@@ -30,6 +31,8 @@ pub struct EngineOptions {
     pub waiting_max: Option<usize>,
     /// Check each expert's CRC32C when it is read; default true.
     pub verify_experts: Option<bool>,
+    /// How experts are read; default: around the page cache if they do not fit in the expert cache.
+    pub io: IoChoice,
 }
 
 /// Which kernels compute.
@@ -180,4 +183,10 @@ pub struct ModelInfo {
     pub expert_bytes: u64,
     /// Short words for the weights' types: `q8_0 dense, q4_0 experts`.
     pub quantisation: String,
+    /// What computes: `cpu (avx2, 2 threads)`.
+    pub backend: String,
+    /// How experts are read.
+    pub io: IoChoice,
+    /// Bytes that the expert cache may hold.
+    pub expert_cache_bytes: u64,
 }

@@ -3,11 +3,13 @@
 //! A store forgets nothing and caches nothing. Checksums are verified here, so that whatever reads
 //! faster later inherits the check.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Expert, ExpertId, ExpertLayout};
 use crate::error::EngineError;
-use crate::io::ReadAt;
+use crate::io::{self, IoChoice, ReadAt};
 use crate::tensor::AlignedBytes;
 
 /// Attempts at one expert: a second read heals a passing fault of a bus or a controller.
@@ -51,6 +53,30 @@ impl ExpertStore {
             }
         }
         ExpertStore { layers }
+    }
+
+    /// The same experts, read in the chosen way. Returns what was chosen in the end.
+    ///
+    /// Errors if a file cannot be opened again.
+    pub(crate) fn reopened(
+        mut self,
+        choice: IoChoice,
+        fits: bool,
+    ) -> Result<(Self, IoChoice), EngineError> {
+        let mut readers: HashMap<PathBuf, Arc<dyn ReadAt>> = HashMap::new();
+        let mut used = choice;
+        for segment in self.layers.iter_mut().flat_map(|l| l.segments.iter_mut().flatten()) {
+            let path = segment.file.path().to_owned();
+            if !readers.contains_key(&path) {
+                let (reader, opened) = io::open(&path, used, fits)
+                    .map_err(|source| EngineError::Read { path: path.clone(), source })?;
+                // One answer for all files: what failed for one is not tried for the next.
+                used = opened;
+                readers.insert(path.clone(), reader);
+            }
+            segment.file = Arc::clone(&readers[&path]);
+        }
+        Ok((self, used))
     }
 
     /// Bytes of all experts.

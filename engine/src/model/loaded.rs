@@ -57,7 +57,7 @@ impl LoadedModel {
         let config = read_json(&config_path)?;
         let parts = load_parts(&weights, &config_path, &config, options)?;
         let files = ModelFiles::read(dir, &config)?;
-        let info = describe(dir, &weights, &parts, options);
+        let mut info = describe(dir, &weights, &parts, options);
         let threads = options.threads.unwrap_or_else(default_threads);
         let running = match options.backend {
             BackendChoice::Reference => Running::Reference(Model::new(parts, Reference)),
@@ -65,6 +65,7 @@ impl LoadedModel {
                 Running::Cpu(Model::new(parts, Cpu::new(threads)))
             }
         };
+        info.backend = on_backend!(&running, m => m.backend_name());
         Ok(LoadedModel { info, files, running })
     }
 
@@ -76,11 +77,6 @@ impl LoadedModel {
     /// Tokenizer, template and defaults.
     pub(crate) fn files(&self) -> &ModelFiles {
         &self.files
-    }
-
-    /// Name of the backend and its threads.
-    pub(crate) fn backend_name(&self) -> String {
-        on_backend!(&self.running, m => m.backend_name())
     }
 
     /// Bytes in the expert cache, look-ups that found their expert, and look-ups that did not.
@@ -145,12 +141,16 @@ fn load_parts(
     let verify = options.verify_experts.unwrap_or(true);
     let store = weights.experts(model.layers, family.experts(), verify)?;
     let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
+    let fits = store.bytes() <= cache_bytes;
+    let (store, io) = store.reopened(options.io, fits)?;
     Ok(Parts {
         embedding: weights.matrix("embed_tokens.weight", model.vocab, model.hidden)?,
         norm: qwen3_5_moe::centred(weights.vector("norm.weight", &[model.hidden])?),
         layers,
         head,
         experts: Experts::new(store, cache_bytes),
+        io,
+        cache_bytes,
         config: model,
     })
 }
@@ -184,6 +184,9 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         dense_bytes: parts.dense_bytes(),
         expert_bytes: store.bytes(),
         quantisation: format!("{dense} dense, {experts} experts"),
+        backend: String::new(),
+        io: parts.io,
+        expert_cache_bytes: parts.cache_bytes,
     }
 }
 

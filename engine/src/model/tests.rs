@@ -3,6 +3,7 @@
 use super::tiny;
 use super::{LoadedModel, Step};
 use crate::engine::{BackendChoice, EngineOptions};
+use crate::io::IoChoice;
 use crate::tokenizer::TokenId;
 
 /// Largest difference between the backends on a tiny f32 model: the order of f32 sums.
@@ -60,7 +61,7 @@ fn chunked(model: &mut LoadedModel, tokens: &[TokenId], sizes: &[usize]) -> Vec<
 }
 
 #[test]
-fn chunks_threads_and_cache_sizes_change_no_bit() {
+fn chunks_threads_caches_and_readers_change_no_bit() {
     let fixture = Fixture::new();
     for which in ["source", "pack"] {
         let prompt = tokens(1, 45);
@@ -69,15 +70,23 @@ fn chunks_threads_and_cache_sizes_change_no_bit() {
         for sizes in [&[1][..], &[7, 1, 13], &[44, 1], &[3]] {
             assert_eq!(chunked(&mut fixture.load(which, |_| {}), &prompt, sizes), expected);
         }
-        for (threads, cache) in [(2, u64::MAX), (3, 0), (1, 0), (4, 20_000), (2, 60_000)] {
+        let runs = [
+            (2, u64::MAX, IoChoice::Auto),
+            (3, 0, IoChoice::Auto),
+            (1, 0, IoChoice::Mapped),
+            (4, 20_000, IoChoice::Direct),
+            (2, 60_000, IoChoice::Buffered),
+        ];
+        for (threads, cache, io) in runs {
             let mut model = fixture.load(which, |o| {
                 o.threads = Some(threads);
                 o.expert_cache_bytes = Some(cache);
+                o.io = io;
             });
             assert_eq!(
                 chunked(&mut model, &prompt, &[20, 1]),
                 expected,
-                "{which}, {threads} threads, cache of {cache} bytes"
+                "{which}, {threads} threads, cache of {cache} bytes, {io}"
             );
             assert!(model.expert_counts().0 as u64 <= cache);
         }

@@ -1,7 +1,7 @@
 //! A tiny model is packed, read back and damaged.
 
 use super::*;
-use crate::weights::manifest::ALIGNMENT;
+use crate::tensor::ALIGNMENT;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::model::{LoadedModel, tiny};
 

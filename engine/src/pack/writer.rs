@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::error::EngineError;
-use crate::tensor::{AlignedBytes, DType, MatrixShape};
+use crate::tensor::{ALIGNMENT, AlignedBytes, DType, MatrixShape};
 use crate::weights::CHECKSUMS;
-use crate::weights::manifest::{ALIGNMENT, FILE_NAME, FileEntry, Manifest};
+use crate::weights::manifest::{FILE_NAME, FileEntry, Manifest};
 
 /// Bytes after which a new dense file begins, so that no file of a small model is large for version
 /// control.

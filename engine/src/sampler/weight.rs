@@ -20,7 +20,7 @@ const TAYLOR: [f32; 7] = [
     1.333_355_8e-3,
     9.618_129e-3,
     5.550_411e-2,
-    2.402_265_1e-1,
+    2.402_265e-1,
     6.931_472e-1,
 ];
 /// Sums side by side, so that an addition need not wait for the one before it.

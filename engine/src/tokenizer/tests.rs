@@ -101,6 +101,21 @@ fn multilingual_text_survives_byte_for_byte() {
 }
 
 #[test]
+fn shipped_tokenizer_reads_as_the_library_does() {
+    let json = include_bytes!("../../models/nano/tokenizer.json");
+    let tokenizer = Tokenizer::from_json(json).unwrap();
+    let library = tokenizers::Tokenizer::from_bytes(json).unwrap();
+    for text in MULTILINGUAL {
+        let tokens = tokenizer.encode_text(text).unwrap();
+        assert_eq!(tokens, library.encode_fast(text, false).unwrap().get_ids(), "{text:?}");
+        assert_eq!(tokenizer.decode(&tokens), text);
+        let turn = format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n");
+        let tokens = tokenizer.encode_rendered(&turn).unwrap();
+        assert_eq!(tokens, library.encode_fast(turn, false).unwrap().get_ids());
+    }
+}
+
+#[test]
 fn merges_apply_across_a_word_only() {
     let tokenizer = toy_tokenizer();
     assert_eq!(tokenizer.encode_text("hell").unwrap().len(), 1);

@@ -16,9 +16,6 @@ use crate::tensor::DType;
 pub(crate) const FILE_NAME: &str = "sluice.json";
 /// The format version that this engine writes and reads.
 pub(crate) const VERSION: u32 = 1;
-/// Experts start at multiples of this many bytes, the page of common disks.
-pub(crate) const ALIGNMENT: usize = 4096;
-
 /// A pack's manifest, version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

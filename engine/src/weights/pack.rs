@@ -4,11 +4,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::manifest::{ALIGNMENT, LayerSpec, Manifest, TensorSpec};
+use super::manifest::{LayerSpec, Manifest, TensorSpec};
 use super::{ExpertDims, SafetensorsFile, Tensor, Weights};
 use crate::error::EngineError;
 use crate::expert::{ExpertLayout, LayerExperts, Segment};
-use crate::tensor::MatrixShape;
+use crate::tensor::{ALIGNMENT, MatrixShape};
 
 pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
     let manifest = Manifest::read(dir)?;

@@ -91,3 +91,18 @@ fn readers_are_told_when_the_last_handle_goes() {
     assert_eq!(end_of(&read_all(running)), "the engine has stopped");
     assert_eq!(end_of(&read_all(waiting)), "the engine has stopped");
 }
+
+#[test]
+fn tokenizer_of_another_model_is_refused_at_load() {
+    let measure = |vocabulary_size| {
+        let speeds = Speeds::new(1);
+        loading::measure(&mut Scripted::default(), vocabulary_size, &speeds, &Clock::System)
+    };
+    assert!(measure(266).is_ok());
+    let error = measure(300).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "failed to load the tokenizer: tokenizer.json: expected token ids below 266, the model's \
+         vocabulary, got 299; use the tokenizer that came with the model"
+    );
+}
