@@ -1,0 +1,254 @@
+//! Windows over what was found: sentence, so many characters, message, request, conversation.
+//!
+//! A [`Scene`] holds the hits of one prompt sorted by position, each with the number of its sentence
+//! and message, so that every window is a slice of that list.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use crate::evidence::{Finding, Likelihood};
+use crate::prompt::{Prompt, Text};
+
+/// How near together findings must stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Near {
+    Sentence,
+    /// From the first character of the first finding to the last of the last.
+    Characters(u32),
+    Message,
+    /// Everything that this request sends.
+    Request,
+    /// Everything that is known of the conversation: with clients that send their history, the same.
+    Conversation,
+}
+
+/// One finding, reduced to what conditions look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hit {
+    pub(crate) detector: u32,
+    pub(crate) likelihood: Likelihood,
+    /// Number of the message, or of the text when it stands outside the messages.
+    message: u32,
+    /// Number of the sentence, counted through the whole prompt.
+    sentence: u32,
+    /// First character, counted through all texts.
+    start: usize,
+    /// First character after it.
+    end: usize,
+}
+
+/// What the conditions of all rules look at.
+pub(crate) struct Scene<'a> {
+    pub(crate) prompt: &'a Prompt,
+    /// Sorted by position.
+    pub(crate) hits: Vec<Hit>,
+}
+
+impl<'a> Scene<'a> {
+    /// Places the findings; those of detectors without a number are of no rule's interest.
+    pub(crate) fn new(
+        prompt: &'a Prompt,
+        findings: &[Finding],
+        number: impl Fn(&str) -> Option<u32>,
+    ) -> Self {
+        let mut by_text: BTreeMap<usize, Vec<(&Finding, u32)>> = BTreeMap::new();
+        for finding in findings {
+            if let Some(detector) = number(&finding.detector) {
+                by_text.entry(finding.text).or_default().push((finding, detector));
+            }
+        }
+        let mut scene = Scene { prompt, hits: Vec::new() };
+        let Some((&last, _)) = by_text.last_key_value() else { return scene };
+        let mut offset = 0;
+        let mut sentence = 0;
+        for (index, text) in prompt.texts.iter().enumerate().take(last + 1) {
+            let mut ruler = Ruler::new(&text.text, offset, sentence);
+            if let Some(found) = by_text.get_mut(&index) {
+                found.sort_by_key(|(finding, _)| (finding.span.start, finding.span.end));
+                let message = message_number(text, index);
+                scene.hits.extend(found.iter().map(|(f, number)| ruler.hit(f, *number, message)));
+            }
+            sentence = ruler.sentence + 1;
+            offset = ruler.offset_after();
+        }
+        scene
+    }
+
+    /// The same scene without the hits of one detector.
+    pub(crate) fn without(&self, detector: Option<u32>) -> Scene<'a> {
+        let keeps = |hit: &&Hit| Some(hit.detector) != detector;
+        Scene { prompt: self.prompt, hits: self.hits.iter().filter(keeps).copied().collect() }
+    }
+}
+
+/// Messages and the texts outside them share one number space without meeting.
+fn message_number(text: &Text, index: usize) -> u32 {
+    match text.message {
+        Some(message) => 2 * message as u32,
+        None => 2 * index as u32 + 1,
+    }
+}
+
+/// Turns byte positions of one text into character and sentence numbers, in one pass forward.
+struct Ruler<'a> {
+    text: &'a str,
+    is_ascii: bool,
+    /// Byte up to which characters and sentences are counted.
+    at: usize,
+    /// Character number at `at`.
+    offset: usize,
+    sentence: u32,
+}
+
+impl<'a> Ruler<'a> {
+    fn new(text: &'a str, offset: usize, sentence: u32) -> Self {
+        Ruler { text, is_ascii: text.is_ascii(), at: 0, offset, sentence }
+    }
+
+    fn hit(&mut self, finding: &Finding, detector: u32, message: u32) -> Hit {
+        self.advance(finding.span.start);
+        let found = self.text.get(finding.span.clone()).unwrap_or_default();
+        let length = if self.is_ascii { found.len() } else { found.chars().count() };
+        Hit {
+            detector,
+            likelihood: finding.likelihood,
+            message,
+            sentence: self.sentence,
+            start: self.offset,
+            end: self.offset + length,
+        }
+    }
+
+    fn advance(&mut self, to: usize) {
+        let Some(passed) = self.text.get(self.at..to) else { return };
+        self.sentence += sentence_ends(passed, self.text.as_bytes().get(to).copied());
+        self.offset += if self.is_ascii { passed.len() } else { passed.chars().count() };
+        self.at = to;
+    }
+
+    fn offset_after(&self) -> usize {
+        let rest = &self.text[self.at..];
+        // One more than the text: the space that any reader would put between two texts.
+        self.offset + 1 + if self.is_ascii { rest.len() } else { rest.chars().count() }
+    }
+}
+
+/// Words before a full stop that do not end a sentence.
+const ABBREVIATIONS: [&str; 18] = [
+    "dr", "mr", "mrs", "ms", "prof", "st", "no", "nr", "pt", "dob", "vs", "approx", "hr", "fr",
+    "sr", "jr", "e.g", "i.e",
+];
+
+/// Sentence ends in a stretch of text that is followed by the byte `next`.
+fn sentence_ends(text: &str, next: Option<u8>) -> u32 {
+    let bytes = text.as_bytes();
+    let mut ends = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        let after = bytes.get(at + 1).copied().or(next);
+        let is_end = match byte {
+            b'!' | b'?' => after.is_none_or(|b| b.is_ascii_whitespace()),
+            b'.' => after.is_none_or(|b| b.is_ascii_whitespace()) && !is_abbreviation(&text[..at]),
+            b'\n' => after == Some(b'\n'),
+            // The last byte of the ideographic full stop U+3002.
+            0x82 => at >= 2 && bytes[at - 2..at] == [0xE3, 0x80],
+            _ => false,
+        };
+        ends += u32::from(is_end);
+    }
+    ends
+}
+
+fn is_abbreviation(before: &str) -> bool {
+    let word = before.rsplit(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
+    let is_initial = word.len() == 1 && word.bytes().all(|b| b.is_ascii_uppercase());
+    is_initial || ABBREVIATIONS.iter().any(|known| known.eq_ignore_ascii_case(word))
+}
+
+/// A stretch of hits, and the wider stretch in which `unless` looks.
+pub(super) struct Window<'h> {
+    pub(super) hits: &'h [Hit],
+    pub(super) around: &'h [Hit],
+}
+
+impl Near {
+    /// The windows that could hold everything that is asked for.
+    pub(super) fn windows<'h>(self, hits: &'h [Hit]) -> Box<dyn Iterator<Item = Window<'h>> + 'h> {
+        let whole = |hits| Window { hits, around: hits };
+        match self {
+            Near::Sentence => Box::new(hits.chunk_by(|a, b| a.sentence == b.sentence).map(whole)),
+            Near::Message => Box::new(hits.chunk_by(|a, b| a.message == b.message).map(whole)),
+            Near::Request | Near::Conversation => Box::new(std::iter::once(whole(hits))),
+            Near::Characters(width) => {
+                let width = width as usize;
+                Box::new((0..hits.len()).map(move |first| {
+                    let start = hits[first].start;
+                    let end = first + hits[first..].partition_point(|h| h.start < start + width);
+                    // What lies before the first hit is as near to it as what lies behind.
+                    let before = hits[..first].partition_point(|h| h.start + width < start);
+                    Window { hits: &hits[first..end], around: &hits[before..end] }
+                }))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Near::Sentence => f.write_str("in one sentence"),
+            Near::Characters(width) => write!(f, "within {width} characters"),
+            Near::Message => f.write_str("in one message"),
+            Near::Request => f.write_str("in one request"),
+            Near::Conversation => f.write_str("in one conversation"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Near {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NearVisitor)
+    }
+}
+
+struct NearVisitor;
+
+impl Visitor<'_> for NearVisitor {
+    type Value = Near;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sentence, 300 characters, message, request or conversation")
+    }
+
+    fn visit_str<E: de::Error>(self, words: &str) -> Result<Near, E> {
+        let characters = words.strip_suffix("characters").map(|number| number.trim().parse());
+        match (words, characters) {
+            ("sentence", _) => Ok(Near::Sentence),
+            ("message", _) => Ok(Near::Message),
+            ("request", _) => Ok(Near::Request),
+            ("conversation", _) => Ok(Near::Conversation),
+            (_, Some(Ok(width @ 1..=100_000))) => Ok(Near::Characters(width)),
+            _ => Err(E::invalid_value(de::Unexpected::Str(words), &self)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_sentences_but_not_abbreviations() {
+        for (text, ends) in [
+            ("He has sepsis. She does not. ", 2),
+            ("Seen by Dr. Smith and J. Doe today", 0),
+            ("Really? Yes! Fine.", 3),
+            ("first line\nsecond line\n\nnew paragraph", 1),
+            ("dose 2.5 mg", 0),
+            ("患者。次", 1),
+        ] {
+            assert_eq!(sentence_ends(text, None), ends, "{text}");
+        }
+    }
+}

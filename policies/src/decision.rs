@@ -1,0 +1,208 @@
+//! Where a request may go: the facts that a decision looks at, and the decision.
+
+use serde::{Deserialize, Serialize};
+
+/// Where an upstream stands; the same words as on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Zone {
+    /// The engine inside this process.
+    Edge,
+    /// A server on the organisation's own premises.
+    OnPrem,
+    /// Anything else.
+    Cloud,
+}
+
+impl Zone {
+    /// The word of files, headers and metrics.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Zone::Edge => "edge",
+            Zone::OnPrem => "on_prem",
+            Zone::Cloud => "cloud",
+        }
+    }
+
+    /// The route of a request that an upstream in this zone answers.
+    pub fn route(self) -> Route {
+        match self {
+            Zone::Edge => Route::Edge,
+            Zone::OnPrem => Route::OnPrem,
+            Zone::Cloud => Route::Cloud,
+        }
+    }
+}
+
+/// The word that headers, JSON, audit and metrics use for the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Route {
+    /// Answered by the embedded engine.
+    Edge,
+    /// Answered by a vouched server on the organisation's premises.
+    OnPrem,
+    /// Answered by a cloud upstream.
+    Cloud,
+    /// Not answered.
+    Refuse,
+}
+
+/// How good the answers of an upstream are, as compliance vouches for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// A demonstration model: it answers, and may be wrong.
+    Demo,
+    /// Good for general use.
+    General,
+    /// Approved for regulated work.
+    Approved,
+}
+
+impl Quality {
+    /// The word of files and headers.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Quality::Demo => "demo",
+            Quality::General => "general",
+            Quality::Approved => "approved",
+        }
+    }
+}
+
+/// Whether this is a first look without config or a configured installation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// No config: the demo model answers everything that must stay private, and says so.
+    #[default]
+    Trial,
+    /// The demo model serves never-cloud text only if the site says `allow_demo_model: true`.
+    Production,
+}
+
+/// One upstream as the platform configured it and as it is right now. What compliance vouches for
+/// (region, baa, zero retention, quality) is not here: it stands in the site file and counts only if
+/// scheme, host and port agree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamFacts {
+    /// The name in `sluice.yaml`.
+    pub id: String,
+    /// `edge` for the embedded engine; `None` for a network upstream, whose zone comes from its vouch
+    /// and is `cloud` without one.
+    #[serde(default)]
+    pub edge: bool,
+    /// `https`, `http`; empty for the edge.
+    #[serde(default)]
+    pub scheme: String,
+    /// Host name or address; empty for the edge.
+    #[serde(default)]
+    pub host: String,
+    /// Port; 0 for the edge.
+    #[serde(default)]
+    pub port: u16,
+    /// Its breaker is closed and it is ready.
+    pub healthy: bool,
+    /// The quality that the model file declares; for the edge only (a network upstream's is vouched).
+    #[serde(default)]
+    pub quality: Option<Quality>,
+    /// Expected milliseconds until the first token, if known.
+    #[serde(default)]
+    pub first_token_ms: Option<u64>,
+    /// Expected tokens a second, if known.
+    #[serde(default)]
+    pub tokens_per_second: Option<f64>,
+}
+
+/// What is true at the moment of a decision. Recorded with it, so that it can be replayed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// `YYYY-MM-DD`: rules, vouches and exceptions start and end on dates.
+    pub today: jiff::civil::Date,
+    /// Trial or production.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Why there is no network, if there is none: declared by a person, or every breaker is open.
+    #[serde(default)]
+    pub offline: Option<String>,
+    /// The audit log takes records.
+    #[serde(default = "yes")]
+    pub audit_writable: bool,
+    /// This conversation has held never-cloud text before.
+    #[serde(default)]
+    pub tainted: bool,
+    /// Whether this conversation is tainted cannot be told.
+    #[serde(default)]
+    pub taint_unknown: bool,
+    /// All upstreams of the config, in its order.
+    pub upstreams: Vec<UpstreamFacts>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Where a request goes, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// The outcome: zone of the first choice, or refuse.
+    pub route: Route,
+    /// The first choice.
+    pub upstream: Option<String>,
+    /// All upstreams that policy allows, best first; retries and fallbacks stay inside this list.
+    pub allowed: Vec<String>,
+    /// Final sensitivity class (taint and unknown callers may have raised it).
+    pub class: String,
+    /// Labels in order.
+    pub labels: Vec<String>,
+    /// Latency class.
+    pub latency: String,
+    /// Findings must be replaced by placeholders before the text is sent.
+    pub redact: bool,
+    /// Ids of all matched rules, sorted.
+    pub rules: Vec<String>,
+    /// Ids of the rules that raised to the final class, sorted.
+    pub raised_by: Vec<String>,
+    /// The text never goes to a cloud.
+    pub never_cloud: bool,
+    /// One sentence for a person.
+    pub reason: String,
+    /// Why nothing may answer, if the route is `refuse`.
+    pub refusal: Option<Refusal>,
+    /// SHA-256 of the policy set that decided.
+    pub policy_digest: String,
+    /// The site allows to hold the request for so many milliseconds and to decide again: the refusal
+    /// then is about this moment only.
+    #[serde(default)]
+    pub queue_ms_max: Option<u64>,
+}
+
+/// Why a request is refused, and what the caller can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Stable code for clients: `policy_blocked`, `edge_unavailable`, …
+    pub code: RefusalCode,
+    /// One sentence, without any of the text.
+    pub message: String,
+    /// Seconds after which trying again makes sense; only for passing conditions.
+    pub retry_after_s: Option<u32>,
+}
+
+/// Stable refusal codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// Policy allows no upstream at all: 403.
+    PolicyBlocked,
+    /// Only the edge is allowed and it cannot answer now: 503.
+    EdgeUnavailable,
+    /// Only the edge is allowed and it is too slow for this latency class: 503.
+    EdgeTooSlow,
+    /// The edge's model is not good enough for this class in production: 503.
+    EdgeInadequate,
+    /// The audit log cannot be written and policy refuses then: 503.
+    AuditDown,
+    /// Every allowed upstream is down: 503.
+    UpstreamUnavailable,
+}

@@ -1,0 +1,267 @@
+//! Finds regulated content in a prompt: compiled detectors over normalised views of every text.
+//!
+//! A text is normalised into views (`normalize`), each view is read once (`reading`: words, digit
+//! runs, literals), and detectors judge candidates only. Three kinds of detectors cover everything:
+//! number schemes judge windows of digits, code schemes judge letters mixed with digits, and the
+//! rest implement [`Detector`]. What raises and lowers a candidate (context words, key names, table
+//! headers, negative words) is the same for all and comes from the [`DetectorSpec`].
+//!
+//! Texts are scanned one by one and once more joined, so that what is split over parts, messages or
+//! turns is found too.
+//!
+//! Invariants: deterministic; linear in the text; matched text never leaves the scan; a detector
+//! that panics is named in [`Scan::failed`]; a budget that runs out sets [`Scan::incomplete`].
+
+mod bank;
+mod birth;
+mod card;
+#[cfg(test)]
+mod cases;
+mod checksum;
+mod clinical;
+mod compile;
+mod contact;
+mod digits;
+mod health_id;
+mod joined;
+mod lexicon;
+mod marking;
+mod name;
+mod name_words;
+mod national_id;
+mod pattern;
+mod reading;
+mod secret;
+mod spec;
+mod token;
+mod words;
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::evidence::{Finding, Likelihood};
+use crate::normalize::{Budget, Views};
+use crate::prompt::{Prompt, Unscanned};
+use compile::{Compiled, Kind};
+use joined::Joined;
+use reading::{Candidate, Reading};
+
+pub use compile::shipped_detectors;
+pub use spec::{DetectorSpec, SpecError};
+
+/// Bytes of views that one request may take; ten times the largest body that a gateway accepts.
+const VIEW_BYTES_MAX: usize = 64 << 20;
+/// Findings of one detector in one text; more of the same say nothing new.
+const FINDINGS_MAX: usize = 256;
+/// How far context words reach unless the spec says otherwise, in bytes.
+const CONTEXT_BYTES: usize = 80;
+/// How far negative words reach.
+const NEGATIVE_BYTES: usize = 40;
+
+/// All detectors of a policy set, compiled once.
+pub struct Scanner {
+    compiled: Compiled,
+}
+
+/// What a scan of one prompt found.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// Findings ordered by text and position; dictionaries (`words`) count each hit as a finding.
+    pub findings: Vec<Finding>,
+    /// Content in the texts themselves that could not be decoded; the prompt's own list not included.
+    pub unscanned: Vec<Unscanned>,
+    /// A budget ended the scan before all was seen: `must_answer.scan_incomplete` decides.
+    pub incomplete: bool,
+    /// Ids of detectors that failed: `must_answer.detector_failed` decides.
+    pub failed: Vec<String>,
+}
+
+impl Scanner {
+    /// Compiles the detectors.
+    ///
+    /// # Errors
+    /// Every spec that cannot be compiled, with the field at fault.
+    pub fn new(specs: Vec<DetectorSpec>) -> Result<Scanner, Vec<SpecError>> {
+        Ok(Scanner { compiled: Compiled::new(specs)? })
+    }
+
+    /// Ids of all detectors, in order of their specs.
+    pub fn detectors(&self) -> impl Iterator<Item = &str> {
+        self.compiled.detectors.iter().map(|d| d.spec.id.as_str())
+    }
+
+    /// Scans every text of a prompt, one by one and joined.
+    pub fn scan(&self, prompt: &Prompt) -> Scan {
+        let mut budget = Budget::new(VIEW_BYTES_MAX);
+        let mut scan = Scan::default();
+        for (index, text) in prompt.texts.iter().enumerate() {
+            let mut found = self.scan_text(&text.text, &mut budget, &mut scan.failed);
+            found.thin_out();
+            scan.unscanned.extend(found.opaque.into_iter().map(|kind| Unscanned {
+                kind,
+                place: text.place.clone(),
+            }));
+            scan.findings.extend(found.spans.into_iter().map(|s| self.finding(prompt, index, s)));
+        }
+        if prompt.texts.len() > 1 {
+            self.scan_joined(prompt, &mut budget, &mut scan);
+        }
+        scan.findings.sort_by(|a, b| {
+            (a.text, a.span.start, &a.detector).cmp(&(b.text, b.span.start, &b.detector))
+        });
+        scan.incomplete = budget.exceeded;
+        scan
+    }
+
+    /// What no text holds alone: the joined texts are scanned twice, glued and with line breaks.
+    fn scan_joined(&self, prompt: &Prompt, budget: &mut Budget, scan: &mut Scan) {
+        for joined in Joined::all(prompt, budget) {
+            let mut found = self.scan_text(&joined.text, budget, &mut scan.failed);
+            found.thin_out();
+            for span in found.spans {
+                let Some((text, range)) = joined.place(&span.range) else { continue };
+                let span = Span { range, ..span };
+                let known = scan.findings.iter_mut().find(|f| {
+                    f.text == text
+                        && f.detector == self.compiled.detectors[span.detector].spec.id
+                        && overlaps(&f.span, &span.range)
+                });
+                match known {
+                    Some(known) => known.likelihood = known.likelihood.max(span.likelihood),
+                    None => scan.findings.push(self.finding(prompt, text, span)),
+                }
+            }
+        }
+    }
+
+    fn scan_text(&self, text: &str, budget: &mut Budget, failed: &mut Vec<String>) -> Found {
+        let mut found = Found::default();
+        if !budget.take(text.len()) {
+            return found;
+        }
+        let views = Views::of(text, budget);
+        for (index, view) in views.iter() {
+            let reading = self.compiled.read(&view.text);
+            for span in self.scan_view(&reading, failed) {
+                let range = views.original(index, span.range.clone());
+                found.spans.push(Span { range, ..span });
+            }
+        }
+        found.opaque = views.opaque.iter().map(|(kind, _)| *kind).collect();
+        found
+    }
+
+    /// Runs every detector over one view; a panic costs that detector and is reported.
+    fn scan_view(&self, reading: &Reading<'_>, failed: &mut Vec<String>) -> Vec<Span> {
+        let mut spans = Vec::new();
+        let mut candidates = Vec::new();
+        for (index, detector) in self.compiled.detectors.iter().enumerate() {
+            let Kind::Text(finder) = &detector.kind else { continue };
+            candidates.clear();
+            let run = catch_unwind(AssertUnwindSafe(|| finder.find(reading, &mut candidates)));
+            if run.is_err() {
+                note_failure(failed, &detector.spec.id);
+            }
+            self.judge(reading, index, &mut candidates, &mut spans);
+        }
+        self.scan_schemes(reading, failed, &mut spans);
+        spans
+    }
+
+    /// Number and code schemes share one enumeration of windows.
+    fn scan_schemes(&self, reading: &Reading<'_>, failed: &mut Vec<String>, spans: &mut Vec<Span>) {
+        let mut found: Vec<(usize, Candidate)> = Vec::new();
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            self.compiled.for_each_number(reading, &mut found);
+            self.compiled.for_each_code(reading, &mut found);
+        }));
+        if run.is_err() {
+            note_failure(failed, "number_schemes");
+        }
+        for (index, candidate) in found {
+            self.judge(reading, index, &mut vec![candidate], spans);
+        }
+    }
+
+    fn judge(
+        &self,
+        reading: &Reading<'_>,
+        index: usize,
+        candidates: &mut Vec<Candidate>,
+        spans: &mut Vec<Span>,
+    ) {
+        let detector = &self.compiled.detectors[index];
+        for candidate in candidates.drain(..) {
+            if let Some(likelihood) = detector.likelihood(reading, &candidate) {
+                spans.push(Span { detector: index, range: candidate.range, likelihood });
+            }
+        }
+    }
+
+    fn finding(&self, prompt: &Prompt, text: usize, span: Span) -> Finding {
+        Finding {
+            detector: self.compiled.detectors[span.detector].spec.id.clone(),
+            place: prompt.texts[text].place.clone(),
+            likelihood: span.likelihood,
+            text,
+            span: span.range,
+        }
+    }
+}
+
+/// A finding before it has a place.
+#[derive(Clone, Debug)]
+struct Span {
+    detector: usize,
+    range: Range<usize>,
+    likelihood: Likelihood,
+}
+
+/// What one text held.
+#[derive(Default)]
+struct Found {
+    spans: Vec<Span>,
+    opaque: Vec<crate::prompt::ContentKind>,
+}
+
+impl Found {
+    /// Leaves one span of each detector where several overlap (views repeat each other), and not
+    /// more than [`FINDINGS_MAX`] of each.
+    fn thin_out(&mut self) {
+        self.spans.sort_by(|a, b| {
+            (a.detector, a.range.start, a.range.end).cmp(&(b.detector, b.range.start, b.range.end))
+        });
+        let mut kept: Vec<Span> = Vec::new();
+        let mut count = 0;
+        for span in self.spans.drain(..) {
+            match kept.last_mut().filter(|last| last.detector == span.detector) {
+                Some(last) if overlaps(&last.range, &span.range) => {
+                    last.likelihood = last.likelihood.max(span.likelihood);
+                    last.range.end = last.range.end.max(span.range.end);
+                }
+                Some(last) if count >= FINDINGS_MAX => {
+                    last.likelihood = last.likelihood.max(span.likelihood);
+                }
+                Some(_) => {
+                    count += 1;
+                    kept.push(span);
+                }
+                None => {
+                    count = 1;
+                    kept.push(span);
+                }
+            }
+        }
+        self.spans = kept;
+    }
+}
+
+fn overlaps(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+fn note_failure(failed: &mut Vec<String>, id: &str) {
+    if !failed.iter().any(|known| known == id) {
+        failed.push(id.to_owned());
+    }
+}

@@ -1,0 +1,323 @@
+//! Contact data: e-mail addresses, telephone numbers, postal addresses, network addresses, places.
+//!
+//! One contact datum identifies few people and is everywhere, so the shapes are strict and samples
+//! (example.com, 555-01xx, documentation networks) are no findings.
+//! Sources: RFC 5322 and 2606, NANP rules, ITU E.164, RFC 1918 and 5737.
+
+use std::ops::Range;
+
+use super::compile::{Compiler, Kind};
+use super::lexicon::ListId;
+use super::reading::{Candidate, Detector, Own, Reading};
+use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
+
+/// The built-in detectors of this family.
+pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
+    Some(match name {
+        "email" => Kind::Text(Box::new(Email { at: compiler.literals(["@"]) })),
+        "phone" => Kind::Text(Box::new(Phone {
+            words: compiler.lexicon.list(PHONE_WORDS),
+            not: compiler.lexicon.list(NOT_PHONE_WORDS),
+        })),
+        "postal_address" => Kind::Text(Box::new(Street::new(compiler))),
+        "ip_address" => Kind::Text(Box::new(IpAddress)),
+        "geo_coordinates" => Kind::Text(Box::new(Coordinates)),
+        _ => return None,
+    })
+}
+
+/// `local@domain.tld`, without samples and role accounts.
+struct Email {
+    at: Range<u32>,
+}
+
+impl Detector for Email {
+    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        for at in reading.literals_of(&self.at) {
+            if let Some(range) = email_around(reading.text, at.start) {
+                found.push(Candidate { range, own: Own::Exactly(Likely) });
+            }
+        }
+    }
+}
+
+fn email_around(text: &str, at: usize) -> Option<Range<usize>> {
+    let is_local = |c: char| c.is_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c);
+    let is_domain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.');
+    let start = text[..at].char_indices().rev().take(64).take_while(|(_, c)| is_local(*c)).last()?.0;
+    let end = text[at + 1..].find(|c| !is_domain(c)).map_or(text.len(), |e| at + 1 + e);
+    let domain = text[at + 1..end].trim_end_matches(['.', '-']);
+    let local = text[start..at].trim_start_matches(|c: char| !c.is_alphanumeric());
+    let (name, tld) = domain.rsplit_once('.')?;
+    let tld_ok = (2..=18).contains(&tld.len()) && tld.chars().all(char::is_alphabetic);
+    let plausible = !local.is_empty() && !name.is_empty() && tld_ok && !name.starts_with('.');
+    (plausible && !is_sample_address(local, domain)).then(|| at - local.len()..at + 1 + domain.len())
+}
+
+fn is_sample_address(local: &str, domain: &str) -> bool {
+    const DOMAINS: [&str; 14] = [
+        "example.com", "example.org", "example.net", "example.edu", "test.com", "domain.com", "email.com", "company.com", "localhost.local",
+        "users.noreply.github.com", "yourdomain.com", "mydomain.com", "acme.com", "foo.com",
+    ];
+    const ROLES: [&str; 28] = [
+        "noreply", "no-reply", "donotreply", "do-not-reply", "info", "support", "sales", "contact", "admin", "webmaster", "postmaster", "help",
+        "hello", "office", "team", "service", "marketing", "billing", "security", "abuse", "press", "jobs", "careers", "privacy", "user", "git", "kontakt", "newsletter",
+    ];
+    let (local, domain) = (local.to_ascii_lowercase(), domain.to_ascii_lowercase());
+    let reserved = [".example", ".test", ".invalid", ".localhost", ".local"].iter().any(|t| domain.ends_with(t));
+    reserved
+        || DOMAINS.iter().any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|s| s.ends_with('.')))
+        || ROLES.contains(&local.as_str())
+        || [".png", ".jpg", ".js", ".css", ".py", ".svg"].iter().any(|t| domain.ends_with(t))
+}
+
+/// NANP and international numbers as people write them.
+struct Phone {
+    words: ListId,
+    not: ListId,
+}
+
+impl Detector for Phone {
+    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        let mut digits = [0; 15];
+        for window in reading.digits.windows(7..16) {
+            let range = window.range();
+            let len = window.copy_digits(reading.text, &mut digits);
+            let digits = &digits[..len];
+            let international = reading.text[..range.start].ends_with('+')
+                || reading.text[..range.start].ends_with("+(")
+                || (digits.starts_with(&[0, 0]) && window.groups.len() > 1);
+            let whole_run = window.groups.len() == window.run.len();
+            let phone_like = window.separators(reading.text).all(|s| matches!(s.trim(), "" | "-" | "." | "/" | ")" | ") -"));
+            if !phone_like || is_sample_number(digits) {
+                continue;
+            }
+            let shape = window.shape();
+            let nanp = is_nanp(digits, &shape) && window.groups.len() > 1;
+            let context = reading.distance(self.words, &range, 40);
+            let other = reading.distance(self.not, &range, 30);
+            if other.is_some_and(|o| context.is_none_or(|c| o < c)) {
+                continue;
+            }
+            let own = match (international, nanp, context.is_some()) {
+                (true, _, _) if (8..=15).contains(&len) && phone_like => Some(VeryLikely),
+                (_, true, true) => Some(VeryLikely),
+                (_, true, false) if whole_run && phone_like => Some(Likely),
+                (_, _, true) if (7..=13).contains(&len) && phone_like && (whole_run || window.groups.len() > 1) => Some(Likely),
+                (_, _, false) if whole_run && is_national_mobile(reading.text, &range, digits, &shape) => Some(Possible),
+                _ => None,
+            };
+            found.extend(own.map(|l| Candidate { range, own: Own::Exactly(l) }));
+        }
+    }
+}
+
+/// `[2-9]xx [2-9]xx xxxx` in groups 3-3-4, with or without a leading 1.
+fn is_nanp(digits: &[u8], shape: &[usize]) -> bool {
+    let d = match digits.len() {
+        11 if digits[0] == 1 => &digits[1..],
+        10 => digits,
+        _ => return false,
+    };
+    let grouped = matches!(shape, [3, 3, 4] | [1, 3, 3, 4] | [3, 7] | [10] | [11] | [3, 3, 2, 2]) || shape.iter().all(|l| *l == 1);
+    let toll_free = d[0] == 8 && matches!(d[1..3], [0, 0] | [8, 8] | [7, 7] | [6, 6] | [5, 5] | [4, 4] | [3, 3]);
+    grouped && d[0] >= 2 && d[3] >= 2 && !toll_free
+}
+
+/// A leading zero and a grouping, as national numbers in Europe are written.
+fn is_national_mobile(text: &str, range: &Range<usize>, digits: &[u8], shape: &[usize]) -> bool {
+    digits[0] == 0 && digits[1] != 0 && (9..=12).contains(&digits.len()) && (2..=6).contains(&shape.len())
+        && !text[range.clone()].contains(['.', ',', '\n'])
+}
+
+/// 555-01xx is reserved for fiction.
+fn is_sample_number(digits: &[u8]) -> bool {
+    let d = if digits.len() == 11 && digits[0] == 1 { &digits[1..] } else { digits };
+    let fiction = d.len() == 10 && (d[3..6] == [5, 5, 5] && d[6..8] == [0, 1] || d[..3] == [5, 5, 5]) || d.len() == 7 && d[..5] == [5, 5, 5, 0, 1];
+    let counting = d.windows(2).all(|w| w[1] == (w[0] + 1) % 10) || d.iter().all(|x| *x == d[0]);
+    fiction || counting
+}
+
+/// A house number and a street, in the orders of several countries.
+struct Street {
+    /// `street`, `ave`, `lane`: after a name and a number.
+    english: ListId,
+    /// `rue`, `calle`, `via`, `rua`: before a name and a number.
+    romance: ListId,
+    units: ListId,
+    person: ListId,
+}
+
+impl Street {
+    fn new(compiler: &mut Compiler) -> Self {
+        Street {
+            english: compiler.lexicon.list(STREET_SUFFIXES),
+            romance: compiler.lexicon.list(STREET_PREFIXES),
+            units: compiler.lexicon.list(["apt", "apartment", "unit", "suite", "po box", "p o box"]),
+            person: compiler.lexicon.list(HOME_WORDS),
+        }
+    }
+}
+
+impl Detector for Street {
+    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        for hit in reading.hits(self.english) {
+            found.extend(self.number_first(reading, hit.start as usize..hit.end as usize));
+        }
+        for hit in reading.hits(self.romance) {
+            found.extend(self.number_last(reading, hit.start as usize..hit.end as usize));
+        }
+        found.extend(self.german(reading));
+    }
+}
+
+impl Street {
+    /// `221B Baker Street`: a number at most four capitalised words before the suffix.
+    fn number_first(&self, reading: &Reading<'_>, suffix: Range<usize>) -> Option<Candidate> {
+        let before = &reading.text[suffix.start.saturating_sub(48).max(floor_boundary(reading.text, suffix.start.saturating_sub(48)))..suffix.start];
+        let mut name_words = 0;
+        for word in before.split_whitespace().rev() {
+            let trimmed = word.trim_end_matches([',', '.']);
+            let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
+            if digits > 0 && digits <= 5 && trimmed.len() <= digits + 1 && name_words > 0 {
+                let start = word.as_ptr() as usize - reading.text.as_ptr() as usize;
+                return Some(self.address(reading, start..suffix.end));
+            }
+            let is_name = trimmed.chars().next().is_some_and(char::is_uppercase) || digits > 0;
+            if !is_name || name_words == 4 {
+                return None;
+            }
+            name_words += 1;
+        }
+        None
+    }
+
+    /// `12 rue de la Paix`, `Via Roma 12`, `Calle Mayor, 5`.
+    fn number_last(&self, reading: &Reading<'_>, prefix: Range<usize>) -> Option<Candidate> {
+        let text = reading.text;
+        let before = text[..prefix.start].trim_end_matches([' ', ',']);
+        let number_before = before.bytes().rev().take_while(|b| b.is_ascii_digit()).count();
+        let capital_next = text[prefix.end..].chars().find(|c| c.is_alphabetic());
+        if (1..=4).contains(&number_before) && capital_next.is_some() {
+            return Some(self.address(reading, before.len() - number_before..prefix.end));
+        }
+        let end = floor_boundary(text, (prefix.end + 40).min(text.len()));
+        let after = &text[prefix.end..end];
+        let digit_at = after.find(|c: char| c.is_ascii_digit())?;
+        let name = after[..digit_at].trim_start_matches(['.', ' ']);
+        let is_name = name.chars().next().is_some_and(char::is_uppercase) || name.starts_with("de") || name.starts_with("da") || name.starts_with("do");
+        let digits = after[digit_at..].bytes().take_while(u8::is_ascii_digit).count();
+        (is_name && digits <= 4 && !name.contains(['\n', '?', ':']))
+            .then(|| self.address(reading, prefix.start..prefix.end + digit_at + digits))
+    }
+
+    /// `Hauptstraße 12`, `Kerkstraat 5`: the suffix is part of the word.
+    fn german(&self, reading: &Reading<'_>) -> Vec<Candidate> {
+        const SUFFIXES: [&str; 12] = ["straße", "strasse", "str", "weg", "gasse", "platz", "allee", "straat", "laan", "gracht", "gatan", "vägen"];
+        let mut found = Vec::new();
+        for group in reading.digits.groups.iter().filter(|g| g.len() <= 3) {
+            let start = group.start as usize;
+            let before = reading.text[..start].trim_end_matches([' ', '.']);
+            let word_start = before.rfind(|c: char| !c.is_alphabetic()).map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
+            let word = &before[word_start..];
+            let fits = word.chars().count() > 5 && word.chars().next().is_some_and(char::is_uppercase) && before.len() != start;
+            if fits && SUFFIXES.iter().any(|s| word.to_lowercase().ends_with(s)) {
+                found.push(self.address(reading, word_start..group.end as usize));
+            }
+        }
+        found
+    }
+
+    fn address(&self, reading: &Reading<'_>, range: Range<usize>) -> Candidate {
+        if SAMPLE_STREETS.iter().any(|s| reading.text[range.clone()].eq_ignore_ascii_case(s)) {
+            return Candidate { range, own: Own::Exactly(Possible) };
+        }
+        let home = reading.distance(self.person, &range, 60).is_some() || reading.distance(self.units, &range, 20).is_some();
+        let zip = follows_zip(reading.text, range.end);
+        let own = match (home, zip) {
+            (true, _) | (_, true) => VeryLikely,
+            (false, false) => Likely,
+        };
+        Candidate { range, own: Own::Exactly(own) }
+    }
+}
+
+/// A postal code within the next 50 characters.
+fn follows_zip(text: &str, at: usize) -> bool {
+    let end = floor_boundary(text, (at + 50).min(text.len()));
+    let after = &text[at..end];
+    after.split(|c: char| !c.is_ascii_digit()).any(|digits| matches!(digits.len(), 4 | 5))
+}
+
+fn floor_boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).expect("0 is a boundary")
+}
+
+/// Public IPv4 addresses: a weak identifier.
+struct IpAddress;
+
+impl Detector for IpAddress {
+    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        for window in reading.digits.windows(4..13).filter(|w| w.groups.len() == 4) {
+            let whole = window.run.len() == 4 || window.cuts_a_list_of_digits();
+            let dotted = window.separators(reading.text).all(|s| s == ".");
+            if !dotted || !whole {
+                continue;
+            }
+            let parts: Option<Vec<u8>> = window.groups.iter().map(|g| reading.text[g.range()].parse().ok()).collect();
+            if parts.is_some_and(|p| is_public_v4(&p)) {
+                found.push(Candidate { range: window.range(), own: Own::Exactly(Possible) });
+            }
+        }
+    }
+}
+
+fn is_public_v4(p: &[u8]) -> bool {
+    !matches!(p, [0 | 10 | 127 | 224..=255, ..] | [172, 16..=31, ..] | [192, 168, ..] | [169, 254, ..] | [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [8, 8, ..] | [1, 1, 1, 1])
+}
+
+/// Latitude and longitude with at least four decimals.
+struct Coordinates;
+
+impl Detector for Coordinates {
+    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        let groups = &reading.digits.groups;
+        for four in groups.windows(4) {
+            let [lat, lat_fraction, lon, lon_fraction] = [four[0], four[1], four[2], four[3]];
+            let text = reading.text;
+            let point = |a: &super::digits::Group, b: &super::digits::Group| &text[a.end as usize..b.start as usize] == ".";
+            let precise = lat_fraction.len() >= 4 && lon_fraction.len() >= 4 && lat.len() <= 2 && lon.len() <= 3;
+            let between = &text[lat_fraction.end as usize..lon.start as usize];
+            let paired = between.len() <= 12 && between.contains([',', ' ']) && !between.contains('\n');
+            if precise && paired && point(&lat, &lat_fraction) && point(&lon, &lon_fraction) {
+                found.push(Candidate { range: lat.start as usize..lon_fraction.end as usize, own: Own::AsSpecified });
+            }
+        }
+    }
+}
+
+#[rustfmt::skip]
+const PHONE_WORDS: &[&str] = &[
+    "phone", "tel", "telephone", "mobile", "cell", "cellphone", "call", "call me", "reach", "fax", "text me", "sms", "whatsapp", "contact number", "phone number", "ph", "mob", "callback",
+    "telefon", "telefonnummer", "handy", "handynummer", "mobil", "tél", "téléphone", "portable", "appelez", "teléfono", "móvil", "celular", "telefono", "cellulare", "chiamare",
+    "telefone", "telemóvel", "contacto", "telefoon", "telefoonnummer", "gsm", "mobiel", "rückruf", "anrufen", "numer telefonu", "komórka", "mobilnummer", "телефон", "тел", "电话", "手机", "電話", "携帯", "전화", "휴대폰", "هاتف", "جوال", "फोन", "मोबाइल",
+];
+#[rustfmt::skip]
+const NOT_PHONE_WORDS: &[&str] = &[
+    "order", "invoice", "ticket", "isbn", "issn", "doi", "version", "build", "epoch", "timestamp", "commit", "id", "sku", "part", "port", "error", "serial", "tracking", "population", "revenue", "usd", "eur", "account", "case", "zip", "rfc", "pid", "bestellnummer", "rechnungsnummer", "commande", "pedido", "ordine", "patent", "model",
+];
+/// Addresses of forms and examples.
+const SAMPLE_STREETS: [&str; 8] = [
+    "123 Main St", "123 Main Street", "123 Elm Street", "123 Elm St", "123 Any Street", "1 Main Street",
+    "456 Oak Avenue", "Musterstraße 1",
+];
+#[rustfmt::skip]
+const STREET_SUFFIXES: &[&str] = &[
+    "street", "st", "avenue", "ave", "road", "rd", "lane", "ln", "drive", "dr", "boulevard", "blvd", "court", "ct", "place", "pl", "terrace", "way", "close", "crescent", "square", "parkway", "pkwy", "highway", "hwy", "circle", "cir", "grove", "gardens", "mews", "row", "trail", "trl",
+];
+#[rustfmt::skip]
+const STREET_PREFIXES: &[&str] = &["rue", "avenue", "boulevard", "bd", "place", "allée", "impasse", "chemin", "quai", "calle", "avenida", "avda", "plaza", "paseo", "via", "viale", "piazza", "corso", "rua", "travessa", "praça", "largo", "ulica", "ul", "улица", "ул"];
+#[rustfmt::skip]
+const HOME_WORDS: &[&str] = &[
+    "lives at", "living at", "resides", "home address", "address", "residing", "my address", "home", "deliver", "ship to", "mailing address", "wohnhaft", "wohnt", "anschrift", "adresse", "habite", "domicilié", "demeurant", "vive en", "domicilio", "direccion", "residente", "abita", "indirizzo", "mora", "morada", "endereço", "woont", "adres", "zamieszkały", "adresse postale",
+];

@@ -1,0 +1,55 @@
+//! Decides how private a request is, how long its caller can wait, and therefore where it may go.
+//!
+//! Pure functions over text: nothing here opens a socket, reads a clock or keeps state between calls.
+//! The same prompt, facts and policy set always give the same decision, on any machine, in any order
+//! of rules and files; that is what makes a decision replayable and a policy provable.
+//!
+//! The path: a [`Prompt`] is normalised and scanned by detectors, rules raise classes and labels over
+//! the findings ([`PolicySet::classify`]), and [`PolicySet::decide`] intersects what the classes and
+//! labels demand with what the upstreams offer.
+//!
+//! Invariants: rules only raise; the highest class wins; matched text never leaves the scan (a
+//! [`Finding`] names detector, place and likelihood, not the text).
+#![forbid(unsafe_code)]
+
+mod classification;
+mod condition;
+mod decide;
+mod decision;
+mod demand;
+mod detector;
+mod error;
+mod evidence;
+mod explain;
+mod latency;
+mod normalize;
+mod pack;
+mod policy_set;
+mod prompt;
+mod prove;
+mod read;
+mod rule;
+mod schema;
+mod site;
+mod yaml;
+
+pub use classification::Classification;
+pub use decision::{
+    Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
+};
+pub use demand::Standing;
+pub use detector::{DetectorSpec, Scan, Scanner, SpecError};
+pub use error::{Diagnostic, PolicyError};
+pub use evidence::{Finding, Likelihood};
+pub use explain::{Clause, Explanation, RuleExplanation};
+pub use latency::LatencyClass;
+pub use pack::LANGUAGE_VERSION;
+pub use policy_set::check::{TestFailure, TestReport};
+pub use policy_set::{PackInfo, PolicySet, shipped_pack_names, shipped_sources};
+pub use prompt::{ContentKind, Prompt, RequestContext, Role, Text, Unscanned};
+pub use prove::Proof;
+pub use rule::{Rule, RuleMode, Severity};
+pub use schema::FileSchema;
+pub use site::answers::ReplyAnswer;
+pub use site::vouch::Vouch;
+pub use yaml::Source;

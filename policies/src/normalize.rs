@@ -1,0 +1,414 @@
+//! Turns a text into the views that detectors read: folded, decoded, stripped of markup, spelled out.
+//!
+//! People and programs write one number in a hundred ways: full-width, with zero-width characters,
+//! in base64, as HTML entities, in words, as literals to be joined. Every way that can be undone is
+//! undone in a *view*, in place, so that context words stay beside what they explain; every view
+//! remembers which bytes of the original each of its bytes came from.
+//!
+//! Invariants: a view's ranges map back into the original text; work and memory are bounded by
+//! [`Budget`]; ordinary ASCII prose yields one view that borrows the text.
+//! Not here: what the views mean (`detector`), and content that is no text (images, audio, PDF).
+//! Not defended: encryption, paraphrase, steganography.
+
+mod decode;
+mod fold;
+mod lookalike;
+mod markup;
+mod spelled;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::prompt::ContentKind;
+
+pub(crate) use fold::fold;
+
+/// Views derived from views, at most; the original is depth 0.
+const DEPTH_MAX: usize = 3;
+/// Views of one text, at most; transformations that change nothing make none.
+const VIEWS_MAX: usize = 12;
+
+/// Bytes that views may still take; one budget serves a whole request.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: usize,
+    /// Something was left undecoded for want of budget.
+    pub(crate) exceeded: bool,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Budget { left: bytes_max, exceeded: false }
+    }
+
+    /// Takes bytes, or notes that there are not enough.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        if bytes > self.left {
+            self.exceeded = true;
+            return false;
+        }
+        self.left -= bytes;
+        true
+    }
+
+    fn left(&self) -> usize {
+        self.left
+    }
+}
+
+/// A text as detectors read it, and the way back.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) text: Cow<'a, str>,
+    /// `None`: byte for byte the parent's (or the original's) text.
+    map: Option<Vec<Piece>>,
+    /// Index of the view this one was made from.
+    parent: Option<usize>,
+    depth: usize,
+}
+
+/// Bytes of a view from `view` up to the next piece, and where they came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    view: u32,
+    parent: u32,
+    /// End of the parent's bytes; meaningful for replaced pieces only.
+    parent_end: u32,
+    /// The bytes were copied one to one; otherwise the piece as a whole replaces the parent's range.
+    copied: bool,
+}
+
+/// All views of one text, original first.
+pub(crate) struct Views<'a> {
+    views: Vec<View<'a>>,
+    /// Encoded content that could not be read, with its range in the original.
+    pub(crate) opaque: Vec<(ContentKind, Range<usize>)>,
+}
+
+impl<'a> Views<'a> {
+    /// Builds every view that differs from the ones before it.
+    pub(crate) fn of(text: &'a str, budget: &mut Budget) -> Views<'a> {
+        let mut all = Views { views: vec![fold(text, budget)], opaque: Vec::new() };
+        let mut next = 0;
+        while next < all.views.len() && all.views.len() < VIEWS_MAX {
+            if all.views[next].depth < DEPTH_MAX {
+                all.derive_from(next, budget);
+            }
+            next += 1;
+        }
+        all
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &View<'a>)> {
+        self.views.iter().enumerate()
+    }
+
+    /// Range in the original of a range in a view.
+    pub(crate) fn original(&self, view: usize, range: Range<usize>) -> Range<usize> {
+        let mut range = range;
+        let mut at = Some(view);
+        while let Some(index) = at {
+            let view = &self.views[index];
+            range = view.parent_range(range);
+            at = view.parent;
+        }
+        range
+    }
+
+    fn derive_from(&mut self, index: usize, budget: &mut Budget) {
+        let (text, depth) = (self.views[index].text.clone(), self.views[index].depth);
+        let signs = Signs::of(&text);
+        let mut opaque = Vec::new();
+        let made = [
+            signs.may_be_encoded().then(|| decode::decode(&text, &signs, budget, &mut opaque)),
+            signs.may_be_markup().then(|| markup::strip(&text, budget)),
+            signs.may_spell_digits.then(|| spelled::digits(&text, budget)),
+            signs.has_mixed_token.then(|| lookalike::digits(&text, budget)),
+        ];
+        for (kind, range) in opaque {
+            self.opaque.push((kind, self.original(index, range)));
+        }
+        for rewritten in made.into_iter().flatten().flatten() {
+            self.add(rewritten, index, depth + 1, budget);
+        }
+    }
+
+    fn add(&mut self, rewritten: Rewritten, parent: usize, depth: usize, budget: &mut Budget) {
+        // What came out of a decoding may hold full-width digits again.
+        let Rewritten { text, pieces } = rewritten;
+        let plain = View { text: Cow::Owned(text), map: Some(pieces), parent: Some(parent), depth };
+        let folded = match fold(&plain.text, budget) {
+            View { map: Some(map), text, .. } => Some((map, text.into_owned())),
+            View { map: None, .. } => None,
+        };
+        if self.views.iter().any(|known| known.text == plain.text) {
+            return;
+        }
+        self.views.push(plain);
+        if let Some((map, text)) = folded {
+            let parent = Some(self.views.len() - 1);
+            self.views.push(View { text: Cow::Owned(text), map: Some(map), parent, depth });
+        }
+    }
+}
+
+impl View<'_> {
+    fn parent_range(&self, range: Range<usize>) -> Range<usize> {
+        let Some(map) = &self.map else { return range };
+        if range.is_empty() {
+            let at = piece_at(map, range.start).map_or(0, |p| p.parent_of(range.start).0);
+            return at..at;
+        }
+        let start = piece_at(map, range.start).map_or(0, |p| p.parent_of(range.start).0);
+        let end = piece_at(map, range.end - 1).map_or(0, |p| p.parent_of(range.end - 1).1);
+        start..end.max(start)
+    }
+}
+
+fn piece_at(map: &[Piece], at: usize) -> Option<&Piece> {
+    map[..map.partition_point(|p| p.view as usize <= at)].last()
+}
+
+impl Piece {
+    /// Start and end in the parent of the byte at `at`.
+    fn parent_of(&self, at: usize) -> (usize, usize) {
+        if self.copied {
+            let start = self.parent as usize + at - self.view as usize;
+            (start, start + 1)
+        } else {
+            (self.parent as usize, self.parent_end as usize)
+        }
+    }
+}
+
+/// A rewritten text under construction: copies and replacements, in order.
+#[derive(Default)]
+pub(crate) struct Rewrite {
+    text: String,
+    pieces: Vec<Piece>,
+    /// First byte of the parent that is not yet written.
+    read: usize,
+}
+
+/// A finished rewriting of a text.
+pub(crate) struct Rewritten {
+    text: String,
+    pieces: Vec<Piece>,
+}
+
+impl Rewrite {
+    /// Copies the parent up to `until`.
+    fn copy(&mut self, parent: &str, until: usize) {
+        if until > self.read {
+            self.piece(self.read, self.read, true);
+            self.text.push_str(&parent[self.read..until]);
+            self.read = until;
+        }
+    }
+
+    /// Writes `with` where the parent has `range`; what stands before it is copied.
+    fn replace(&mut self, parent: &str, range: Range<usize>, with: &str) {
+        self.copy(parent, range.start);
+        if !with.is_empty() {
+            self.piece(range.start, range.end, false);
+            self.text.push_str(with);
+        }
+        self.read = range.end;
+    }
+
+    /// Copies the rest; `None` if nothing was replaced.
+    fn finish(mut self, parent: &str) -> Option<Rewritten> {
+        if self.read == 0 && self.pieces.is_empty() {
+            return None;
+        }
+        self.copy(parent, parent.len());
+        (self.text != parent).then_some(Rewritten { text: self.text, pieces: self.pieces })
+    }
+
+    fn piece(&mut self, parent: usize, parent_end: usize, copied: bool) {
+        self.pieces.push(Piece {
+            view: self.text.len() as u32,
+            parent: parent as u32,
+            parent_end: parent_end as u32,
+            copied,
+        });
+    }
+}
+
+/// What one pass over the bytes says about which transformations are worth trying.
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    has_percent: bool,
+    has_backslash: bool,
+    has_ampersand: bool,
+    has_equals: bool,
+    has_angle: bool,
+    has_quote: bool,
+    has_pipe_or_star: bool,
+    /// A token of at least [`decode::TOKEN_BYTES_MIN`] letters, digits, `+/-_`.
+    has_long_token: bool,
+    /// Pairs of hexadecimal digits with separators between.
+    has_hex_pairs: bool,
+    /// A digit touches a letter that looks like one.
+    has_mixed_token: bool,
+    may_spell_digits: bool,
+}
+
+impl Signs {
+    fn of(text: &str) -> Signs {
+        let mut signs = Signs::default();
+        let bytes = text.as_bytes();
+        let mut seen = 0u8;
+        let mut pairs = 0;
+        let mut number_words = 0;
+        let beginnings = spelled::beginnings();
+        let mut at = 0;
+        while at < bytes.len() {
+            let start = at;
+            let mut kinds = 0u8;
+            while at < bytes.len() && SIGN[bytes[at] as usize] & IN_TOKEN != 0 {
+                kinds |= if bytes[at].is_ascii_digit() { 1 } else { 2 };
+                at += 1;
+            }
+            let len = at - start;
+            if kinds == 2 && len <= 10 && beginnings.contains(&bytes[start..at]) {
+                number_words += 1;
+                signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
+            } else if len > 0 && kinds != 1 {
+                number_words = 0;
+            }
+            signs.has_long_token |= len >= decode::TOKEN_BYTES_MIN;
+            signs.has_mixed_token |= kinds == 3;
+            pairs = match len {
+                2 | 4 => pairs + 1,
+                0 => pairs,
+                _ => 0,
+            };
+            signs.has_hex_pairs |= pairs >= decode::HEX_PAIRS_MIN - 1;
+            if at < bytes.len() {
+                seen |= SIGN[bytes[at] as usize];
+                at += 1;
+            }
+        }
+        signs.has_percent = seen & PERCENT != 0;
+        signs.has_backslash = seen & BACKSLASH != 0;
+        signs.has_ampersand = seen & AMPERSAND != 0;
+        signs.has_equals = seen & EQUALS != 0;
+        signs.has_angle = seen & ANGLE != 0;
+        signs.has_quote = seen & QUOTE != 0;
+        signs.has_pipe_or_star = seen & PIPE_OR_STAR != 0;
+        signs.may_spell_digits |= !text.is_ascii() && spelled::may_spell_digits(text);
+        signs
+    }
+
+    fn may_be_encoded(&self) -> bool {
+        self.has_long_token
+            || self.has_hex_pairs
+            || self.has_percent
+            || self.has_backslash
+            || self.has_ampersand
+            || self.has_equals
+    }
+
+    fn may_be_markup(&self) -> bool {
+        self.has_angle || self.has_quote || self.has_pipe_or_star
+    }
+}
+
+const PERCENT: u8 = 1;
+const BACKSLASH: u8 = 2;
+const AMPERSAND: u8 = 4;
+const EQUALS: u8 = 8;
+const ANGLE: u8 = 16;
+const QUOTE: u8 = 32;
+const PIPE_OR_STAR: u8 = 64;
+const IN_TOKEN: u8 = 128;
+const SIGN: [u8; 256] = sign_table();
+
+const fn sign_table() -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = match byte as u8 {
+            b'%' => PERCENT,
+            b'\\' => BACKSLASH,
+            b'&' => AMPERSAND,
+            b'=' => EQUALS,
+            b'<' => ANGLE,
+            b'"' | b'\'' => QUOTE,
+            b'|' | b'*' | b'`' | b'~' | b'[' => PIPE_OR_STAR,
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'+' | b'/' | b'-' | b'_' => IN_TOKEN,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn views(text: &str) -> Vec<String> {
+        let mut budget = Budget::new(1 << 20);
+        Views::of(text, &mut budget).iter().map(|(_, v)| v.text.to_string()).collect()
+    }
+
+    /// Some view holds `expected`, and it maps back to a range of the original.
+    fn check(text: &str, expected: &str) {
+        let mut budget = Budget::new(1 << 20);
+        let all = Views::of(text, &mut budget);
+        let (index, at) = all
+            .iter()
+            .find_map(|(i, v)| v.text.find(expected).map(|at| (i, at)))
+            .unwrap_or_else(|| panic!("no view of {text:?} holds {expected:?}: {:?}", views(text)));
+        let range = all.original(index, at..at + expected.len());
+        assert!(text.get(range.clone()).is_some_and(|s| !s.is_empty()), "{range:?}");
+    }
+
+    #[test]
+    fn every_disguise_has_a_view_that_undoes_it() {
+        let cases = [
+            ("card ４１１１ １１１１", "4111 1111"),
+            ("٤١١١١١١١", "41111111"),
+            ("5\u{200b}3\u{2060}6-22-1234", "536-22-1234"),
+            ("①②③", "123"),
+            ("the pаtient", "the patient"), // Cyrillic а
+            ("NTM2LTIyLTEyMzQ=", "536-22-1234"),
+            ("3533362d32322d31323334", "536-22-1234"),
+            ("%35%33%36-22-1234", "536-22-1234"),
+            ("&#53;&#x33;6-22-1234", "536-22-1234"),
+            (r"\u0035\x336-22-1234", "536-22-1234"),
+            ("=35=33=36-22-1234", "536-22-1234"),
+            ("<b>536</b>-<i>22</i>-1234", "536-22-1234"),
+            ("\"4111\" + \"1111\"", "41111111"),
+            ("four one one one double one one", "4111111"),
+            ("vier eins eins eins", "4111"),
+            ("35 33 36 2d 32 32 2d 31 32 33 34", "536-22-1234"),
+        ];
+        for (text, expected) in cases {
+            check(text, expected);
+        }
+    }
+
+    #[test]
+    fn prose_has_one_view_that_borrows() {
+        let mut budget = Budget::new(1 << 20);
+        let all = Views::of("Please summarise the meeting of last week.", &mut budget);
+        assert_eq!(all.views.len(), 1);
+        assert!(matches!(all.views[0].text, Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn decoding_nests_to_depth_three() {
+        // base64(base64("my ssn is 536-22-1234"))
+        check("YlhrZ2MzTnVJR2x6SURVek5pMHlNaTB4TWpNMA==", "my ssn is 536-22-1234");
+    }
+
+    #[test]
+    fn a_spent_budget_is_noted() {
+        let mut budget = Budget::new(4);
+        let _ = Views::of("４１１１ １１１１", &mut budget);
+        assert!(budget.exceeded);
+    }
+}

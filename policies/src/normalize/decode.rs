@@ -1,0 +1,351 @@
+//! Undoes encodings in place: base64, hexadecimal, URL, HTML, backslash escapes, quoted-printable, gzip.
+//!
+//! A candidate is replaced by its decoding only if that is text; random letters that happen to be
+//! base64 stay as they are. Long base64 that decodes to noise is reported as opaque: nobody can say
+//! what it holds.
+//!
+//! Invariants: every byte of the text is looked at a bounded number of times; a bomb ends at the budget.
+
+use std::io::Read;
+use std::ops::Range;
+
+use super::{Budget, Rewrite, Rewritten, Signs};
+use crate::prompt::ContentKind;
+
+/// Shorter tokens are words; `NTM2` says nothing.
+pub(super) const TOKEN_BYTES_MIN: usize = 12;
+/// Fewer pairs of hexadecimal digits are a date or a time.
+pub(super) const HEX_PAIRS_MIN: usize = 6;
+/// Base64 that decodes to noise and is this long is opaque; signatures and digests are shorter.
+const OPAQUE_BYTES_MIN: usize = 700;
+/// Share of printable characters that makes decoded bytes a text, in percent.
+const PRINTABLE_PERCENT_MIN: usize = 85;
+/// How many times larger than its source a compressed block may become.
+const INFLATE_FACTOR_MAX: usize = 200;
+
+/// The view in which everything that decodes to text is decoded, if there is any.
+pub(super) fn decode(
+    text: &str,
+    signs: &Signs,
+    budget: &mut Budget,
+    opaque: &mut Vec<(ContentKind, Range<usize>)>,
+) -> Option<Rewritten> {
+    let mut rewrite = Rewrite::default();
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let found = match bytes[at] {
+            b'%' if signs.has_percent => escapes(text, at, percent),
+            b'\\' if signs.has_backslash => escapes(text, at, backslash),
+            b'&' if signs.has_ampersand => entity(text, at),
+            b'=' if signs.has_equals => escapes(text, at, quoted_printable),
+            byte if is_token(byte) => {
+                let found = token(text, at, signs, budget, opaque);
+                if found.is_none() {
+                    at = token_end(bytes, at);
+                    continue;
+                }
+                found
+            }
+            _ => None,
+        };
+        match found {
+            Some((end, decoded)) if budget.take(decoded.len()) => {
+                rewrite.replace(text, at..end, &decoded);
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    let changed = rewrite.finish(text)?;
+    budget.take(changed.text.len()).then_some(changed)
+}
+
+type Found = Option<(usize, String)>;
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
+}
+
+fn token_end(bytes: &[u8], at: usize) -> usize {
+    at + bytes[at..].iter().take_while(|b| is_token(**b)).count()
+}
+
+/// A token that starts here, decoded as hexadecimal or base64.
+fn token(
+    text: &str,
+    start: usize,
+    signs: &Signs,
+    budget: &mut Budget,
+    opaque: &mut Vec<(ContentKind, Range<usize>)>,
+) -> Found {
+    let bytes = text.as_bytes();
+    let end = token_end(bytes, start);
+    if signs.has_hex_pairs
+        && let Some(found) = hex_pairs(text, start)
+    {
+        return Some(found);
+    }
+    if end - start < TOKEN_BYTES_MIN {
+        return None;
+    }
+    if let Some(decoded) = hex(&bytes[start..end]).and_then(|b| readable(&b)) {
+        return Some((end, decoded));
+    }
+    base64_block(text, start, end, budget, opaque)
+}
+
+fn hex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
+    if digits.len() % 2 != 0 {
+        return None;
+    }
+    digits.chunks_exact(2).map(|pair| hex_byte(pair[0], pair[1])).collect()
+}
+
+fn hex_byte(high: u8, low: u8) -> Option<u8> {
+    let value = |b: u8| (b as char).to_digit(16);
+    Some((value(high)? * 16 + value(low)?) as u8)
+}
+
+/// `35 33 36`, `35:33:36`, `0x35, 0x33`.
+fn hex_pairs(text: &str, start: usize) -> Found {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::new();
+    let (mut at, mut end) = (start, start);
+    loop {
+        let prefix = if bytes[at..].starts_with(b"0x") { 2 } else { 0 };
+        let (Some(&high), Some(&low)) = (bytes.get(at + prefix), bytes.get(at + prefix + 1)) else { break };
+        let Some(byte) = hex_byte(high, low) else { break };
+        if bytes.get(at + prefix + 2).is_some_and(|b| is_token(*b)) {
+            break;
+        }
+        decoded.push(byte);
+        end = at + prefix + 2;
+        let separators = bytes[end..].iter().take(3).take_while(|b| b" :,".contains(b)).count();
+        at = end + separators;
+        if separators == 0 || at >= bytes.len() {
+            break;
+        }
+    }
+    let has_letter = decoded.iter().any(|b| !b.is_ascii_digit());
+    let decoded = (decoded.len() >= HEX_PAIRS_MIN).then(|| readable(&decoded)).flatten()?;
+    (has_letter || decoded.len() >= 9).then_some((end, decoded))
+}
+
+/// Base64 from `start`, over wrapped lines and padding.
+fn base64_block(
+    text: &str,
+    start: usize,
+    first_end: usize,
+    budget: &mut Budget,
+    opaque: &mut Vec<(ContentKind, Range<usize>)>,
+) -> Found {
+    let bytes = text.as_bytes();
+    let mut end = first_end;
+    let mut line_start = start;
+    while end - line_start >= 40 {
+        let gap = bytes[end..].iter().take(2).take_while(|b| matches!(b, b'\n' | b'\r')).count();
+        let next = token_end(bytes, end + gap);
+        if gap == 0 || next == end + gap {
+            break;
+        }
+        (line_start, end) = (end + gap, next);
+    }
+    let padded_end = end + bytes[end..].iter().take(2).take_while(|b| **b == b'=').count();
+    let body = &bytes[start..end];
+    if is_plain_word(body) {
+        return None;
+    }
+    let data = base64(body)?;
+    let decoded = readable(&data).or_else(|| inflated(&data, budget));
+    if decoded.is_none() && data.len() >= OPAQUE_BYTES_MIN && !is_public(text, start) {
+        opaque.push((kind_of(&data), start..padded_end));
+    }
+    Some((padded_end, decoded?))
+}
+
+/// Words, paths and identifiers: base64 of any length mixes cases or holds digits.
+fn is_plain_word(token: &[u8]) -> bool {
+    let has = |test: fn(&u8) -> bool| token.iter().any(test);
+    let separators = token.iter().filter(|b| matches!(b, b'-' | b'_' | b'/')).count();
+    let is_mixed = has(u8::is_ascii_uppercase) && (has(u8::is_ascii_lowercase) || has(u8::is_ascii_digit));
+    !is_mixed || separators * 8 > token.len()
+}
+
+fn base64(token: &[u8]) -> Option<Vec<u8>> {
+    let mut data = Vec::with_capacity(token.len() * 3 / 4);
+    let (mut bits, mut count) = (0u32, 0);
+    for &byte in token.iter().filter(|b| !matches!(b, b'\n' | b'\r')) {
+        bits = bits << 6 | sextet(byte)?;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            data.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    // A lone last character carries six bits: no encoder writes that.
+    (count < 6).then_some(data)
+}
+
+fn sextet(byte: u8) -> Option<u32> {
+    let value = match byte {
+        b'A'..=b'Z' => byte - b'A',
+        b'a'..=b'z' => byte - b'a' + 26,
+        b'0'..=b'9' => byte - b'0' + 52,
+        b'+' | b'-' => 62,
+        b'/' | b'_' => 63,
+        _ => return None,
+    };
+    Some(u32::from(value))
+}
+
+/// The bytes as text, if they are text: UTF-8, or UTF-16 of mostly ASCII.
+fn readable(data: &[u8]) -> Option<String> {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let total = text.chars().count();
+        let printable = text.chars().filter(|c| !c.is_control() || c.is_whitespace()).count();
+        return (total >= 4 && printable * 100 >= total * PRINTABLE_PERCENT_MIN).then(|| text.to_owned());
+    }
+    utf16(data)
+}
+
+fn utf16(data: &[u8]) -> Option<String> {
+    let data = data.strip_prefix(&[0xff, 0xfe]).unwrap_or(data);
+    let units: Vec<u16> = data.chunks_exact(2).map(|p| u16::from_le_bytes([p[0], p[1]])).collect();
+    let ascii = units.iter().filter(|u| (0x20..0x7f).contains(*u)).count();
+    (units.len() >= 4 && ascii * 100 >= units.len() * PRINTABLE_PERCENT_MIN)
+        .then(|| String::from_utf16_lossy(&units))
+}
+
+/// Unpacks gzip or zlib, within the budget.
+fn inflated(data: &[u8], budget: &mut Budget) -> Option<String> {
+    let most = budget.left().min(data.len() * INFLATE_FACTOR_MAX) as u64;
+    let mut unpacked = Vec::new();
+    let complete = match data {
+        [0x1f, 0x8b, ..] => flate2::read::GzDecoder::new(data).take(most + 1).read_to_end(&mut unpacked),
+        [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => {
+            flate2::read::ZlibDecoder::new(data).take(most + 1).read_to_end(&mut unpacked)
+        }
+        _ => return None,
+    };
+    if unpacked.len() as u64 > most {
+        budget.exceeded = true;
+        unpacked.truncate(most as usize);
+    }
+    // A cut stream is read as far as it goes: what was sent is what leaks.
+    complete.ok().or((!unpacked.is_empty()).then_some(0))?;
+    let valid = match std::str::from_utf8(&unpacked) {
+        Ok(text) => text.len(),
+        Err(error) => error.valid_up_to(),
+    };
+    unpacked.truncate(valid);
+    readable(&unpacked)
+}
+
+/// Certificates, public keys and known media are not what an opaque blob hides.
+fn is_public(text: &str, start: usize) -> bool {
+    let before = &text.as_bytes()[start.saturating_sub(64)..start];
+    let has = |needle: &[u8]| before.windows(needle.len()).any(|w| w.eq_ignore_ascii_case(needle));
+    has(b"CERTIFICATE") || has(b"PUBLIC KEY") || has(b"ssh-rsa") || has(b"sha512-") || has(b"SIGNATURE")
+}
+
+fn kind_of(data: &[u8]) -> ContentKind {
+    match data {
+        [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] | [b'G', b'I', b'F', b'8', ..] => {
+            ContentKind::Image
+        }
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => ContentKind::Image,
+        [b'R', b'I', b'F', b'F', ..] | [b'I', b'D', b'3', ..] | [b'O', b'g', b'g', b'S', ..] => {
+            ContentKind::Audio
+        }
+        _ => ContentKind::EncryptedFile,
+    }
+}
+
+/// A sequence of escapes of one kind, as one text: multi-byte characters span several escapes.
+fn escapes(text: &str, start: usize, one: fn(&[u8]) -> Option<(usize, Escaped)>) -> Found {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::new();
+    let mut at = start;
+    while let Some((len, escaped)) = bytes.get(at..).and_then(one) {
+        match escaped {
+            Escaped::Byte(byte) => decoded.push(byte),
+            Escaped::Char(c) => decoded.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            Escaped::Nothing => {}
+        }
+        at += len;
+    }
+    if at == start {
+        return None;
+    }
+    String::from_utf8(decoded).ok().map(|decoded| (at, decoded))
+}
+
+enum Escaped {
+    Byte(u8),
+    Char(char),
+    Nothing,
+}
+
+fn percent(rest: &[u8]) -> Option<(usize, Escaped)> {
+    match rest {
+        [b'%', high, low, ..] => Some((3, Escaped::Byte(hex_byte(*high, *low)?))),
+        _ => None,
+    }
+}
+
+fn quoted_printable(rest: &[u8]) -> Option<(usize, Escaped)> {
+    match rest {
+        [b'=', b'\r', b'\n', ..] => Some((3, Escaped::Nothing)),
+        [b'=', b'\n', ..] => Some((2, Escaped::Nothing)),
+        [b'=', high, low, ..] if !high.is_ascii_lowercase() && !low.is_ascii_lowercase() => {
+            Some((3, Escaped::Byte(hex_byte(*high, *low)?)))
+        }
+        _ => None,
+    }
+}
+
+fn backslash(rest: &[u8]) -> Option<(usize, Escaped)> {
+    let code = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    match rest {
+        [b'\\', b'u', b'{', tail @ ..] => {
+            let len = tail.iter().take(7).position(|b| *b == b'}')?;
+            Some((len + 4, Escaped::Char(char::from_u32(code(&tail[..len])?)?)))
+        }
+        [b'\\', b'u', tail @ ..] if tail.len() >= 4 => {
+            Some((6, Escaped::Char(char::from_u32(code(&tail[..4])?)?)))
+        }
+        [b'\\', b'U', tail @ ..] if tail.len() >= 8 => {
+            Some((10, Escaped::Char(char::from_u32(code(&tail[..8])?)?)))
+        }
+        [b'\\', b'x', high, low, ..] => Some((4, Escaped::Byte(hex_byte(*high, *low)?))),
+        [b'\\', b'n', ..] => Some((2, Escaped::Byte(b'\n'))),
+        [b'\\', b't', ..] => Some((2, Escaped::Byte(b'\t'))),
+        [b'\\', quote @ (b'"' | b'/'), ..] => Some((2, Escaped::Byte(*quote))),
+        _ => None,
+    }
+}
+
+/// An HTML character reference, numeric or one of the names that occur in running text.
+fn entity(text: &str, start: usize) -> Found {
+    const NAMES: [(&str, char); 8] = [
+        ("amp", '&'), ("lt", '<'), ("gt", '>'), ("quot", '"'), ("apos", '\''), ("nbsp", ' '),
+        ("shy", '\u{ad}'), ("zwnj", '\u{200c}'),
+    ];
+    let rest = &text[start + 1..];
+    let end = rest.bytes().take(10).position(|b| b == b';')?;
+    let name = &rest[..end];
+    let c = match name.strip_prefix('#') {
+        Some(number) => {
+            let code = match number.strip_prefix(['x', 'X']) {
+                Some(hex) => u32::from_str_radix(hex, 16).ok()?,
+                None => number.parse().ok()?,
+            };
+            char::from_u32(code)?
+        }
+        None => NAMES.iter().find(|(known, _)| *known == name)?.1,
+    };
+    Some((start + end + 2, c.to_string()))
+}

@@ -1,0 +1,152 @@
+//! Compiles the rules of every part of a set, and the tests that belong to them.
+
+use super::{Builder, Part};
+use crate::condition::Condition;
+use crate::error::suggest;
+use crate::pack::Permission;
+use crate::policy_set::check::RuleTest;
+use crate::rule::{Effective, Expect, Rule, RuleMode, RuleSpec, TestSpec};
+use crate::yaml::At;
+
+impl Builder<'_> {
+    pub(super) fn read_rules(&mut self) {
+        for index in 0..self.parts.len() {
+            let Part { document, owner, effective, rules, .. } = self.parts[index];
+            for spec in rules {
+                self.read_rule(document, owner, effective, spec);
+            }
+        }
+        self.rules.sort_by(|a, b| a.id.cmp(&b.id));
+        for index in 0..self.parts.len() {
+            let Part { document, tests, .. } = self.parts[index];
+            for test in tests {
+                self.read_loose_test(document, test);
+            }
+        }
+        self.warn_about_untested_rules();
+    }
+
+    fn read_rule(&mut self, document: usize, owner: &str, pack: Effective, spec: &RuleSpec) {
+        if let Some(other) = self.rules.iter().find(|rule| rule.id == spec.id.value) {
+            let message =
+                format!("rule \"{}\" already stands in {}:{}", other.id, other.file, other.line);
+            self.errors.push((document, spec.id.complaint(message, None)));
+            return;
+        }
+        if spec.floor && spec.mode.value == RuleMode::Shadow {
+            let message = "a floor rule cannot be a shadow";
+            let hint = Some("remove floor: true in a reviewed change first".to_owned());
+            self.errors.push((document, spec.mode.complaint(message, hint)));
+        }
+        let condition = Condition::compile(&spec.when, &self.vocabulary);
+        let (class, redact) = self.read_consequence(document, spec);
+        let when = match condition {
+            Ok(condition) => condition,
+            Err(complaint) => return self.errors.push((document, complaint)),
+        };
+        let mut labels: Vec<String> =
+            spec.then.value.label.0.iter().map(|l| l.value.clone()).collect();
+        labels.sort();
+        let tests = spec.tests.0.iter().map(|test| (test, spec.id.value.clone()));
+        let tests: Vec<_> = tests.collect();
+        for (test, rule) in tests {
+            self.add_test(document, test, rule);
+        }
+        self.rules.push(Rule {
+            id: spec.id.value.clone(),
+            file: self.documents[document].source.name.clone(),
+            line: spec.id.line,
+            owner: owner.to_owned(),
+            title: spec.title.clone(),
+            citation: spec.citation.clone(),
+            severity: spec.severity,
+            floor: spec.floor,
+            mode: spec.mode.value,
+            labels,
+            because: spec.then.value.because.clone().unwrap_or_else(|| spec.title.clone()),
+            class,
+            redact,
+            effective: pack.and(spec.effective.unwrap_or_default()),
+            needs_findings: when.needs_findings(),
+            when,
+        });
+    }
+
+    /// The class that a rule raises to, its labels counted in, and whether it allows placeholders.
+    fn read_consequence(&mut self, document: usize, spec: &RuleSpec) -> (usize, bool) {
+        let then = &spec.then.value;
+        if then.label.0.is_empty() && then.class.is_none() {
+            let hint = "write then: {label: NAME, because: …} or then: {class: NAME, because: …}";
+            let message = "the rule says nothing: it names neither a label nor a class";
+            self.errors.push((document, spec.then.complaint(message, Some(hint.to_owned()))));
+        }
+        let mut class = then.class.as_ref().map_or(0, |name| self.class_of(document, name));
+        let mut redact = then.redact;
+        for name in &then.label.0 {
+            let Some(label) = self.labels.iter().find(|label| label.name == name.value) else {
+                let known = self.labels.iter().map(|label| label.name.as_str());
+                let message = format!("unknown label \"{}\"", name.value);
+                let complaint = name.complaint(message, suggest(&name.value, known));
+                self.errors.push((document, complaint));
+                continue;
+            };
+            class = class.max(label.class);
+            if then.redact && (label.redact == Permission::Never || label.never_cloud) {
+                let message = format!("the label {} forbids redact", label.name);
+                self.errors.push((document, spec.then.complaint(message, None)));
+            }
+            redact &= label.redact == Permission::Allowed;
+        }
+        if then.redact && self.classes.get(class).is_some_and(|class| class.never_cloud) {
+            let message = "redact is illegal for a class that never goes to a cloud";
+            self.errors.push((document, spec.then.complaint(message, None)));
+        }
+        (class, redact)
+    }
+
+    fn read_loose_test(&mut self, document: usize, test: &At<TestSpec>) {
+        let Some(name) = &test.value.rule else {
+            let hint = Some("add rule: HIPAA-002, or move the test into its rule".to_owned());
+            let complaint = test.complaint("a test outside a rule must name its rule", hint);
+            return self.errors.push((document, complaint));
+        };
+        if !self.rules.iter().any(|rule| rule.id == name.value) {
+            let known = self.rules.iter().map(|rule| rule.id.as_str());
+            let message = format!("unknown rule \"{}\"", name.value);
+            let complaint = name.complaint(message, suggest(&name.value, known));
+            return self.errors.push((document, complaint));
+        }
+        self.add_test(document, test, name.value.clone());
+    }
+
+    fn add_test(&mut self, document: usize, test: &At<TestSpec>, rule: String) {
+        match RuleTest::compile(test, document, rule) {
+            Ok(test) => self.rule_tests.push(test),
+            Err(complaint) => self.errors.push((document, complaint)),
+        }
+    }
+
+    fn warn_about_untested_rules(&mut self) {
+        use Expect::{Match, NoMatch};
+        for (document, spec) in self
+            .parts
+            .iter()
+            .flat_map(|part| part.rules.iter().map(move |rule| (part.document, rule)))
+        {
+            let has = |expect| {
+                let mut tests = self.rule_tests.iter();
+                tests.any(|test| {
+                    test.rule == spec.id.value && test.expect == expect && !test.is_gap()
+                })
+            };
+            let missing = match (has(Match), has(NoMatch)) {
+                (true, true) => continue,
+                (false, true) => "no test that it must match",
+                (true, false) => "no test that it must not match",
+                (false, false) => "no test",
+            };
+            let message = format!("rule \"{}\" has {missing}", spec.id.value);
+            self.warnings.push((document, spec.id.complaint(message, None)));
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Runs the tests that policy files carry: of rules in packs, of destinations in the site.
+//!
+//! A set whose tests fail is never activated. A case that is known to fail (`known_gap`) is counted
+//! apart, so that gaps stay visible, and is reported once it begins to pass.
+
+use std::collections::BTreeSet;
+
+use jiff::civil::Date;
+use serde::Serialize;
+
+use super::PolicySet;
+use crate::decision::{Decision, Facts, Mode, Quality, Route, UpstreamFacts};
+use crate::error::Diagnostic;
+use crate::prompt::{Prompt, RequestContext, Role, Text, Unscanned};
+use crate::rule::{Expect, Given, TestSpec};
+use crate::site::{GivenFacts, SiteTestSpec};
+use crate::yaml::{At, Complaint};
+
+/// The day of destination tests that name none.
+const TEST_DAY: Date = Date::constant(2026, 12, 1);
+
+/// Outcome of all tests of a set.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TestReport {
+    /// Cases that did what they should.
+    pub passed: usize,
+    /// Cases that did not.
+    pub failed: Vec<TestFailure>,
+    /// Cases that fail and are known to.
+    pub known_gaps: usize,
+    /// Cases marked as known gaps that pass: the mark can go.
+    pub closed_gaps: Vec<TestFailure>,
+    /// Rules that at least one passing case matched.
+    pub rules_covered: usize,
+    /// Rules of the set.
+    pub rules_total: usize,
+    /// Ids of the rules that no passing case matched.
+    pub rules_uncovered: Vec<String>,
+}
+
+/// A case that did not do what it should; its text stays in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TestFailure {
+    /// File of the test.
+    pub file: String,
+    /// Line of the test.
+    pub line: u32,
+    /// Rule under test; `None` for destination tests.
+    pub rule: Option<String>,
+    /// What happened instead.
+    pub message: String,
+    #[serde(skip)]
+    column: u32,
+}
+
+/// A compiled test of a rule: several cases with one expectation.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleTest {
+    document: usize,
+    line: u32,
+    column: u32,
+    pub(crate) rule: String,
+    pub(crate) expect: Expect,
+    known_gap: Option<String>,
+    given: Given,
+    /// Messages of each case.
+    cases: Vec<Vec<String>>,
+}
+
+/// A compiled destination test.
+#[derive(Clone, Debug)]
+pub(crate) struct SiteTest {
+    line: u32,
+    column: u32,
+    spec: SiteTestSpec,
+    expect: Route,
+    today: Date,
+    cases: Vec<Vec<String>>,
+}
+
+impl RuleTest {
+    pub(crate) fn compile(
+        test: &At<TestSpec>,
+        document: usize,
+        rule: String,
+    ) -> Result<RuleTest, Complaint> {
+        let spec = &test.value;
+        let hint = || Some("write expect: match or expect: no_match".to_owned());
+        let expect =
+            spec.expect.ok_or_else(|| test.complaint("the test expects nothing", hint()))?;
+        if spec.rule.as_ref().is_some_and(|named| named.value != rule) {
+            return Err(
+                test.complaint(format!("the test stands in {rule} and names another"), None)
+            );
+        }
+        Ok(RuleTest {
+            document,
+            line: test.line,
+            column: test.column,
+            rule,
+            expect: expect.value,
+            known_gap: spec.known_gap.clone(),
+            given: spec.given.clone(),
+            cases: cases(&spec.say, &spec.say_each, &spec.each_of)
+                .map_err(|message| test.complaint(message, None))?,
+        })
+    }
+
+    /// The case is known to fail.
+    pub(crate) fn is_gap(&self) -> bool {
+        self.known_gap.is_some()
+    }
+}
+
+impl SiteTest {
+    pub(crate) fn compile(test: &At<SiteTestSpec>) -> Result<SiteTest, Complaint> {
+        let spec = &test.value;
+        let hint = || Some("write expect: edge, on_prem, cloud or refuse".to_owned());
+        let expect =
+            spec.expect.ok_or_else(|| test.complaint("the test expects nothing", hint()))?;
+        let today = spec.facts.today.as_ref().map_or(Ok(TEST_DAY), |day| {
+            day.parse().map_err(|_| {
+                test.complaint(format!("expected a date such as 2026-12-01, got \"{day}\""), None)
+            })
+        })?;
+        Ok(SiteTest {
+            line: test.line,
+            column: test.column,
+            spec: spec.clone(),
+            expect,
+            today,
+            cases: cases(&spec.say, &spec.say_each, &spec.each_of)
+                .map_err(|message| test.complaint(message, None))?,
+        })
+    }
+}
+
+/// The messages of each case: one of the three ways to write them.
+fn cases(
+    say: &Option<String>,
+    say_each: &Option<Vec<String>>,
+    each_of: &Option<Vec<String>>,
+) -> Result<Vec<Vec<String>>, &'static str> {
+    match (say, say_each, each_of) {
+        (Some(text), None, None) => Ok(vec![vec![text.clone()]]),
+        (None, Some(turns), None) if !turns.is_empty() => Ok(vec![turns.clone()]),
+        (None, None, Some(texts)) if !texts.is_empty() => {
+            Ok(texts.iter().map(|text| vec![text.clone()]).collect())
+        }
+        _ => Err("a test says one of say: TEXT, say_each: [TURN, TURN], each_of: [CASE, CASE]"),
+    }
+}
+
+/// The request that a case describes.
+fn prompt(given: &Given, turns: &[String]) -> Prompt {
+    let texts = turns.iter().enumerate().map(|(index, text)| Text {
+        place: format!("messages[{index}].content"),
+        message: Some(index),
+        role: Role::User,
+        text: text.clone(),
+    });
+    let unscanned = given
+        .content
+        .0
+        .iter()
+        .map(|&kind| Unscanned { kind, place: format!("messages[{}].content", turns.len()) });
+    let headers = given.header.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
+    Prompt {
+        texts: texts.collect(),
+        unscanned: unscanned.collect(),
+        context: RequestContext {
+            headers: headers.collect(),
+            tags: given.tag.0.iter().cloned().collect(),
+            key_tags: given.key_tag.0.iter().cloned().collect(),
+            class: given.class.clone(),
+            latency: given.latency.clone(),
+            model: given.model.clone().unwrap_or_default(),
+            path: given.path.clone().unwrap_or_else(|| "/v1/chat/completions".to_owned()),
+            caller: given.caller.clone(),
+        },
+    }
+}
+
+impl PolicySet {
+    /// Runs every test of the set's files.
+    pub fn run_tests(&self) -> TestReport {
+        let mut report = TestReport { rules_total: self.rules.len(), ..TestReport::default() };
+        let mut covered = BTreeSet::new();
+        for test in &self.rule_tests {
+            self.run_rule_test(test, &mut report, &mut covered);
+        }
+        for test in &self.site_tests {
+            self.run_site_test(test, &mut report);
+        }
+        let ids = self.rules.iter().map(|rule| rule.id.clone());
+        report.rules_uncovered = ids.filter(|id| !covered.contains(id)).collect();
+        report.rules_covered = report.rules_total - report.rules_uncovered.len();
+        report
+    }
+
+    fn run_rule_test(
+        &self,
+        test: &RuleTest,
+        report: &mut TestReport,
+        covered: &mut BTreeSet<String>,
+    ) {
+        for (index, turns) in test.cases.iter().enumerate() {
+            let classification = self.classify(&prompt(&test.given, turns));
+            let matched = classification.rules.contains(&test.rule)
+                || classification.shadow_rules.contains(&test.rule);
+            let held = matched == (test.expect == Expect::Match);
+            if held && !test.is_gap() {
+                covered.extend(classification.rules);
+                covered.extend(classification.shadow_rules);
+            }
+            let found = findings_in_words(&classification.findings);
+            let message = match test.expect {
+                Expect::Match => format!("expected a match, got none; found: {found}"),
+                Expect::NoMatch => format!("expected no match, got one; found: {found}"),
+            };
+            let failure = TestFailure {
+                file: self.sources[test.document].name.clone(),
+                line: test.line,
+                column: test.column,
+                rule: Some(test.rule.clone()),
+                message: format!("{}{message}", case_in_words(index, test.cases.len())),
+            };
+            report.count(held, test.is_gap(), failure);
+        }
+    }
+
+    fn run_site_test(&self, test: &SiteTest, report: &mut TestReport) {
+        for (index, turns) in test.cases.iter().enumerate() {
+            let facts = self.test_facts(&test.spec.facts, test.today);
+            let classification = self.classify(&prompt(&test.spec.given, turns));
+            let decision = self.decide(&classification, &facts);
+            let complaint = site_complaint(test, &decision);
+            let failure = TestFailure {
+                file: self.sources[0].name.clone(),
+                line: test.line,
+                column: test.column,
+                rule: None,
+                message: format!(
+                    "{}{}",
+                    case_in_words(index, test.cases.len()),
+                    complaint.clone().unwrap_or_default()
+                ),
+            };
+            report.count(complaint.is_none(), test.spec.known_gap.is_some(), failure);
+        }
+    }
+
+    /// Every vouched upstream, the edge and one cloud without a vouch, changed as a test says.
+    fn test_facts(&self, given: &GivenFacts, today: Date) -> Facts {
+        let edge = UpstreamFacts {
+            id: "edge".to_owned(),
+            edge: true,
+            scheme: String::new(),
+            host: String::new(),
+            port: 0,
+            healthy: !given.edge_down,
+            quality: Some(given.edge_quality.unwrap_or(Quality::Demo)),
+            first_token_ms: given.edge_first_token.map(|wait| wait.0),
+            tokens_per_second: None,
+        };
+        let network =
+            |id: &str, scheme: &str, host: &str, port: u16, healthy: bool| UpstreamFacts {
+                id: id.to_owned(),
+                edge: false,
+                scheme: scheme.to_owned(),
+                host: host.to_owned(),
+                port,
+                healthy,
+                quality: None,
+                first_token_ms: None,
+                tokens_per_second: None,
+            };
+        let vouched = self.vouches.iter().filter_map(|vouch| {
+            let address = vouch.address.as_ref()?;
+            let is_cloud = vouch.standing.zone == crate::decision::Zone::Cloud;
+            let healthy = !(is_cloud && given.cloud_down);
+            Some(network(&vouch.upstream, &address.scheme, &address.host, address.port, healthy))
+        });
+        let mut upstreams = vec![edge];
+        upstreams.extend(vouched);
+        upstreams.push(network("assumed-cloud", "https", "cloud.invalid", 443, !given.cloud_down));
+        Facts {
+            today,
+            mode: if given.production { Mode::Production } else { Mode::Trial },
+            offline: given.offline.then(|| "declared by the test".to_owned()),
+            audit_writable: !given.audit_down,
+            tainted: given.tainted,
+            taint_unknown: given.taint_unknown,
+            upstreams,
+        }
+    }
+}
+
+fn site_complaint(test: &SiteTest, decision: &Decision) -> Option<String> {
+    let route = |route: Route| format!("{route:?}").to_lowercase();
+    if decision.route != test.expect {
+        let expected = route(test.expect);
+        return Some(format!(
+            "expected {expected}, got {}: {}",
+            route(decision.route),
+            decision.reason
+        ));
+    }
+    if let Some(class) = test.spec.class.as_ref().filter(|class| **class != decision.class) {
+        return Some(format!(
+            "expected class {class}, got {}: {}",
+            decision.class, decision.reason
+        ));
+    }
+    let mut missing = test.spec.label.0.iter().filter(|label| !decision.labels.contains(label));
+    missing
+        .next()
+        .map(|label| format!("expected the label {label}, got [{}]", decision.labels.join(", ")))
+}
+
+fn case_in_words(index: usize, count: usize) -> String {
+    if count > 1 { format!("case {} of {count}: ", index + 1) } else { String::new() }
+}
+
+fn findings_in_words(findings: &[crate::evidence::Finding]) -> String {
+    let names: BTreeSet<String> =
+        findings.iter().map(|f| format!("{} ({})", f.detector, f.likelihood.in_words())).collect();
+    match names.is_empty() {
+        true => "nothing".to_owned(),
+        false => names.into_iter().collect::<Vec<_>>().join(", "),
+    }
+}
+
+impl TestReport {
+    fn count(&mut self, held: bool, is_gap: bool, failure: TestFailure) {
+        match (held, is_gap) {
+            (true, false) => self.passed += 1,
+            (false, false) => self.failed.push(failure),
+            (false, true) => self.known_gaps += 1,
+            (true, true) => {
+                let message = "the known gap is closed: take the mark away".to_owned();
+                self.closed_gaps.push(TestFailure { message, ..failure });
+            }
+        }
+    }
+
+    /// The failures as diagnostics that point into the files.
+    pub(crate) fn diagnostics(&self, set: &PolicySet) -> Vec<Diagnostic> {
+        let hint =
+            "a set whose tests fail is not activated; change the rule, or the test if it is wrong";
+        let line_of = |failure: &TestFailure| {
+            let source = set.sources.iter().find(|source| source.name == failure.file)?;
+            source.text.lines().nth(failure.line as usize - 1)
+        };
+        let diagnostic = |failure: &TestFailure| Diagnostic {
+            file: failure.file.clone(),
+            line: failure.line,
+            column: failure.column,
+            path: failure.rule.clone().unwrap_or_default(),
+            message: format!("the test fails: {}", failure.message),
+            source_line: line_of(failure).unwrap_or_default().to_owned(),
+            hint: Some(hint.to_owned()),
+        };
+        self.failed.iter().map(diagnostic).collect()
+    }
+}

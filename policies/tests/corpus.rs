@@ -1,0 +1,133 @@
+//! Measures routing on the shipped corpus: what must stay private, and what may go to a cloud.
+//!
+//! A missed row is a breach and a false alarm costs quality; both have a bound here. Set
+//! `CORPUS_SHOW=1` to print the rows that went wrong and what was found in them.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may stop and print")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use sluice_policies::{Facts, Mode, PolicySet, Prompt, Quality, Role, Route, Text, UpstreamFacts};
+
+#[derive(Deserialize)]
+struct Row {
+    id: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    messages: Vec<Message>,
+    expect: String,
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: Role,
+    content: String,
+}
+
+impl Row {
+    fn prompt(&self) -> Prompt {
+        if let Some(text) = &self.text {
+            return Prompt::from_user_text(text.clone());
+        }
+        let texts = self.messages.iter().enumerate().map(|(i, m)| Text {
+            place: format!("messages[{i}].content"),
+            message: Some(i),
+            role: m.role,
+            text: m.content.clone(),
+        });
+        Prompt { texts: texts.collect(), ..Prompt::default() }
+    }
+}
+
+/// An idle edge and one cloud upstream for which nobody vouches.
+fn facts() -> Facts {
+    let upstream = |id: &str, edge: bool| UpstreamFacts {
+        id: id.to_owned(),
+        edge,
+        scheme: if edge { String::new() } else { "https".to_owned() },
+        host: if edge { String::new() } else { "assumed-cloud.invalid".to_owned() },
+        port: if edge { 0 } else { 443 },
+        healthy: true,
+        quality: edge.then_some(Quality::Demo),
+        first_token_ms: None,
+        tokens_per_second: None,
+    };
+    serde_json::from_value::<Facts>(serde_json::json!({
+        "today": "2026-12-01", "mode": Mode::Trial,
+        "upstreams": [upstream("edge", true), upstream("assumed-cloud", false)],
+    }))
+    .unwrap()
+}
+
+#[derive(Default)]
+struct Tally {
+    total: usize,
+    wrong: usize,
+}
+
+#[test]
+fn shipped_corpus_is_routed_within_the_bounds() {
+    let set = PolicySet::shipped().unwrap_or_else(|e| panic!("{e}"));
+    let facts = facts();
+    let show = std::env::var_os("CORPUS_SHOW").is_some();
+    let mut tallies: BTreeMap<(String, String), Tally> = BTreeMap::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let folder = std::env::var_os("CORPUS_DIR").map_or(folder, Into::into);
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "jsonl"));
+    files.sort();
+    for line in files.iter().flat_map(|f| {
+        std::fs::read_to_string(f).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    }) {
+        let row: Row = serde_json::from_str(&line).unwrap();
+        let prompt = row.prompt();
+        let classification = set.classify(&prompt);
+        let decision = set.decide(&classification, &facts);
+        let went_private = decision.route != Route::Cloud;
+        let wrong = went_private != (row.expect == "private");
+        let tally = tallies.entry((row.expect.clone(), row.kind.clone())).or_default();
+        tally.total += 1;
+        tally.wrong += usize::from(wrong);
+        if show && wrong {
+            let found: Vec<String> = classification
+                .findings
+                .iter()
+                .map(|f| {
+                    let value = &prompt.texts[f.text].text[f.span.clone()];
+                    format!("{}:{:?}:{value:?}", f.detector, f.likelihood)
+                })
+                .collect();
+            println!(
+                "\n{} expected {} got {:?} rules {:?}\n  {}\n  {}",
+                row.id,
+                row.expect,
+                decision.route,
+                decision.rules,
+                line.chars().take(500).collect::<String>(),
+                found.join(" | ")
+            );
+        }
+    }
+    let sum = |expect: &str| {
+        tallies
+            .iter()
+            .filter(|((e, _), _)| e == expect)
+            .fold((0, 0), |s, (_, t)| (s.0 + t.total, s.1 + t.wrong))
+    };
+    for ((expect, kind), tally) in &tallies {
+        println!("{expect:8} {kind:16} {:4} rows, {:3} wrong", tally.total, tally.wrong);
+    }
+    let ((private, missed), (cloud, alarms)) = (sum("private"), sum("cloud"));
+    println!(
+        "recall {:.2} % of {private}, false positives {:.2} % of {cloud}",
+        100.0 - 100.0 * missed as f64 / private as f64,
+        100.0 * alarms as f64 / cloud as f64
+    );
+    assert!(missed * 100 <= private, "{missed} of {private} private rows went to the cloud");
+    assert!(alarms * 100 <= cloud * 2, "{alarms} of {cloud} harmless rows stayed private");
+}
