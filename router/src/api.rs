@@ -1,0 +1,171 @@
+//! The dialects that clients speak, and the one form that the gateway works with.
+//!
+//! A dialect parses a body once into a [`Request`]: the prompt that policy sees, and the JSON that an
+//! upstream gets. Both come from the same parsed value, so what was scanned is what is sent, even
+//! for bodies with duplicate keys or odd escapes.
+//!
+//! Invariants: a field outside the dialect's table is scanned and named as unscanned content, never
+//! ignored; no error text quotes the body. Not here: HTTP (`server`), decisions (`gateway`).
+
+pub mod chat;
+mod error;
+mod place;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use hyper::header::HeaderName;
+use serde_json::{Map, Value};
+use sluice_policies::{Prompt, RequestContext};
+
+pub use error::ApiError;
+
+use crate::identity::Caller;
+use place::Step;
+
+/// Longest value of a `x-sluice-*` request header, bytes.
+const HINT_BYTES_MAX: usize = 256;
+/// Most tags that a client may send.
+const TAGS_MAX: usize = 32;
+
+/// A request in the form that every dialect lowers to.
+pub struct Request {
+    /// `x-request-id`: the client's, or minted.
+    pub id: String,
+    /// What policy sees.
+    pub prompt: Arc<Prompt>,
+    /// What an upstream gets.
+    pub chat: ChatBody,
+    /// What ties the turns of a conversation together, if the client says (`x-sluice-session`).
+    pub session: Option<String>,
+    /// Who calls.
+    pub caller: Caller,
+}
+
+/// A chat completions body, parsed once.
+pub struct ChatBody {
+    /// The body; keys are sorted, each occurs once.
+    pub fields: Map<String, Value>,
+    /// The model as the client names it.
+    pub model: String,
+    /// The client wants server-sent events.
+    pub stream: bool,
+    /// The client asked for a usage chunk at the end of the stream.
+    pub include_usage: bool,
+    unknown: Vec<UnknownField>,
+}
+
+/// A field that the dialect's table does not list.
+struct UnknownField {
+    place: String,
+    path: Vec<Step>,
+}
+
+impl ChatBody {
+    /// Removes the unknown fields at these places (`Classification::strip`) and returns the places
+    /// that were removed.
+    pub fn strip(&mut self, places: &[String]) -> Vec<String> {
+        let mut removed = Vec::new();
+        // From the back: removing `content[1]` must not move `content[2]` before its turn.
+        for unknown in self.unknown.iter().rev().filter(|u| places.contains(&u.place)) {
+            if place::remove(&mut self.fields, &unknown.path) {
+                removed.push(unknown.place.clone());
+            }
+        }
+        removed.reverse();
+        removed
+    }
+}
+
+/// What the headers of a request say, each read once.
+pub struct Hints {
+    /// For policy: headers, tags, class and latency as the client asks.
+    pub context: RequestContext,
+    /// `x-sluice-session`, else `x-session-id`.
+    pub session: Option<String>,
+    /// `x-request-id`, or a fresh one.
+    pub request_id: String,
+}
+
+impl Hints {
+    /// Reads the headers. A hint that comes twice is an error: which one counts would depend on who
+    /// reads it.
+    pub fn read(headers: &HeaderMap, path: &str) -> Result<Hints, ApiError> {
+        let context = RequestContext {
+            headers: plain_headers(headers),
+            tags: tags(single(headers, "x-sluice-tags")?.unwrap_or_default())?,
+            class: single(headers, "x-sluice-class")?.map(str::to_owned),
+            latency: single(headers, "x-sluice-latency")?.map(str::to_owned),
+            path: path.to_owned(),
+            ..RequestContext::default()
+        };
+        let session = match single(headers, "x-sluice-session")? {
+            Some(session) => Some(session),
+            None => single(headers, "x-session-id")?,
+        };
+        Ok(Hints { context, session: session.map(str::to_owned), request_id: request_id(headers) })
+    }
+}
+
+/// The client's `x-request-id` if it is short and plain, else a fresh one.
+pub fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").and_then(|v| v.to_str().ok());
+    let plain = |id: &&str| {
+        !id.is_empty()
+            && id.len() <= 128
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    match given.filter(plain) {
+        Some(id) => id.to_owned(),
+        None => uuid::Uuid::now_v7().simple().to_string(),
+    }
+}
+
+fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::invalid_header(name, "expected once, got twice"));
+    }
+    let text = value.to_str().map_err(|_| ApiError::invalid_header(name, "expected ASCII"))?;
+    if text.len() > HINT_BYTES_MAX {
+        return Err(ApiError::invalid_header(name, "expected at most 256 bytes"));
+    }
+    Ok(Some(text.trim()).filter(|t| !t.is_empty()))
+}
+
+fn tags(list: &str) -> Result<std::collections::BTreeSet<String>, ApiError> {
+    let tags: std::collections::BTreeSet<String> =
+        list.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect();
+    if tags.len() > TAGS_MAX {
+        return Err(ApiError::invalid_header("x-sluice-tags", "expected at most 32 tags"));
+    }
+    Ok(tags)
+}
+
+/// Headers that rules may match. Credentials never become part of a prompt's context.
+fn plain_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut plain = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        if is_credential(name) {
+            continue;
+        }
+        let Ok(value) = value.to_str() else { continue };
+        plain
+            .entry(name.as_str().to_owned())
+            .and_modify(|all| {
+                all.push_str(", ");
+                all.push_str(value);
+            })
+            .or_insert_with(|| value.to_owned());
+    }
+    plain
+}
+
+fn is_credential(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key"
+    )
+}

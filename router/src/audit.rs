@@ -1,0 +1,208 @@
+//! The record of every attempt to answer: written before a byte leaves, chained, without content.
+//!
+//! One thread owns the file. Callers send it finished JSON and wait until the line is written (and
+//! synced, if so configured); lines that wait together share one write and one sync. Each line holds
+//! its number and the SHA-256 of the line before it, so a changed or missing line shows.
+//!
+//! Invariants: a [`Recorded`] exists only after its line is in the file; an attempt always gets an
+//! outcome line unless the process dies or the log cannot be written, and one without it counts as
+//! "may have left". No line holds text of a request or reply: places and detector names only.
+//!
+//! Not here: signatures, checkpoints, segments, reading the log back.
+
+mod record;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
+
+use crate::config::{AuditConfig, Fsync};
+use crate::upstream::UpstreamId;
+
+/// Lines that may wait for the writer; more callers wait their turn.
+const WAITING_MAX: usize = 4096;
+
+/// The audit log of one process. Clones share the writer.
+#[derive(Clone)]
+pub struct AuditLog {
+    lines: mpsc::Sender<Line>,
+    health: Arc<Health>,
+    path: Arc<Path>,
+}
+
+/// Whether the log takes records.
+#[derive(Default)]
+struct Health {
+    down: AtomicBool,
+    failures: AtomicU64,
+}
+
+/// One record on its way to the file.
+struct Line {
+    /// A JSON object without the chain's fields.
+    json: Vec<u8>,
+    /// Told `true` once the line is safe, `false` if it could not be written.
+    written: Option<oneshot::Sender<bool>>,
+}
+
+/// An audit log that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The folder or file could not be made, opened or read.
+    #[error("failed to open the audit log {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process writes it.
+    #[error(
+        "failed to lock the audit log {path}: another process writes it; give each its own audit.path"
+    )]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its last line is whole but is not one of ours.
+    #[error(
+        "failed to continue the audit log {path}: its last line is not an audit record; move the file away"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A record could not be written; nothing may leave on account of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to write the audit record")]
+pub struct AuditDown;
+
+/// Proof that an attempt is on record, and the duty to record how it ended.
+///
+/// Dropped without [`Recorded::close`], it records that the attempt was abandoned: a client that left
+/// before the upstream answered.
+pub struct Recorded {
+    upstream: Option<UpstreamId>,
+    open: Option<OpenAttempt>,
+}
+
+struct OpenAttempt {
+    /// A place kept for the outcome line, so that closing never waits and never fails for room.
+    place: mpsc::OwnedPermit<Line>,
+    id: String,
+    attempt: u32,
+    upstream: UpstreamId,
+}
+
+impl AuditLog {
+    /// Opens the log, repairs a line torn by a crash, and starts the writer.
+    pub fn open(config: &AuditConfig) -> Result<AuditLog, AuditError> {
+        match (AuditLog::open_in(&config.path, config.fsync), &config.fallback) {
+            (Err(error), Some(fallback)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, instead = %fallback.display(), "audit log was moved");
+                AuditLog::open_in(fallback, config.fsync)
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    fn open_in(folder: &Path, fsync: Fsync) -> Result<AuditLog, AuditError> {
+        let file = writer::Chain::open(folder, fsync == Fsync::EveryRecord)?;
+        let path: Arc<Path> = file.path().into();
+        let (lines, waiting) = mpsc::channel(WAITING_MAX);
+        let health = Arc::new(Health::default());
+        let shared = health.clone();
+        std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer::run(file, waiting, &shared))
+            .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
+        Ok(AuditLog { lines, health, path })
+    }
+
+    /// The file that is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the last record could be written.
+    pub fn is_writable(&self) -> bool {
+        !self.health.down.load(Ordering::Relaxed)
+    }
+
+    /// Records that could not be written since the start.
+    pub fn failures(&self) -> u64 {
+        self.health.failures.load(Ordering::Relaxed)
+    }
+
+    /// Records an attempt and waits until it is written. Nothing may leave before this returns `Ok`.
+    pub async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
+        let place = self.lines.clone().reserve_owned().await.map_err(|_| AuditDown)?;
+        self.write(record.to_json()).await?;
+        let upstream = record.upstream.clone();
+        let open = OpenAttempt {
+            place,
+            id: record.id.to_owned(),
+            attempt: record.attempt,
+            upstream: upstream.clone(),
+        };
+        Ok(Recorded { upstream: Some(upstream), open: Some(open) })
+    }
+
+    /// Records a refusal.
+    pub async fn refusal(&self, record: &RefusalRecord<'_>) -> Result<(), AuditDown> {
+        self.write(record.to_json()).await
+    }
+
+    async fn write(&self, json: Vec<u8>) -> Result<(), AuditDown> {
+        let (written, confirmed) = oneshot::channel();
+        let line = Line { json, written: Some(written) };
+        self.lines.send(line).await.map_err(|_| AuditDown)?;
+        match confirmed.await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(AuditDown),
+        }
+    }
+}
+
+impl Recorded {
+    /// Which upstream the record names.
+    pub fn upstream(&self) -> Option<&UpstreamId> {
+        self.upstream.as_ref()
+    }
+
+    /// Records how the attempt ended.
+    pub fn close(mut self, outcome: &Outcome) {
+        self.write_outcome(outcome);
+    }
+
+    fn write_outcome(&mut self, outcome: &Outcome) {
+        if let Some(open) = self.open.take() {
+            let json = outcome.to_json(&open.id, open.attempt, &open.upstream);
+            open.place.send(Line { json, written: None });
+        }
+    }
+
+    /// A proof for tests of the permit; there is no log behind it.
+    #[cfg(test)]
+    pub(crate) fn for_test(upstream: &UpstreamId) -> Recorded {
+        Recorded { upstream: Some(upstream.clone()), open: None }
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        self.write_outcome(&Outcome::abandoned());
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! What one audit line says. Field names are part of the log's format: they are added, never renamed.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sluice_policies::{Classification, Decision, Facts, Finding, Refusal, Route};
+
+use crate::upstream::UpstreamId;
+
+/// One attempt to have one upstream answer, written before anything is sent.
+pub struct AttemptRecord<'a> {
+    /// The decision's id (UUIDv7); all attempts of a request share it.
+    pub id: &'a str,
+    /// 1 for the first choice, 2 for the first fallback, …
+    pub attempt: u32,
+    /// Who is asked.
+    pub upstream: UpstreamId,
+    /// `scheme://host:port` of a network upstream; empty for the edge.
+    pub address: &'a str,
+    /// The decision that allowed it.
+    pub decision: &'a Decision,
+    /// What the decision was about.
+    pub classification: &'a Classification,
+    /// What was known when it was taken.
+    pub facts: &'a Facts,
+    /// The caller's id, if known.
+    pub caller: Option<&'a str>,
+    /// The caller's tenant.
+    pub tenant: &'a str,
+    /// Fields that were removed from the body.
+    pub stripped: &'a [String],
+    /// Bytes that would leave this process; 0 for the edge.
+    pub bytes: usize,
+}
+
+/// A request that nothing may answer, or that nothing did.
+pub struct RefusalRecord<'a> {
+    /// The decision's id.
+    pub id: &'a str,
+    /// The decision that refused.
+    pub decision: &'a Decision,
+    /// What the decision was about.
+    pub classification: &'a Classification,
+    /// What was known when it was taken.
+    pub facts: &'a Facts,
+    /// The caller's id, if known.
+    pub caller: Option<&'a str>,
+    /// The caller's tenant.
+    pub tenant: &'a str,
+    /// The code that the client was told.
+    pub code: &'a str,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// In one word.
+    pub ending: Ending,
+    /// The upstream's HTTP status, if it gave one.
+    pub status: Option<u16>,
+    /// Why it was cut or failed, as a stable code.
+    pub error: Option<&'static str>,
+    /// Bytes of the reply that were passed on.
+    pub bytes_received: u64,
+    /// Tokens of the prompt, as the upstream counted.
+    pub prompt_tokens: Option<u64>,
+    /// Tokens of the reply, as the upstream counted.
+    pub completion_tokens: Option<u64>,
+    /// From the attempt's start to its end.
+    pub took: Duration,
+}
+
+/// How an attempt ended, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The whole reply was passed on.
+    Complete,
+    /// The reply broke off after its first byte.
+    Cut,
+    /// No reply came; the next allowed upstream may be asked.
+    Failed,
+    /// The client left before the end.
+    ClientLeft,
+}
+
+impl Outcome {
+    /// An attempt whose request was dropped before an answer.
+    pub fn abandoned() -> Outcome {
+        Outcome {
+            ending: Ending::ClientLeft,
+            status: None,
+            error: None,
+            bytes_received: 0,
+            prompt_tokens: None,
+            completion_tokens: None,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// An attempt that brought no reply.
+    pub fn failed(error: &'static str, status: Option<u16>, took: Duration) -> Outcome {
+        let ending = Ending::Failed;
+        Outcome { ending, status, error: Some(error), took, ..Outcome::abandoned() }
+    }
+
+    pub(super) fn to_json(&self, id: &str, attempt: u32, upstream: &UpstreamId) -> Vec<u8> {
+        json(&OutcomeLine {
+            kind: "outcome",
+            time: now(),
+            id,
+            attempt,
+            upstream: upstream.as_str(),
+            ending: self.ending,
+            status: self.status,
+            error: self.error,
+            bytes_received: self.bytes_received,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            took_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+impl AttemptRecord<'_> {
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        json(&DecisionLine {
+            attempt: Some(self.attempt),
+            upstream: Some(self.upstream.as_str()),
+            address: Some(self.address).filter(|a| !a.is_empty()),
+            stripped: self.stripped,
+            bytes: Some(self.bytes),
+            ..DecisionLine::of("attempt", self.id, self.decision, self.classification, self.facts)
+                .by(self.caller, self.tenant)
+        })
+    }
+}
+
+impl RefusalRecord<'_> {
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let refusal = self.decision.refusal.as_ref();
+        json(&DecisionLine {
+            route: Route::Refuse,
+            code: Some(self.code),
+            message: refusal.map(|r: &Refusal| r.message.as_str()),
+            ..DecisionLine::of("refusal", self.id, self.decision, self.classification, self.facts)
+                .by(self.caller, self.tenant)
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct DecisionLine<'a> {
+    kind: &'static str,
+    time: String,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    route: Route,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    class: &'a str,
+    labels: &'a [String],
+    latency: &'a str,
+    rules: &'a [String],
+    raised_by: &'a [String],
+    shadow_rules: &'a [String],
+    findings: &'a [Finding],
+    unscanned: Vec<UnscannedLine<'a>>,
+    stripped: &'a [String],
+    allowed: &'a [String],
+    caller: Option<&'a str>,
+    tenant: &'a str,
+    policy: &'a str,
+    facts: &'a Facts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct UnscannedLine<'a> {
+    kind: sluice_policies::ContentKind,
+    place: &'a str,
+}
+
+#[derive(Serialize)]
+struct OutcomeLine<'a> {
+    kind: &'static str,
+    time: String,
+    id: &'a str,
+    attempt: u32,
+    upstream: &'a str,
+    ending: Ending,
+    status: Option<u16>,
+    error: Option<&'a str>,
+    bytes_received: u64,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    took_ms: u64,
+}
+
+impl<'a> DecisionLine<'a> {
+    fn of(
+        kind: &'static str,
+        id: &'a str,
+        decision: &'a Decision,
+        classification: &'a Classification,
+        facts: &'a Facts,
+    ) -> Self {
+        let unscanned = classification.unscanned.iter();
+        DecisionLine {
+            kind,
+            time: now(),
+            id,
+            attempt: None,
+            route: decision.route,
+            upstream: None,
+            address: None,
+            code: None,
+            message: None,
+            class: &decision.class,
+            labels: &decision.labels,
+            latency: &decision.latency,
+            rules: &decision.rules,
+            raised_by: &decision.raised_by,
+            shadow_rules: &classification.shadow_rules,
+            findings: &classification.findings,
+            unscanned: unscanned.map(|u| UnscannedLine { kind: u.kind, place: &u.place }).collect(),
+            stripped: &[],
+            allowed: &decision.allowed,
+            caller: None,
+            tenant: "",
+            policy: &decision.policy_digest,
+            facts,
+            bytes: None,
+        }
+    }
+
+    fn by(self, caller: Option<&'a str>, tenant: &'a str) -> Self {
+        DecisionLine { caller, tenant, ..self }
+    }
+}
+
+fn json(line: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(line).expect("audit lines have string keys and finite numbers only")
+}
+
+/// UTC to the millisecond.
+fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}

@@ -1,0 +1,229 @@
+//! The log as an auditor and a crash find it.
+
+use serde_json::{Value, json};
+use sluice_policies::{Classification, Decision, Facts, Mode, Route};
+use tempfile::TempDir;
+
+use super::writer::hex_digest;
+use super::*;
+
+struct Fixture {
+    decision: Decision,
+    classification: Classification,
+    facts: Facts,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let decision = Decision {
+            route: Route::Cloud,
+            upstream: Some("cloud".into()),
+            allowed: vec!["cloud".into()],
+            class: "internal".into(),
+            labels: vec![],
+            latency: "interactive".into(),
+            redact: false,
+            rules: vec!["R-1".into()],
+            raised_by: vec!["R-1".into()],
+            never_cloud: false,
+            reason: String::new(),
+            refusal: None,
+            policy_digest: "d".into(),
+            queue_ms_max: None,
+        };
+        let classification = serde_json::from_value(json!({
+            "class": "internal", "labels": [], "latency": "interactive", "rules": ["R-1"],
+            "raised_by": ["R-1"], "shadow_rules": [],
+            "findings": [{"detector": "email", "place": "messages[0].content", "likelihood": "likely"}],
+            "refuse": null, "strip": [], "never_cloud": false, "reason": "",
+            "base_class": "internal", "base_reason": null, "excepted": [], "redactable": false,
+        }))
+        .unwrap();
+        let facts = Facts {
+            today: jiff::civil::date(2026, 11, 22),
+            mode: Mode::Trial,
+            offline: None,
+            audit_writable: true,
+            tainted: false,
+            taint_unknown: false,
+            upstreams: vec![],
+        };
+        Fixture { decision, classification, facts }
+    }
+
+    fn attempt(&self, number: u32) -> AttemptRecord<'_> {
+        AttemptRecord {
+            id: "id-1",
+            attempt: number,
+            upstream: UpstreamId::new("cloud"),
+            address: "https://cloud.example",
+            decision: &self.decision,
+            classification: &self.classification,
+            facts: &self.facts,
+            caller: Some("app"),
+            tenant: "default",
+            stripped: &[],
+            bytes: 10,
+        }
+    }
+}
+
+fn open(folder: &TempDir) -> Result<AuditLog, AuditError> {
+    let path = folder.path().join("audit");
+    AuditLog::open(&AuditConfig { path, fsync: Fsync::EveryRecord, fallback: None })
+}
+
+/// Opens a log whose last writer has just been dropped and is still letting go of the lock.
+fn reopen(folder: &TempDir) -> AuditLog {
+    loop {
+        match open(folder) {
+            Err(AuditError::Locked { .. }) => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
+}
+
+fn file(folder: &TempDir) -> PathBuf {
+    folder.path().join("audit/audit.jsonl")
+}
+
+/// Reads the log once no writer holds it.
+fn text(folder: &TempDir) -> String {
+    drop(reopen(folder));
+    std::fs::read_to_string(file(folder)).unwrap()
+}
+
+fn check_chain(text: &str) -> Vec<Value> {
+    let mut prev = "0".repeat(64);
+    let mut lines = Vec::new();
+    for (line, seq) in text.lines().zip(1..) {
+        let json: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (json["seq"].as_u64(), json["prev"].as_str()),
+            (Some(seq), Some(&*prev)),
+            "{line}"
+        );
+        prev = String::from_utf8(hex_digest(line.as_bytes()).to_vec()).unwrap();
+        lines.push(json);
+    }
+    lines
+}
+
+#[tokio::test]
+async fn lines_are_chained_and_the_chain_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture::new();
+    for _ in 0..2 {
+        let log = reopen(&folder);
+        for number in 1..4 {
+            let recorded = log.attempt(&fixture.attempt(number)).await.unwrap();
+            recorded.close(&Outcome { ending: Ending::Complete, ..Outcome::abandoned() });
+        }
+    }
+    let lines = check_chain(&text(&folder));
+    assert_eq!(lines.len(), 12);
+    assert_eq!(lines[0]["findings"][0]["detector"], "email");
+    assert_eq!(lines[1]["ending"], "complete");
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_dropped_is_recorded_as_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder).unwrap();
+    drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
+    drop(log);
+    let lines = check_chain(&text(&folder));
+    assert_eq!((lines.len(), &lines[1]["ending"]), (2, &json!("client_left")));
+}
+
+#[tokio::test]
+async fn records_that_wait_together_keep_one_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder).unwrap();
+    let fixture = Fixture::new();
+    let record = fixture.attempt(1);
+    let many = (0..300).map(|_| log.attempt(&record));
+    let recorded = futures_util::future::join_all(many).await;
+    assert!(recorded.iter().all(Result::is_ok));
+    drop(recorded);
+    drop(log);
+    assert_eq!(check_chain(&text(&folder)).len(), 600);
+}
+
+#[tokio::test]
+async fn a_torn_last_line_is_cut_off_wherever_it_was_torn() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder).unwrap();
+    let fixture = Fixture::new();
+    for _ in 0..2 {
+        drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+    }
+    drop(log);
+    let whole = text(&folder);
+    let last_start = whole.trim_end().rfind('\n').unwrap() + 1;
+    for torn in [last_start + 1, last_start + 40, whole.len() - 1, 5] {
+        std::fs::write(file(&folder), &whole.as_bytes()[..torn]).unwrap();
+        let lines = check_chain(&text(&folder));
+        let last = lines.last().unwrap();
+        let kept = whole[..torn].rfind('\n').map_or(0, |end| end + 1);
+        assert_eq!(last["kind"], "repaired", "torn at {torn}");
+        assert_eq!(last["torn_bytes"], torn - kept, "torn at {torn}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_writer_is_turned_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder).unwrap();
+    assert!(matches!(open(&folder), Err(AuditError::Locked { .. })));
+    drop(log);
+    reopen(&folder);
+}
+
+#[test]
+fn a_file_of_another_kind_is_not_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("audit")).unwrap();
+    for foreign in ["a line of text\n", "{\"v\":99,\"seq\":1}\n"] {
+        std::fs::write(file(&folder), foreign).unwrap();
+        assert!(matches!(open(&folder), Err(AuditError::Foreign { .. })), "{foreign}");
+        assert_eq!(std::fs::read_to_string(file(&folder)).unwrap(), foreign);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_says_so_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder).unwrap();
+    let fixture = Fixture::new();
+    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+
+    let path = folder.path().join("audit");
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::write(&path, "in the way").unwrap();
+    assert_eq!(log.attempt(&fixture.attempt(1)).await.err(), Some(AuditDown));
+    assert!(!log.is_writable());
+    assert!(log.failures() > 0);
+
+    std::fs::remove_file(&path).unwrap();
+    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+    assert!(log.is_writable());
+    drop(log);
+    // The chain goes on from the lines that are gone: their absence shows.
+    let text = text(&folder);
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert!(first["seq"].as_u64().unwrap() > 1);
+    assert_ne!(first["prev"], "0".repeat(64));
+}
+
+#[tokio::test]
+async fn a_trial_writes_elsewhere_if_its_folder_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "a file, not a folder").unwrap();
+    let config = |fallback| AuditConfig { path: taken.clone(), fsync: Fsync::Never, fallback };
+    assert!(AuditLog::open(&config(None)).is_err());
+    let log = AuditLog::open(&config(Some(folder.path().join("other")))).unwrap();
+    assert_eq!(log.path(), folder.path().join("other/audit.jsonl"));
+    drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
+}

@@ -1,0 +1,252 @@
+//! The audit file and the thread that owns it: chaining, batching, repair.
+//!
+//! A batch is everything that waits when the thread comes by. It is written with one call; if that
+//! or the sync fails, the file is cut back to where it was, every caller in the batch is told, and
+//! the next batch starts by opening the file anew.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::{AuditError, Health, Line};
+
+/// Version of the line format.
+const VERSION: u32 = 1;
+/// Lines written with one call at most.
+const BATCH_LINES_MAX: usize = 256;
+/// `prev` of the first line.
+const NO_LINE: [u8; 64] = [b'0'; 64];
+/// No line is longer; a longer tail without a line end is not ours.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// An open log: the file, and where its chain stands.
+pub(super) struct Chain {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+    seq: u64,
+    /// SHA-256 of the last line without its line end, hexadecimal.
+    prev: [u8; 64],
+    sync: bool,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    v: u32,
+    seq: u64,
+}
+
+/// Writes batches until every sender is gone.
+pub(super) fn run(mut chain: Chain, mut waiting: mpsc::Receiver<Line>, health: &Health) {
+    let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
+    while let Some(first) = waiting.blocking_recv() {
+        batch.push(first);
+        while batch.len() < BATCH_LINES_MAX
+            && let Ok(line) = waiting.try_recv()
+        {
+            batch.push(line);
+        }
+        let written = chain.append(&batch);
+        note(&written, batch.len(), health);
+        for line in batch.drain(..) {
+            if let Some(confirm) = line.written {
+                // The request may be gone by now; its outcome line follows all the same.
+                let _ = confirm.send(written.is_ok());
+            }
+        }
+    }
+}
+
+fn note(written: &Result<(), AuditError>, lines: usize, health: &Health) {
+    let down = written.is_err();
+    if down {
+        health.failures.fetch_add(lines as u64, Ordering::Relaxed);
+    }
+    let was_down = health.down.swap(down, Ordering::Relaxed);
+    match written {
+        Err(error) if !was_down => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, cause, lines, "audit log stopped taking records");
+        }
+        Ok(()) if was_down => tracing::warn!("audit log takes records again"),
+        _ => {}
+    }
+}
+
+impl Chain {
+    /// Opens `folder/audit.jsonl` and takes its lock.
+    pub(super) fn open(folder: &Path, sync: bool) -> Result<Chain, AuditError> {
+        let path = folder.join("audit.jsonl");
+        let mut chain = Chain { path, file: None, bytes: 0, seq: 0, prev: NO_LINE, sync };
+        chain.reopen()?;
+        Ok(chain)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn reopen(&mut self) -> Result<(), AuditError> {
+        let mut file = self.open_locked()?;
+        let tail = Tail::read(&mut file).map_err(|source| self.io(source))?;
+        if let Some(last) = &tail.last_line {
+            let foreign = || AuditError::Foreign { path: self.path.clone() };
+            let head: Head = serde_json::from_slice(last).map_err(|_| foreign())?;
+            if head.v != VERSION {
+                return Err(foreign());
+            }
+            self.seq = head.seq;
+            self.prev = hex_digest(last);
+        }
+        self.bytes = tail.whole_bytes;
+        if tail.torn_bytes > 0 {
+            // The torn line was never confirmed, so nothing left on its account.
+            file.set_len(self.bytes).map_err(|source| self.io(source))?;
+            self.file = Some(file);
+            let torn = format!("{{\"kind\":\"repaired\",\"torn_bytes\":{}}}", tail.torn_bytes);
+            return self.append(&[Line { json: torn.into_bytes(), written: None }]);
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn open_locked(&self) -> Result<File, AuditError> {
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| self.io(source))?;
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&self.path).map_err(|source| self.io(source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(AuditError::Locked { path: self.path.clone() }),
+            Err(TryLockError::Error(source)) => Err(self.io(source)),
+        }
+    }
+
+    fn io(&self, source: io::Error) -> AuditError {
+        AuditError::Open { path: self.path.clone(), source }
+    }
+
+    /// Appends a batch whole or not at all.
+    fn append(&mut self, batch: &[Line]) -> Result<(), AuditError> {
+        if self.file.is_none() {
+            self.reopen()?;
+        }
+        let mut text = Vec::with_capacity(batch.iter().map(|l| l.json.len() + 128).sum());
+        let (mut seq, mut prev) = (self.seq, self.prev);
+        for line in batch {
+            seq += 1;
+            prev = chain_line(&mut text, seq, &prev, &line.json);
+        }
+        let Some(file) = self.file.as_mut() else {
+            return Err(self.io(io::ErrorKind::NotFound.into()));
+        };
+        if let Err(source) = write_whole(file, &text, self.sync) {
+            // A part of the batch may be in the file: cut it off, or the chain would break there.
+            let _ = file.set_len(self.bytes);
+            self.file = None;
+            return Err(self.io(source));
+        }
+        self.bytes += text.len() as u64;
+        (self.seq, self.prev) = (seq, prev);
+        Ok(())
+    }
+}
+
+/// Writes one chained line and returns its digest.
+fn chain_line(out: &mut Vec<u8>, seq: u64, prev: &[u8; 64], json: &[u8]) -> [u8; 64] {
+    let start = out.len();
+    out.extend_from_slice(format!("{{\"v\":{VERSION},\"seq\":{seq},\"prev\":\"").as_bytes());
+    out.extend_from_slice(prev);
+    out.extend_from_slice(b"\",");
+    out.extend_from_slice(json.strip_prefix(b"{").unwrap_or(json));
+    let digest = hex_digest(&out[start..]);
+    out.push(b'\n');
+    digest
+}
+
+fn write_whole(file: &mut File, text: &[u8], sync: bool) -> io::Result<()> {
+    still_linked(file)?;
+    file.write_all(text)?;
+    if sync { file.sync_data() } else { Ok(()) }
+}
+
+/// A file that was deleted still takes writes, and nobody would ever read them.
+#[cfg(unix)]
+fn still_linked(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    match file.metadata()?.nlink() {
+        0 => Err(io::Error::new(io::ErrorKind::NotFound, "the file was deleted")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+fn still_linked(_file: &File) -> io::Result<()> {
+    Ok(())
+}
+
+/// The end of a log file.
+struct Tail {
+    last_line: Option<Vec<u8>>,
+    whole_bytes: u64,
+    torn_bytes: u64,
+}
+
+impl Tail {
+    /// Reads back from the end until the last whole line is found.
+    fn read(file: &mut File) -> io::Result<Tail> {
+        let bytes = file.metadata()?.len();
+        let mut window = 64 << 10;
+        loop {
+            let from = bytes.saturating_sub(window);
+            file.seek(SeekFrom::Start(from))?;
+            let mut end = Vec::new();
+            file.take(window).read_to_end(&mut end)?;
+            if let Some(tail) = Tail::in_window(&end, from, bytes) {
+                return Ok(tail);
+            }
+            if window >= 2 * LINE_BYTES_MAX {
+                return Err(io::Error::other("its end holds no line end"));
+            }
+            window *= 4;
+        }
+    }
+
+    fn in_window(end: &[u8], from: u64, bytes: u64) -> Option<Tail> {
+        let Some(last_end) = end.iter().rposition(|&b| b == b'\n') else {
+            return (from == 0).then_some(Tail {
+                last_line: None,
+                whole_bytes: 0,
+                torn_bytes: bytes,
+            });
+        };
+        let start = match end[..last_end].iter().rposition(|&b| b == b'\n') {
+            Some(before) => before + 1,
+            None if from == 0 => 0,
+            None => return None,
+        };
+        let whole_bytes = from + last_end as u64 + 1;
+        let last_line = Some(end[start..last_end].to_vec());
+        Some(Tail { last_line, whole_bytes, torn_bytes: bytes - whole_bytes })
+    }
+}
+
+/// SHA-256 as 64 hexadecimal digits.
+pub(super) fn hex_digest(bytes: &[u8]) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = [0; 64];
+    for (pair, byte) in hex.chunks_exact_mut(2).zip(digest(&SHA256, bytes).as_ref()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    hex
+}

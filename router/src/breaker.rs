@@ -1,0 +1,226 @@
+//! Stops asking an upstream that keeps failing, and finds out when it is back.
+//!
+//! Closed until [`FAILURES_MAX`] failures in a row; then open for a while that doubles up to
+//! `OPEN_MAX`; then half open: one request probes, and its outcome closes or reopens. Each step is
+//! a function of the state and an instant (`…_at`), so tests need no clock.
+//!
+//! Invariants: at most one probe is under way; a dropped [`Pass`] (the client left) counts neither
+//! way and frees the probe's place.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Failures in a row that open the breaker.
+pub const FAILURES_MAX: u32 = 5;
+/// How long it stays open the first time.
+const OPEN_MIN: Duration = Duration::from_secs(2);
+/// How long it stays open at most.
+const OPEN_MAX: Duration = Duration::from_secs(60);
+
+/// One upstream's breaker. Clones share their state.
+#[derive(Clone, Default)]
+pub struct Breaker(Arc<Mutex<State>>);
+
+#[derive(Clone, Copy)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Instant, wait: Duration },
+    Probing { wait: Duration },
+}
+
+/// What a breaker says to metrics and probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Requests flow.
+    Closed,
+    /// The next request, or the one under way, probes.
+    HalfOpen,
+    /// Nothing is sent.
+    Open,
+}
+
+/// Leave to ask the upstream once; report how it went.
+pub struct Pass {
+    breaker: Breaker,
+    probe: bool,
+    reported: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State::Closed { failures: 0 }
+    }
+}
+
+impl Breaker {
+    /// A closed breaker.
+    pub fn new() -> Breaker {
+        Breaker::default()
+    }
+
+    /// Whether a request could be sent now; takes no place.
+    pub fn allows(&self) -> bool {
+        self.health() != Health::Open && !matches!(*self.state(), State::Probing { .. })
+    }
+
+    /// The state in one word.
+    pub fn health(&self) -> Health {
+        self.health_at(Instant::now())
+    }
+
+    /// Takes leave to send one request, if the breaker allows it.
+    pub fn pass(&self) -> Option<Pass> {
+        self.pass_at(Instant::now())
+    }
+
+    fn health_at(&self, now: Instant) -> Health {
+        match *self.state() {
+            State::Closed { .. } => Health::Closed,
+            State::Probing { .. } => Health::HalfOpen,
+            State::Open { until, .. } if now >= until => Health::HalfOpen,
+            State::Open { .. } => Health::Open,
+        }
+    }
+
+    fn pass_at(&self, now: Instant) -> Option<Pass> {
+        let mut state = self.state();
+        let probe = match *state {
+            State::Closed { .. } => false,
+            State::Open { until, wait } if now >= until => {
+                *state = State::Probing { wait };
+                true
+            }
+            State::Open { .. } | State::Probing { .. } => return None,
+        };
+        drop(state);
+        Some(Pass { breaker: self.clone(), probe, reported: false })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // Nothing can panic while the lock is held, and the state is valid at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// The upstream answered.
+    pub fn succeed(mut self) {
+        self.reported = true;
+        *self.breaker.state() = State::Closed { failures: 0 };
+    }
+
+    /// The upstream failed: refused, timed out, or broke off.
+    pub fn fail(self) {
+        self.fail_at(Instant::now());
+    }
+
+    fn fail_at(mut self, now: Instant) {
+        self.reported = true;
+        let mut state = self.breaker.state();
+        let open = |wait| State::Open { until: now + wait, wait };
+        *state = match *state {
+            State::Closed { failures } if failures + 1 < FAILURES_MAX => {
+                State::Closed { failures: failures + 1 }
+            }
+            State::Closed { .. } => open(OPEN_MIN),
+            State::Probing { wait } => open((wait * 2).min(OPEN_MAX)),
+            // A request from before the breaker opened: it is open already.
+            already @ State::Open { .. } => already,
+        };
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if self.reported || !self.probe {
+            return;
+        }
+        let mut state = self.breaker.state();
+        if let State::Probing { wait } = *state {
+            *state = State::Open { until: Instant::now(), wait };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(now: Instant) -> Breaker {
+        let breaker = Breaker::new();
+        for _ in 0..FAILURES_MAX {
+            breaker.pass_at(now).unwrap().fail_at(now);
+        }
+        breaker
+    }
+
+    #[test]
+    fn opens_after_failures_in_a_row_only() {
+        let now = Instant::now();
+        let breaker = Breaker::new();
+        for _ in 1..FAILURES_MAX {
+            breaker.pass_at(now).unwrap().fail_at(now);
+        }
+        breaker.pass_at(now).unwrap().succeed();
+        breaker.pass_at(now).unwrap().fail_at(now);
+        assert_eq!(breaker.health_at(now), Health::Closed);
+        assert_eq!(opened(now).health_at(now), Health::Open);
+        assert!(opened(now).pass_at(now).is_none());
+    }
+
+    #[test]
+    fn one_probe_at_a_time_closes_it_again() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        let later = now + OPEN_MIN;
+        assert_eq!(breaker.health_at(later), Health::HalfOpen);
+        let probe = breaker.pass_at(later).unwrap();
+        assert!(breaker.pass_at(later).is_none(), "a second probe was let through");
+        assert!(!breaker.allows());
+        probe.succeed();
+        assert_eq!(breaker.health_at(later), Health::Closed);
+    }
+
+    #[test]
+    fn a_failed_probe_doubles_the_wait_up_to_the_most() {
+        let mut now = Instant::now();
+        let breaker = opened(now);
+        let mut wait = OPEN_MIN;
+        for _ in 0..8 {
+            let just_before = now + wait - Duration::from_millis(1);
+            assert!(breaker.pass_at(just_before).is_none(), "open for {wait:?}");
+            now += wait;
+            breaker.pass_at(now).unwrap().fail_at(now);
+            wait = (wait * 2).min(OPEN_MAX);
+        }
+        assert_eq!(wait, OPEN_MAX);
+    }
+
+    #[test]
+    fn a_client_that_leaves_frees_the_probe_and_counts_neither_way() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        drop(breaker.pass_at(now + OPEN_MIN).unwrap());
+        assert!(breaker.pass_at(now + OPEN_MIN).is_some());
+        let closed = Breaker::new();
+        for _ in 0..2 * FAILURES_MAX {
+            drop(closed.pass_at(now));
+        }
+        assert_eq!(closed.health_at(now), Health::Closed);
+    }
+
+    #[test]
+    fn a_request_from_before_the_breaker_opened_does_not_free_the_probe() {
+        let now = Instant::now();
+        let breaker = Breaker::new();
+        let early = breaker.pass_at(now).unwrap();
+        for _ in 0..FAILURES_MAX {
+            breaker.pass_at(now).unwrap().fail_at(now);
+        }
+        let _probe = breaker.pass_at(now + OPEN_MIN).unwrap();
+        drop(early);
+        assert!(breaker.pass_at(now + OPEN_MIN).is_none());
+    }
+}

@@ -1,0 +1,87 @@
+//! The answer to "where would this go" as one JSON object.
+//!
+//! Its fields are a contract with scripts: always all of them, in this order, also for a request that
+//! could not be read (then `error` says why and the route is `refuse`). None repeats any of the
+//! request's text.
+
+use serde::Serialize;
+use serde_json::Value;
+use sluice_policies::{Classification, Decision, Finding, Route};
+
+/// Where one request would go, and why.
+#[derive(Serialize, Debug)]
+pub(super) struct Verdict {
+    /// The request's own `id`, whatever JSON it is; null if it has none.
+    pub(super) id: Value,
+    /// Sensitivity class; null if the request could not be read.
+    pub(super) class: Option<String>,
+    pub(super) labels: Vec<String>,
+    /// Latency class; null if the request could not be read.
+    pub(super) latency: Option<String>,
+    pub(super) route: Route,
+    /// The first choice; null if nothing may answer.
+    pub(super) upstream: Option<String>,
+    /// Every upstream that may answer, best first.
+    pub(super) allowed: Vec<String>,
+    /// Findings would be replaced by placeholders before the text is sent.
+    pub(super) redact: bool,
+    /// Ids of the rules that matched, sorted.
+    pub(super) rules: Vec<String>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) reason: String,
+    /// Why the request could not be read.
+    pub(super) error: Option<String>,
+}
+
+impl Verdict {
+    /// The policy's decision.
+    pub(super) fn decided(id: Value, found: Classification, decision: Decision) -> Self {
+        Verdict {
+            id,
+            class: Some(decision.class),
+            labels: decision.labels,
+            latency: Some(decision.latency),
+            route: decision.route,
+            upstream: decision.upstream,
+            allowed: decision.allowed,
+            redact: decision.redact,
+            rules: decision.rules,
+            findings: found.findings,
+            reason: decision.reason,
+            error: None,
+        }
+    }
+
+    /// A request that could not be read goes nowhere.
+    pub(super) fn unreadable(id: Value, why: String) -> Self {
+        Verdict {
+            id,
+            class: None,
+            labels: Vec::new(),
+            latency: None,
+            route: Route::Refuse,
+            upstream: None,
+            allowed: Vec::new(),
+            redact: false,
+            rules: Vec::new(),
+            findings: Vec::new(),
+            reason: "the request could not be read".to_owned(),
+            error: Some(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_exactly_the_promised_fields_in_order() {
+        let json =
+            serde_json::to_string(&Verdict::unreadable(Value::from(7), "bad".into())).unwrap();
+        assert_eq!(
+            json,
+            r#"{"id":7,"class":null,"labels":[],"latency":null,"route":"refuse","upstream":null,"allowed":[],"redact":false,"rules":[],"findings":[],"reason":"the request could not be read","error":"bad"}"#
+        );
+    }
+}

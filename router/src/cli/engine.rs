@@ -1,0 +1,228 @@
+//! Flags that choose a model and how it runs, shared by every verb that loads one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use sluice::config::parse_bytes;
+use sluice_engine::{
+    BackendChoice, ChatMessage, Engine, EngineOptions, Finish, FinishReason, IoChoice,
+    SamplingOptions,
+};
+use tokio::time::Instant;
+
+use super::{Failure, OrUsage, locate};
+
+/// Which model, and how it runs.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(super) struct ModelArgs {
+    /// A pack or a Hugging Face directory; default: SLUICE_MODEL, else the embedded demo model
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// How a model runs. None of these changes a single token but for the backend.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(super) struct EngineArgs {
+    /// Kernels to compute with
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Compute threads; default: the cores that this process may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Memory for experts: 64MiB, 8GiB; default: all of them if they fit in half of what is free
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    expert_cache: Option<u64>,
+    /// How experts are read: auto, direct (around the page cache), buffered, mmap
+    #[arg(long, value_name = "WAY", default_value_t = IoChoice::Auto)]
+    io: IoChoice,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok_or_else(|| "expected a size such as 64MiB or 8GiB".to_owned())
+}
+
+/// The engine's backends by their names on the command line.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Backend {
+    /// The fastest that this processor has
+    #[default]
+    Auto,
+    /// The readable oracle: f32, one thread
+    Reference,
+    /// Quantised kernels on all threads
+    Cpu,
+}
+
+/// How tokens are chosen, and how many.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(super) struct SamplingArgs {
+    /// Tokens to generate at most; default: until the context is full
+    #[arg(long, value_name = "N")]
+    pub(super) max_tokens: Option<usize>,
+    /// The same seed gives the same reply; default: a random one
+    #[arg(long, value_name = "S")]
+    pub(super) seed: Option<u64>,
+    /// 0 takes the likeliest token, 1 samples as the model was trained; default: the model's own
+    #[arg(long, value_name = "T")]
+    pub(super) temperature: Option<f32>,
+    /// Keep the smallest set of tokens that reaches this probability, 0 to 1; default: the model's own
+    #[arg(long, value_name = "P")]
+    pub(super) top_p: Option<f32>,
+    /// Keep this many likeliest tokens, 0 keeps all; default: the model's own
+    #[arg(long, value_name = "K")]
+    pub(super) top_k: Option<usize>,
+    /// Instructions that stand before the conversation; default: none
+    #[arg(long, value_name = "TEXT")]
+    pub(super) system: Option<String>,
+}
+
+/// A loaded model and what loading it took.
+pub(super) struct Loaded {
+    pub(super) engine: Engine,
+    pub(super) load_time: Duration,
+}
+
+/// Speeds of one generation, for JSON documents.
+#[derive(Serialize, Clone, Copy, Debug, PartialEq)]
+pub(super) struct Speeds {
+    /// Reading the model from disk.
+    pub(super) load_ms: f64,
+    /// From submission to the first token.
+    pub(super) first_token_ms: f64,
+    /// Prompt tokens by the time to read them.
+    pub(super) prompt_tokens_per_second: Option<f64>,
+    /// Tokens after the first by the time they took.
+    pub(super) decode_tokens_per_second: Option<f64>,
+}
+
+impl ModelArgs {
+    /// Finds and loads the model.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        let options = self.options()?;
+        let start = Instant::now();
+        let engine = Engine::load(&options).or_usage()?;
+        Ok(Loaded { engine, load_time: start.elapsed() })
+    }
+
+    /// The engine's options as these flags say; the rest is left to the engine.
+    pub(super) fn options(&self) -> Result<EngineOptions, Failure> {
+        let model = locate::model(self.model.as_deref(), None).or_usage()?;
+        Ok(self.engine.options(model))
+    }
+}
+
+impl EngineArgs {
+    /// Options for the model at that path.
+    pub(super) fn options(&self, model: PathBuf) -> EngineOptions {
+        EngineOptions {
+            model,
+            threads: self.threads.map(usize::from),
+            backend: self.backend.into(),
+            expert_cache_bytes: self.expert_cache,
+            io: self.io,
+            ..EngineOptions::default()
+        }
+    }
+}
+
+impl From<Backend> for BackendChoice {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::Reference => BackendChoice::Reference,
+            Backend::Cpu => BackendChoice::Cpu,
+        }
+    }
+}
+
+impl SamplingArgs {
+    /// The engine's sampling options as these flags say.
+    pub(super) fn options(&self) -> SamplingOptions {
+        SamplingOptions {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            seed: self.seed,
+            ..SamplingOptions::default()
+        }
+    }
+
+    /// A new conversation: the system prompt, if there is one.
+    pub(super) fn conversation(&self) -> Vec<ChatMessage> {
+        self.system.iter().map(|text| message("system", text)).collect()
+    }
+}
+
+impl Speeds {
+    pub(super) fn new(finish: &Finish, load_time: Duration) -> Self {
+        let later_tokens = finish.completion_tokens.saturating_sub(1);
+        Speeds {
+            load_ms: milliseconds(load_time),
+            first_token_ms: milliseconds(finish.queued + finish.prefill),
+            prompt_tokens_per_second: per_second(finish.prompt_tokens, finish.prefill),
+            decode_tokens_per_second: per_second(later_tokens, finish.decode),
+        }
+    }
+}
+
+/// One turn of a conversation.
+pub(super) fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage { role: role.to_owned(), content: content.to_owned() }
+}
+
+/// The word that OpenAI's API uses for why a reply ended.
+pub(super) fn finish_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// A rate, or `None` where nothing was counted or no time passed.
+pub(super) fn per_second(count: usize, time: Duration) -> Option<f64> {
+    (count > 0 && !time.is_zero()).then(|| tenths(count as f64 / time.as_secs_f64()))
+}
+
+/// Milliseconds to a tenth.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    tenths(time.as_secs_f64() * 1000.0)
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finish(prompt_tokens: usize, completion_tokens: usize) -> Finish {
+        Finish {
+            reason: FinishReason::Stop,
+            prompt_tokens,
+            completion_tokens,
+            queued: Duration::from_millis(5),
+            prefill: Duration::from_millis(100),
+            decode: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn decode_speed_counts_the_tokens_after_the_first() {
+        let speeds = Speeds::new(&finish(40, 101), Duration::from_micros(1_234));
+        assert_eq!(speeds.prompt_tokens_per_second, Some(400.0));
+        assert_eq!(speeds.decode_tokens_per_second, Some(50.0));
+        assert_eq!(speeds.first_token_ms, 105.0);
+        assert_eq!(speeds.load_ms, 1.2);
+    }
+
+    #[test]
+    fn no_speed_is_claimed_where_nothing_was_generated() {
+        let speeds = Speeds::new(&finish(40, 1), Duration::ZERO);
+        assert_eq!(speeds.decode_tokens_per_second, None);
+    }
+}

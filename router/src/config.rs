@@ -1,0 +1,310 @@
+//! `sluice.yaml`: what the platform team decides, read once at start and passed on as plain values.
+//!
+//! Nothing in it can widen what policy allows: it names addresses, keys, limits and files. Every
+//! unknown key is an error with its place and a suggestion, because a misspelt limit that is
+//! silently ignored is found on the worst day.
+//!
+//! Invariants: a [`Config`] that exists has been checked; relative paths in it stand relative to the
+//! file's own folder. Not here: policy files (the `policies` package reads those), flags and the
+//! search for the model file (the command line lays them over this).
+
+mod diagnose;
+mod file;
+mod scalar;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use sluice_policies::Mode;
+
+pub use diagnose::ConfigError;
+pub use scalar::{BaseUrl, Bytes, Plain, Secret, Span, parse_bytes, parse_duration};
+
+use crate::upstream::UpstreamId;
+
+/// No config is longer; a longer file is not one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The checked configuration of one gateway.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `mode`: `trial` or `production`. Default `production` for a file that does not say, because
+    /// a forgotten line must not loosen anything; `trial` without a file.
+    pub mode: Mode,
+    /// `listen`: where to accept connections.
+    pub listen: Listen,
+    /// `policy`: the site file; without one the policies inside the binary.
+    pub policy: PolicyFiles,
+    /// `identity`: who may call; without it every caller is the same unnamed one.
+    pub identity: Identity,
+    /// `upstreams`: what can answer, in the file's order. Default: the edge alone.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// `limits`: bounds on what clients may ask for.
+    pub limits: Limits,
+    /// `offline`: whether a person declared that there is no network.
+    pub offline: Offline,
+    /// `audit`: where records go.
+    pub audit: AuditConfig,
+    /// `drain`: how to stop.
+    pub drain: Drain,
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Where clients connect. Default `127.0.0.1:8080`: a first run is reachable from this machine
+    /// only.
+    #[serde(deserialize_with = "file::address")]
+    pub traffic: SocketAddr,
+    /// Where Prometheus and probes connect: `/metrics`, `/livez`, `/readyz`. Default
+    /// `127.0.0.1:9464`. A listener of its own, so that scrapes and traffic never wait for each
+    /// other and metrics are not public by accident.
+    #[serde(deserialize_with = "file::address")]
+    pub metrics: SocketAddr,
+}
+
+/// Which policies are active.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyFiles {
+    /// Path of `site.yaml`. Default: the site file inside the binary.
+    pub site: Option<PathBuf>,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// Path of the keys file (`id`, `sha256`, `tags` of each API key). Default: none, and then
+    /// callers are not told apart.
+    pub keys: Option<PathBuf>,
+}
+
+/// One thing that can answer.
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// Its name; vouches in the site file use the same.
+    pub id: UpstreamId,
+    /// What it is.
+    pub kind: UpstreamKind,
+}
+
+/// The kinds of upstream.
+#[derive(Clone, Debug)]
+pub enum UpstreamKind {
+    /// `kind: edge`: the engine in this process.
+    Edge(EdgeConfig),
+    /// `kind: openai`: any server that speaks OpenAI's chat completions.
+    OpenAi(OpenAiConfig),
+}
+
+/// The embedded engine. Fields left out are chosen from the machine and the model.
+#[derive(Clone, Debug, Default)]
+pub struct EdgeConfig {
+    /// Folder of a pack or a Hugging Face model. Default: the model that ships with the binary.
+    pub model: Option<PathBuf>,
+    /// Bytes for cached experts. Default: all experts if they fit in half of the free memory.
+    pub expert_cache: Option<u64>,
+    /// Compute threads. Default: the cores that this process may use.
+    pub threads: Option<usize>,
+    /// Longest prompt plus reply, tokens. Default: the model's limit, at most 8,192.
+    pub context_tokens: Option<usize>,
+}
+
+/// A server that speaks OpenAI's chat completions.
+#[derive(Clone, Debug)]
+pub struct OpenAiConfig {
+    /// Address up to and without `/chat/completions`: `https://llm.example/v1`.
+    pub base_url: BaseUrl,
+    /// Bearer key, from `key: "${NAME}"` or `key_file`. Default: none, for servers that want none.
+    pub key: Option<Secret>,
+    /// Model names of clients → names that this server knows. A name that is not listed is sent as
+    /// it is, unless `model` is set.
+    pub models: Vec<(String, String)>,
+    /// The name sent for client names that `models` does not list. Default: the client's own.
+    pub model: Option<String>,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+}
+
+/// How long to wait for an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the connection stands, TLS included. Default `3s`: slower is down.
+    pub connect: Duration,
+    /// From sending the request to the first byte of the reply's head. Default `30s`: a reasoning
+    /// model that does not stream may take that long.
+    pub first_byte: Duration,
+    /// Between two pieces of the reply. Default `30s`.
+    pub idle: Duration,
+    /// For the whole exchange. Default `10m`.
+    pub total: Duration,
+}
+
+/// Bounds on what clients may ask for.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Longest request body, bytes. Default `10MiB`: a long conversation with documents; pictures
+    /// need more.
+    #[serde(deserialize_with = "file::size")]
+    pub body: u64,
+    /// Requests answered at the same time; a further one is told to come back (503). Default 512.
+    pub in_flight: usize,
+}
+
+/// The declared state of the network.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Offline {
+    /// `true` sends everything that policy allows there to the edge, and the rest nowhere. Default
+    /// `false`.
+    pub declared: bool,
+}
+
+/// Where audit records go.
+#[derive(Clone, Debug)]
+pub struct AuditConfig {
+    /// Folder of the log; `audit.jsonl` is in it. Default: `audit` in the state folder of this user.
+    pub path: PathBuf,
+    /// When records are forced to disk. Default `every_record` with a file, `never` in a trial
+    /// without one: a crash of the process loses nothing either way, a power cut can.
+    pub fsync: Fsync,
+    /// Where to write instead if `path` cannot be used. Only a trial without a file has one: a folder
+    /// that a person named must not be swapped for another.
+    pub fallback: Option<PathBuf>,
+}
+
+/// When audit records are forced to disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// Before the request that it describes leaves; records that wait together share one sync.
+    #[default]
+    EveryRecord,
+    /// Left to the operating system.
+    Never,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// Longest wait for requests in flight after SIGTERM. Default `60s`.
+    #[serde(deserialize_with = "file::span")]
+    pub on_sigterm: Duration,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Listen {
+            traffic: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            metrics: SocketAddr::from(([127, 0, 0, 1], 9464)),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(3),
+            first_byte: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            total: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { body: 10 << 20, in_flight: 512 }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain { on_sigterm: Duration::from_secs(60) }
+    }
+}
+
+impl Config {
+    /// What runs without a file: the embedded model and the shipped policies on this machine alone,
+    /// with the audit log in the user's state folder.
+    pub fn trial() -> Config {
+        Config {
+            mode: Mode::Trial,
+            listen: Listen::default(),
+            policy: PolicyFiles::default(),
+            identity: Identity::default(),
+            upstreams: vec![UpstreamConfig::default_edge()],
+            limits: Limits::default(),
+            offline: Offline::default(),
+            audit: AuditConfig {
+                path: state_folder().join("audit"),
+                fsync: Fsync::Never,
+                fallback: Some(temporary_folder().join("audit")),
+            },
+            drain: Drain::default(),
+        }
+    }
+
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let file = path.display().to_string();
+        let unreadable = |message: String| ConfigError {
+            file: file.clone(),
+            at: None,
+            message,
+            source_line: String::new(),
+            hint: None,
+        };
+        let bytes = std::fs::metadata(path)
+            .map_err(|e| unreadable(format!("failed to read the config: {e}")))?
+            .len();
+        if bytes > FILE_BYTES_MAX {
+            return Err(unreadable(format!(
+                "expected at most {FILE_BYTES_MAX} bytes of config, got {bytes}"
+            )));
+        }
+        let source = std::fs::read_to_string(path)
+            .map_err(|e| unreadable(format!("failed to read the config: {e}")))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Config::parse(&file, &source, folder)
+    }
+
+    /// Checks the text of a file; `folder` is where its relative paths start.
+    pub fn parse(file: &str, source: &str, folder: &Path) -> Result<Config, ConfigError> {
+        file::parse(file, source, folder)
+    }
+}
+
+impl UpstreamConfig {
+    fn default_edge() -> UpstreamConfig {
+        UpstreamConfig {
+            id: UpstreamId::new("edge"),
+            kind: UpstreamKind::Edge(EdgeConfig::default()),
+        }
+    }
+}
+
+/// `$XDG_STATE_HOME/sluice`, `~/.local/state/sluice`, or a folder below the temporary one where
+/// neither is known.
+pub fn state_folder() -> PathBuf {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    if let Some(state) = absolute("XDG_STATE_HOME") {
+        return state.join("sluice");
+    }
+    match absolute("HOME") {
+        Some(home) => home.join(".local/state/sluice"),
+        None => temporary_folder(),
+    }
+}
+
+/// A folder of this process below the temporary one.
+fn temporary_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("sluice-{}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! The file as it is written, and the way from it to a [`Config`].
+//!
+//! Two steps: the YAML reader fills sections whose scalars check themselves; [`Lowering`] then checks
+//! what one field alone cannot tell (a field of the other kind, two edges) and points at the place.
+
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use sluice_policies::Mode;
+
+use super::diagnose::{self, ConfigError};
+use super::scalar::{BaseUrl, Bytes, Plain, Secret, Span};
+use super::{
+    AuditConfig, Config, Drain, EdgeConfig, Fsync, Identity, Limits, Listen, Offline, OpenAiConfig,
+    PolicyFiles, Timeouts, UpstreamConfig, UpstreamKind, state_folder,
+};
+use crate::upstream::UpstreamId;
+
+/// Reads and checks the text of a file.
+pub(super) fn parse(file: &str, source: &str, folder: &Path) -> Result<Config, ConfigError> {
+    let parsed: ConfigFile =
+        serde_yaml::from_str(source).map_err(|e| diagnose::from_yaml(file, source, &e))?;
+    Lowering { file, source, folder }.config(parsed)
+}
+
+/// The whole file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    #[serde(default = "production")]
+    mode: Mode,
+    #[serde(default)]
+    listen: Listen,
+    #[serde(default)]
+    policy: PolicySection,
+    #[serde(default)]
+    identity: IdentitySection,
+    #[serde(default)]
+    upstreams: Upstreams,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    offline: Offline,
+    #[serde(default)]
+    audit: AuditSection,
+    #[serde(default)]
+    drain: Drain,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicySection {
+    site: Option<Plain>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentitySection {
+    keys: Option<Plain>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AuditSection {
+    path: Option<Plain>,
+    fsync: Fsync,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpstreamSection {
+    kind: Kind,
+    model: Option<Plain>,
+    expert_cache: Option<Bytes>,
+    threads: Option<usize>,
+    context_tokens: Option<usize>,
+    base_url: Option<BaseUrl>,
+    key: Option<Secret>,
+    key_file: Option<Plain>,
+    #[serde(default)]
+    models: Aliases,
+    timeouts: Option<TimeoutsSection>,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Edge,
+    #[serde(rename = "openai")]
+    OpenAi,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimeoutsSection {
+    connect: Option<Span>,
+    first_byte: Option<Span>,
+    idle: Option<Span>,
+    total: Option<Span>,
+}
+
+/// Names → sections in the file's order; a name given twice is an error.
+#[derive(Default)]
+struct Upstreams(Vec<(String, UpstreamSection)>);
+
+/// Client names → server names in the file's order.
+#[derive(Default)]
+struct Aliases(Vec<(String, String)>);
+
+fn production() -> Mode {
+    Mode::Production
+}
+
+pub(super) fn address<'de, D: Deserializer<'de>>(d: D) -> Result<SocketAddr, D::Error> {
+    let text = Plain::deserialize(d)?.0;
+    text.parse().map_err(|_| {
+        de::Error::custom(format!("expected address and port such as 127.0.0.1:8080, got {text:?}"))
+    })
+}
+
+pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    Ok(Bytes::deserialize(d)?.0)
+}
+
+pub(super) fn span<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    Ok(Span::deserialize(d)?.0)
+}
+
+/// Reads a map into pairs, in order, refusing a key that comes twice.
+struct Pairs<V>(PhantomData<V>);
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for Pairs<V> {
+    type Value = Vec<(String, V)>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map from names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs: Vec<(String, V)> = Vec::new();
+        while let Some(Plain(name)) = map.next_key()? {
+            if pairs.iter().any(|(known, _)| *known == name) {
+                return Err(de::Error::custom(format!(
+                    "expected each name once, got {name:?} twice"
+                )));
+            }
+            pairs.push((name, map.next_value()?));
+        }
+        Ok(pairs)
+    }
+}
+
+impl<'de> Deserialize<'de> for Upstreams {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_map(Pairs(PhantomData)).map(Upstreams)
+    }
+}
+
+impl<'de> Deserialize<'de> for Aliases {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let pairs = d.deserialize_map(Pairs::<Plain>(PhantomData))?;
+        Ok(Aliases(pairs.into_iter().map(|(client, server)| (client, server.0)).collect()))
+    }
+}
+
+/// Lowers the file to a [`Config`] and checks what one field alone cannot tell.
+struct Lowering<'a> {
+    file: &'a str,
+    source: &'a str,
+    folder: &'a Path,
+}
+
+impl Lowering<'_> {
+    fn config(&self, file: ConfigFile) -> Result<Config, ConfigError> {
+        if file.limits.in_flight == 0 {
+            return Err(self.error(
+                &["limits", "in_flight"],
+                "limits.in_flight: expected at least 1, got 0",
+                None,
+            ));
+        }
+        let mut upstreams = Vec::with_capacity(file.upstreams.0.len());
+        for (name, section) in file.upstreams.0 {
+            upstreams.push(self.upstream(name, section)?);
+        }
+        self.check_upstreams(&upstreams)?;
+        if upstreams.is_empty() {
+            upstreams.push(UpstreamConfig::default_edge());
+        }
+        let path = |plain: Option<Plain>| plain.map(|p| self.folder.join(p.0));
+        Ok(Config {
+            mode: file.mode,
+            listen: file.listen,
+            policy: PolicyFiles { site: path(file.policy.site) },
+            identity: Identity { keys: path(file.identity.keys) },
+            upstreams,
+            limits: file.limits,
+            offline: file.offline,
+            audit: AuditConfig {
+                path: path(file.audit.path).unwrap_or_else(|| state_folder().join("audit")),
+                fsync: file.audit.fsync,
+                fallback: None,
+            },
+            drain: file.drain,
+        })
+    }
+
+    fn check_upstreams(&self, upstreams: &[UpstreamConfig]) -> Result<(), ConfigError> {
+        let mut edges = upstreams.iter().filter(|u| matches!(u.kind, UpstreamKind::Edge(_)));
+        match edges.nth(1) {
+            None => Ok(()),
+            Some(second) => Err(self.error(
+                &["upstreams", second.id.as_str(), "kind"],
+                "upstreams: expected at most one upstream of kind edge, got two",
+                Some("this process holds one engine; run a second process for a second model"),
+            )),
+        }
+    }
+
+    fn upstream(&self, name: String, s: UpstreamSection) -> Result<UpstreamConfig, ConfigError> {
+        let plain =
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if name.is_empty() || name.len() > 64 || !plain {
+            return Err(self.error(
+                &["upstreams", &name],
+                &format!(
+                    "upstreams: expected a name of letters, digits, '-', '_' and '.', got {name:?}"
+                ),
+                None,
+            ));
+        }
+        self.refuse_foreign_fields(&name, &s)?;
+        let kind = match s.kind {
+            Kind::Edge => UpstreamKind::Edge(EdgeConfig {
+                model: s.model.map(|p| self.folder.join(p.0)),
+                expert_cache: s.expert_cache.map(|b| b.0),
+                threads: s.threads,
+                context_tokens: s.context_tokens,
+            }),
+            Kind::OpenAi => UpstreamKind::OpenAi(self.openai(&name, s)?),
+        };
+        Ok(UpstreamConfig { id: UpstreamId::new(&name), kind })
+    }
+
+    /// A field of the other kind would do nothing, and the file would read as if it did.
+    fn refuse_foreign_fields(&self, name: &str, s: &UpstreamSection) -> Result<(), ConfigError> {
+        let (kind, foreign) = match s.kind {
+            Kind::Edge => (
+                "edge",
+                [
+                    ("base_url", s.base_url.is_some()),
+                    ("key", s.key.is_some()),
+                    ("key_file", s.key_file.is_some()),
+                    ("models", !s.models.0.is_empty()),
+                    ("timeouts", s.timeouts.is_some()),
+                ],
+            ),
+            Kind::OpenAi => (
+                "openai",
+                [
+                    ("expert_cache", s.expert_cache.is_some()),
+                    ("threads", s.threads.is_some()),
+                    ("context_tokens", s.context_tokens.is_some()),
+                    ("", false),
+                    ("", false),
+                ],
+            ),
+        };
+        match foreign.iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((field, _)) => Err(self.error(
+                &["upstreams", name, field],
+                &format!("upstreams.{name}: expected no {field} on an upstream of kind {kind}"),
+                None,
+            )),
+        }
+    }
+
+    fn openai(&self, name: &str, s: UpstreamSection) -> Result<OpenAiConfig, ConfigError> {
+        let base_url = s.base_url.ok_or_else(|| {
+            let message = format!("upstreams.{name}: expected a base_url, got none");
+            self.error(&["upstreams", name], &message, Some("base_url: https://llm.example/v1"))
+        })?;
+        if s.key.is_some() && s.key_file.is_some() {
+            let message = format!("upstreams.{name}: expected key or key_file, got both");
+            return Err(self.error(&["upstreams", name, "key_file"], &message, None));
+        }
+        let key = match s.key_file {
+            Some(path) => Some(self.key_file(name, &self.folder.join(path.0))?),
+            None => s.key,
+        };
+        let given = s.timeouts.unwrap_or_default();
+        let standard = Timeouts::default();
+        let or = |given: Option<Span>, standard| given.map_or(standard, |s| s.0);
+        Ok(OpenAiConfig {
+            base_url,
+            key,
+            models: s.models.0,
+            model: s.model.map(|m| m.0),
+            timeouts: Timeouts {
+                connect: or(given.connect, standard.connect),
+                first_byte: or(given.first_byte, standard.first_byte),
+                idle: or(given.idle, standard.idle),
+                total: or(given.total, standard.total),
+            },
+        })
+    }
+
+    fn key_file(&self, name: &str, path: &Path) -> Result<Secret, ConfigError> {
+        let place = ["upstreams", name, "key_file"];
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            let path = path.display();
+            self.error(
+                &place,
+                &format!("upstreams.{name}.key_file: failed to read {path}: {e}"),
+                None,
+            )
+        })?;
+        match text.trim() {
+            "" => Err(self.error(
+                &place,
+                &format!("upstreams.{name}.key_file: expected a key in the file, got nothing"),
+                None,
+            )),
+            key => Ok(Secret::new(key.to_owned())),
+        }
+    }
+
+    fn error(&self, path: &[&str], message: &str, hint: Option<&str>) -> ConfigError {
+        let at = diagnose::locate(self.source, path);
+        diagnose::point(self.file, self.source, at, message.to_owned(), hint.map(str::to_owned))
+    }
+}

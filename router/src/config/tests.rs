@@ -1,0 +1,166 @@
+//! Config files as people write them, right and wrong.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sluice_policies::Mode;
+
+use super::*;
+
+fn parse(source: &str) -> Result<Config, ConfigError> {
+    Config::parse("sluice.yaml", source, Path::new("/etc/sluice"))
+}
+
+fn openai(config: &Config, name: &str) -> OpenAiConfig {
+    let upstream = config.upstreams.iter().find(|u| u.id.as_str() == name).unwrap();
+    match &upstream.kind {
+        UpstreamKind::OpenAi(server) => server.clone(),
+        UpstreamKind::Edge(_) => panic!("{name} is the edge"),
+    }
+}
+
+#[test]
+fn an_empty_file_is_a_production_gateway_with_an_edge_alone() {
+    let config = parse("{}").unwrap();
+    assert_eq!(config.mode, Mode::Production);
+    assert_eq!(config.listen.traffic.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.audit.fsync, Fsync::EveryRecord);
+    assert!(matches!(config.upstreams[..], [UpstreamConfig { kind: UpstreamKind::Edge(_), .. }]));
+}
+
+#[test]
+fn every_field_is_read_and_relative_paths_start_at_the_file() {
+    let config = parse(
+        "mode: trial\n\
+         listen: {traffic: \"0.0.0.0:80\", metrics: \"[::1]:90\"}\n\
+         policy: {site: policies/site.yaml}\n\
+         identity: {keys: keys.yaml}\n\
+         upstreams:\n\
+        \x20 edge: {kind: edge, model: models/m, expert_cache: 2GiB, threads: 3, context_tokens: 4096}\n\
+        \x20 ward:\n\
+        \x20   kind: openai\n\
+        \x20   base_url: https://llm.ward.internal:8443/v1/\n\
+        \x20   models: {fast: small, best: large}\n\
+        \x20   model: standard\n\
+        \x20   timeouts: {connect: 1s, total: 1h}\n\
+         limits: {body: 1MiB, in_flight: 7}\n\
+         offline: {declared: true}\n\
+         audit: {path: /var/log/sluice, fsync: never}\n\
+         drain: {on_sigterm: 90s}\n",
+    )
+    .unwrap();
+    assert_eq!(config.policy.site.as_deref(), Some(Path::new("/etc/sluice/policies/site.yaml")));
+    assert_eq!(config.identity.keys.as_deref(), Some(Path::new("/etc/sluice/keys.yaml")));
+    let UpstreamKind::Edge(edge) = &config.upstreams[0].kind else { panic!("no edge first") };
+    assert_eq!(edge.model.as_deref(), Some(Path::new("/etc/sluice/models/m")));
+    assert_eq!((edge.expert_cache, edge.threads), (Some(2 << 30), Some(3)));
+    let ward = openai(&config, "ward");
+    assert_eq!(ward.base_url.as_text(), "https://llm.ward.internal:8443/v1");
+    assert_eq!(ward.models[0], ("fast".to_owned(), "small".to_owned()));
+    assert_eq!(ward.timeouts.total, Duration::from_secs(3600));
+    assert_eq!(ward.timeouts.idle, Timeouts::default().idle);
+    assert_eq!((config.limits.body, config.limits.in_flight), (1 << 20, 7));
+    assert!(config.offline.declared);
+    assert_eq!(config.audit.path, Path::new("/var/log/sluice"));
+    assert_eq!(config.drain.on_sigterm, Duration::from_secs(90));
+}
+
+#[test]
+fn secrets_come_from_the_environment_or_a_file() {
+    let upstream =
+        |key: &str| format!("upstreams:\n  a: {{kind: openai, base_url: http://a, {key}}}\n");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "sk-from-file\n").unwrap();
+    let config = parse(&upstream(&format!("key_file: {:?}", file.display().to_string()))).unwrap();
+    assert_eq!(openai(&config, "a").key.unwrap().expose(), "sk-from-file");
+    // PATH is set wherever tests run.
+    let config = parse(&upstream("key: \"${PATH}\"")).unwrap();
+    assert_eq!(openai(&config, "a").key.unwrap().expose(), std::env::var("PATH").unwrap());
+
+    let literal = parse(&upstream("key: sk-literal")).unwrap_err().message;
+    assert!(literal.contains("keep secrets out of this file"), "{literal}");
+    assert!(!literal.contains("sk-literal"), "the error repeats the secret");
+}
+
+#[test]
+fn errors_point_at_the_place_and_say_what_to_do() {
+    for (source, expected) in [
+        (
+            "limts: {body: 1MiB}\n",
+            "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
+             upstreams, limits, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
+             | ^\nhint: did you mean \"limits\"?",
+        ),
+        (
+            "mode: trial\nlimits:\n  body: 10MB\n",
+            "sluice.yaml:3:9: limits.body: expected a size such as 64KiB, 10MiB or 2GiB, got \
+             \"10MB\"\n     3 |   body: 10MB\n       |         ^",
+        ),
+        (
+            "upstreams:\n  a:\n    kind: openai\n    base_url: http://a\n    timeouts: {connect: fast}\n",
+            "sluice.yaml:5:25: upstreams.a.timeouts.connect: expected a duration such as 500ms, 3s, \
+             5m or 1h, got \"fast\"\n     5 |     timeouts: {connect: fast}\n       \
+             |                         ^",
+        ),
+        (
+            "telemetry: {otlp: none}\n",
+            "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
+             upstreams, limits, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
+             none}\n       | ^\nhint: this version sends no telemetry; remove it",
+        ),
+        (
+            "upstreams:\n  edge: {kind: edge, base_url: http://a}\n",
+            "sluice.yaml:2:22: upstreams.edge: expected no base_url on an upstream of kind edge\n     \
+             2 |   edge: {kind: edge, base_url: http://a}\n       |                      ^",
+        ),
+        (
+            "upstreams:\n  a: {kind: openai}\n",
+            "sluice.yaml:2:3: upstreams.a: expected a base_url, got none\n     2 |   a: {kind: \
+             openai}\n       |   ^\nhint: base_url: https://llm.example/v1",
+        ),
+    ] {
+        assert_eq!(parse(source).unwrap_err().to_string(), expected, "{source}");
+    }
+}
+
+#[test]
+fn what_would_be_misread_is_refused() {
+    for (source, part) in [
+        ("policy: {site: \"${HOME}/site.yaml\"}\n", "read in secrets (key) only"),
+        ("listen: {traffic: \"8080\"}\n", "expected address and port"),
+        ("listen: {traffic: {address: \"0.0.0.0:1\", tls: {}}}\n", "does not terminate TLS"),
+        ("limits: {in_flight: 0}\n", "expected at least 1"),
+        ("upstreams:\n  a: {kind: edge}\n  a: {kind: edge}\n", "\"a\" twice"),
+        ("upstreams:\n  a: {kind: edge}\n  b: {kind: edge}\n", "at most one upstream of kind edge"),
+        ("upstreams:\n  \"a b\": {kind: edge}\n", "expected a name of letters"),
+        ("upstreams:\n  a: {kind: anthropic}\n", "expected one of the words (edge, openai)"),
+        ("upstreams:\n  a: {model: m}\n", "upstreams.a: expected the field kind, got none"),
+        (
+            "upstreams:\n  a: {kind: openai, base_url: \"http://u:p@a\"}\n",
+            "without user and password",
+        ),
+        ("mode: prod\n", "mode: expected one of the words (trial, production), got \"prod\""),
+        ("mode: [\n", "mode: expected a word, got sequence"),
+        ("offline: {declared: yes}\n", "offline.declared: expected a boolean, got string \"yes\""),
+        ("- mode\n", "expected a map of fields, got sequence"),
+    ] {
+        let error = parse(source).unwrap_err().to_string();
+        assert!(error.contains(part), "{source}{error}");
+        assert!(error.starts_with("sluice.yaml:"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::load(Path::new("/nowhere/sluice.yaml")).unwrap_err().to_string();
+    assert!(error.starts_with("/nowhere/sluice.yaml: failed to read the config: "), "{error}");
+}
+
+#[test]
+fn the_example_that_ships_is_read() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/sluice.yaml");
+    let config = Config::load(&example).unwrap();
+    assert_eq!(config.mode, Mode::Production);
+    assert!(config.upstreams.iter().any(|u| matches!(u.kind, UpstreamKind::Edge(_))));
+}

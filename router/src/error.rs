@@ -1,0 +1,55 @@
+//! Why the gateway could not start or had to stop, by the step that failed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::audit::AuditError;
+use crate::identity::IdentityError;
+use crate::taint::NoRandomness;
+use crate::upstream::UpstreamSetupError;
+
+/// A gateway that cannot run. `Display` names the step; the cause is `source()`.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The policy set cannot be used.
+    #[error("failed to load the policies")]
+    Policy(#[source] sluice_policies::PolicyError),
+    /// The model cannot be loaded.
+    #[error("failed to load the model {path}")]
+    Model {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sluice_engine::EngineError,
+    },
+    /// No model was named for the edge.
+    #[error(
+        "failed to load the edge's model: none is named; use --model, upstreams.edge.model or SLUICE_MODEL"
+    )]
+    NoModel,
+    /// The keys file cannot be used.
+    #[error("failed to load the API keys")]
+    Identity(#[from] IdentityError),
+    /// An upstream's settings make no client.
+    #[error("failed to set up an upstream")]
+    Upstream(#[from] UpstreamSetupError),
+    /// The audit log cannot be written.
+    #[error("failed to start the audit log")]
+    Audit(#[from] AuditError),
+    /// There is no key for fingerprints.
+    #[error("failed to start the taint store")]
+    Taint(#[from] NoRandomness),
+    /// A listener cannot be opened.
+    #[error("failed to listen on {address}; is another process using it?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Signals cannot be waited for.
+    #[error("failed to wait for signals")]
+    Signals(#[source] std::io::Error),
+}

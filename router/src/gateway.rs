@@ -1,0 +1,381 @@
+//! One request from prompt to reply: classify, gather facts, decide, record, ask, fall back.
+//!
+//! All branching of the request path is in [`Gateway::handle`] and nowhere else: dialects parse,
+//! policy decides, upstreams answer. A fallback is a fresh decision over worse facts (the upstream
+//! that failed is down), so it can only stay within what policy allowed before, and its reasons are
+//! on record like those of the first choice.
+//!
+//! Invariants: an attempt is on record before a byte leaves; nothing leaves to the network while the
+//! log cannot be written, whatever policy says; an upstream that was not allowed by the first
+//! decision is never asked; every reply after classification carries the decision's headers.
+
+mod attempt;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_policies::{
+    Classification, Decision, Facts, Mode, PolicySet, Prompt, Quality, Refusal, RefusalCode, Route,
+};
+use tokio::time::Instant;
+
+use crate::api::{ApiError, Request};
+use crate::audit::{AuditLog, RefusalRecord};
+use crate::identity::Callers;
+use crate::metrics::{Metrics, Snapshot};
+use crate::reply::{DecisionHeaders, Reply, route_word};
+use crate::taint::{Taint, TaintStore};
+use crate::upstream::{Upstream, UpstreamError};
+use attempt::Missed;
+
+/// Longer prompts are scanned on a thread of their own, so that they do not hold up other requests.
+const SCAN_INLINE_BYTES_MAX: usize = 32 << 10;
+
+/// How soon a queued request looks again whether it may go; each wait is twice the one before.
+const QUEUE_STEP_MIN: Duration = Duration::from_millis(100);
+/// The longest such wait.
+const QUEUE_STEP_MAX: Duration = Duration::from_secs(2);
+
+/// Everything that requests share.
+pub struct Gateway {
+    parts: Parts,
+}
+
+/// What a gateway is put together from.
+pub struct Parts {
+    /// Trial or production.
+    pub mode: Mode,
+    /// The active policies.
+    pub policy: Arc<PolicySet>,
+    /// Who may call.
+    pub callers: Callers,
+    /// What can answer, in the config's order.
+    pub upstreams: Vec<Upstream>,
+    /// A person declared that there is no network.
+    pub offline_declared: bool,
+    /// Where attempts are recorded.
+    pub audit: AuditLog,
+    /// Which conversations have held never-cloud text.
+    pub taint: Arc<TaintStore>,
+    /// What operators watch.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One request under way: what all its attempts share.
+struct Ask {
+    id: String,
+    request: Request,
+    classification: Classification,
+    stripped: Vec<String>,
+    /// What the first decision allowed; fallbacks stay inside.
+    allowed: Vec<String>,
+    started: Instant,
+}
+
+impl Gateway {
+    /// Puts a gateway together.
+    pub fn new(parts: Parts) -> Gateway {
+        Gateway { parts }
+    }
+
+    /// Who may call.
+    pub fn callers(&self) -> &Callers {
+        &self.parts.callers
+    }
+
+    /// The active policies.
+    pub fn policy(&self) -> &PolicySet {
+        &self.parts.policy
+    }
+
+    /// What can answer.
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.parts.upstreams
+    }
+
+    /// Where attempts are recorded.
+    pub fn audit(&self) -> &AuditLog {
+        &self.parts.audit
+    }
+
+    /// What operators watch.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.parts.metrics
+    }
+
+    /// Answers a request. Dropping the future, or the reply's stream, cancels the upstream.
+    pub async fn handle(&self, mut request: Request) -> Reply {
+        let started = Instant::now();
+        let Some(mut classification) = self.classify(&request.prompt).await else {
+            return Reply::error(&ApiError::internal());
+        };
+        // Nothing here puts placeholders in yet, so policy must decide as if none could be.
+        classification.redactable = false;
+        let stripped = request.chat.strip(&classification.strip);
+        let mut facts = self.facts(&request);
+        let mut decision = self.parts.policy.decide(&classification, &facts);
+        self.parts.metrics.decision(started.elapsed());
+        if decision.never_cloud {
+            let session = request.session.as_deref();
+            let (caller, prompt) = (&request.caller, &request.prompt);
+            self.parts.taint.remember(caller, session, prompt, &classification);
+        }
+        let allowed = decision.allowed.clone();
+        let id = uuid::Uuid::now_v7().to_string();
+        let ask = Ask { id, request, classification, stripped, allowed, started };
+        if !ask.is_stripped_whole() {
+            return self.refuse(&ask, &decision, &facts, &ApiError::internal()).await;
+        }
+
+        let mut number = 0;
+        let mut step = QUEUE_STEP_MIN;
+        let mut asked: Vec<&str> = Vec::new();
+        let mut last: Option<UpstreamError> = None;
+        loop {
+            let Some(upstream) = self.choice(&ask, &decision, &asked) else {
+                if !may_queue(&ask, &decision, last.as_ref(), step) {
+                    break;
+                }
+                tokio::time::sleep(step).await;
+                step = (step * 2).min(QUEUE_STEP_MAX);
+                asked.clear();
+                facts = self.facts(&ask.request);
+                decision = self.parts.policy.decide(&ask.classification, &facts);
+                continue;
+            };
+            number += 1;
+            match self.attempt(&ask, &decision, &facts, upstream, number).await {
+                Ok(reply) => return reply,
+                Err(Missed::NotRecorded) if facts.audit_writable => facts.audit_writable = false,
+                Err(Missed::NotRecorded) => {
+                    let error = ApiError::refused(&audit_down());
+                    return self.refuse(&ask, &decision, &facts, &error).await;
+                }
+                Err(Missed::NotPermitted) => {
+                    let error = ApiError::internal();
+                    return self.refuse(&ask, &decision, &facts, &error).await;
+                }
+                Err(Missed::Failed(error)) if !error.falls_back() => {
+                    return self.fail(&ask, &decision, upstream, &error.to_api());
+                }
+                Err(Missed::Failed(error)) => {
+                    mark_down(&mut facts, upstream);
+                    asked.push(upstream.id().as_str());
+                    last = Some(error);
+                }
+            }
+            decision = self.parts.policy.decide(&ask.classification, &facts);
+        }
+        let error = final_error(&decision, last.as_ref());
+        self.refuse(&ask, &decision, &facts, &error).await
+    }
+
+    /// Scans a prompt. `None` if the scan itself died: then nothing is known and nothing leaves.
+    async fn classify(&self, prompt: &Arc<Prompt>) -> Option<Classification> {
+        let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
+        if bytes <= SCAN_INLINE_BYTES_MAX {
+            return Some(self.parts.policy.classify(prompt));
+        }
+        let (policy, prompt) = (self.parts.policy.clone(), prompt.clone());
+        tokio::task::spawn_blocking(move || policy.classify(&prompt)).await.ok()
+    }
+
+    fn facts(&self, request: &Request) -> Facts {
+        let session = request.session.as_deref();
+        let taint = self.parts.taint.look_up(&request.caller, session, &request.prompt);
+        Facts {
+            today: today(),
+            mode: self.parts.mode,
+            offline: self.offline(),
+            audit_writable: self.parts.audit.is_writable(),
+            tainted: taint == Taint::Tainted,
+            taint_unknown: taint == Taint::Unknown,
+            upstreams: self.parts.upstreams.iter().map(Upstream::facts).collect(),
+        }
+    }
+
+    /// Why there is no network, if there is none.
+    pub fn offline(&self) -> Option<String> {
+        if self.parts.offline_declared {
+            return Some("declared in the config".to_owned());
+        }
+        let mut servers =
+            self.parts.upstreams.iter().filter(|u| matches!(u, Upstream::OpenAi(_))).peekable();
+        if servers.peek().is_none() {
+            return Some("no network upstream is configured".to_owned());
+        }
+        servers.all(|u| !u.is_healthy()).then(|| "every network upstream is failing".to_owned())
+    }
+
+    /// The decision's choice, if it was allowed from the start and was not asked before.
+    fn choice(&self, ask: &Ask, decision: &Decision, asked: &[&str]) -> Option<&Upstream> {
+        if decision.route == Route::Refuse {
+            return None;
+        }
+        let name = decision.upstream.as_deref()?;
+        if asked.contains(&name) || !ask.allowed.iter().any(|allowed| allowed == name) {
+            return None;
+        }
+        self.parts.upstreams.iter().find(|upstream| upstream.id().as_str() == name)
+    }
+
+    /// Says no, on record.
+    async fn refuse(
+        &self,
+        ask: &Ask,
+        decision: &Decision,
+        facts: &Facts,
+        error: &ApiError,
+    ) -> Reply {
+        let record = RefusalRecord {
+            id: &ask.id,
+            decision,
+            classification: &ask.classification,
+            facts,
+            caller: ask.request.caller.id.as_deref(),
+            tenant: &ask.request.caller.tenant,
+            code: error.code.unwrap_or("error"),
+        };
+        // Nothing leaves, so an unwritable log does not change the answer; it shows in the metrics.
+        let _ = self.parts.audit.refusal(&record).await;
+        let mut reply = Reply::error(error);
+        self.stamp(ask, decision, None, &mut reply);
+        reply
+    }
+
+    /// An error of the upstream that was asked; its attempt is on record.
+    fn fail(&self, ask: &Ask, decision: &Decision, upstream: &Upstream, error: &ApiError) -> Reply {
+        let mut reply = Reply::error(error);
+        self.stamp(ask, decision, Some(upstream), &mut reply);
+        reply
+    }
+
+    /// Puts the decision's headers on a reply and counts it.
+    fn stamp(
+        &self,
+        ask: &Ask,
+        decision: &Decision,
+        upstream: Option<&Upstream>,
+        reply: &mut Reply,
+    ) {
+        let route = if upstream.is_some() { decision.route } else { Route::Refuse };
+        DecisionHeaders {
+            id: &ask.id,
+            route,
+            upstream: upstream.map(|u| u.id().as_str()),
+            quality: upstream.map_or("none", |u| self.quality(u)),
+            decision,
+            stripped: &ask.stripped,
+        }
+        .put_on(reply);
+        let status = reply.status.as_u16();
+        self.parts.metrics.request(route_word(route), &decision.class, status);
+        tracing::debug!(
+            decision = ask.id,
+            request = ask.request.id,
+            route = route_word(route),
+            upstream = upstream.map(|u| u.id().as_str()),
+            class = decision.class,
+            status,
+            "request answered"
+        );
+    }
+
+    fn quality(&self, upstream: &Upstream) -> &'static str {
+        match self.parts.policy.standing(&upstream.facts(), today()).quality {
+            Quality::Demo => "demo",
+            Quality::General => "general",
+            Quality::Approved => "approved",
+        }
+    }
+
+    /// Names of models for `GET /v1/models`: the edge's own, and those that the config lists.
+    pub fn models(&self) -> Vec<(String, String)> {
+        let mut models = Vec::<(String, String)>::new();
+        for upstream in &self.parts.upstreams {
+            let owner = upstream.id().as_str();
+            match upstream {
+                Upstream::Edge(edge) => {
+                    models.push((edge.engine().info().name.clone(), owner.into()))
+                }
+                Upstream::OpenAi(server) => {
+                    let names = server.config().models.iter().map(|(name, _)| name);
+                    models.extend(names.map(|name| (name.clone(), owner.to_owned())));
+                }
+            }
+        }
+        models
+    }
+
+    /// What a scrape shows of this moment.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let upstreams = &self.parts.upstreams;
+        let engine = upstreams.iter().find_map(|upstream| match upstream {
+            Upstream::Edge(edge) => Some(edge.forecast()),
+            Upstream::OpenAi(_) => None,
+        });
+        Snapshot {
+            upstreams: upstreams.iter().map(|u| (u.id().as_str(), u.is_healthy())).collect(),
+            engine: engine.map(|f| (f.running, f.waiting)),
+            audit_writable: self.parts.audit.is_writable(),
+            audit_failures: self.parts.audit.failures(),
+        }
+    }
+}
+
+impl Ask {
+    /// Every field that policy wants removed is gone. Anything else is a bug, and then nothing
+    /// leaves.
+    fn is_stripped_whole(&self) -> bool {
+        self.classification.strip.iter().all(|place| self.stripped.contains(place))
+    }
+}
+
+/// Whether a refused request may wait and be decided again: the site lets requests of this kind
+/// queue, their time is not up, and the cause may pass.
+fn may_queue(ask: &Ask, decision: &Decision, last: Option<&UpstreamError>, step: Duration) -> bool {
+    let Some(queue_ms_max) = decision.queue_ms_max else { return false };
+    let time_is_up = ask.started + Duration::from_millis(queue_ms_max);
+    last.is_none_or(UpstreamError::may_pass) && Instant::now() + step <= time_is_up
+}
+
+fn mark_down(facts: &mut Facts, upstream: &Upstream) {
+    let name = upstream.id().as_str();
+    for facts in facts.upstreams.iter_mut().filter(|facts| facts.id == name) {
+        facts.healthy = false;
+    }
+}
+
+/// What the client is told when nothing answered: the policy's refusal, unless the upstream's own
+/// error says more.
+fn final_error(decision: &Decision, last: Option<&UpstreamError>) -> ApiError {
+    match (&decision.refusal, last) {
+        (_, Some(error @ UpstreamError::Unsupported { .. })) => error.to_api(),
+        (Some(refusal), None) => ApiError::refused(refusal),
+        (Some(refusal), Some(_)) if refusal.code == RefusalCode::PolicyBlocked => {
+            ApiError::refused(refusal)
+        }
+        (_, Some(error)) => error.to_api(),
+        (None, None) => ApiError::refused(&Refusal {
+            code: RefusalCode::UpstreamUnavailable,
+            message: "failed to find an upstream that may answer".to_owned(),
+            retry_after_s: None,
+        }),
+    }
+}
+
+fn audit_down() -> Refusal {
+    Refusal {
+        code: RefusalCode::AuditDown,
+        message: "failed to record the attempt, so nothing was sent".to_owned(),
+        retry_after_s: None,
+    }
+}
+
+/// The date in UTC: rules start and end at the same moment on every machine.
+fn today() -> jiff::civil::Date {
+    jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! A hybrid edge-cloud gateway: classify each request, answer regulated ones here, send the rest on.
+//!
+//! The path of a request is three hops long: [`api`] parses a body into a prompt and the JSON to send,
+//! [`gateway`] classifies, decides, records and chooses, [`upstream`] answers. Policy lives in
+//! `sluice-policies`, the embedded model in `sluice-engine`; neither knows of sockets.
+//!
+//! Invariants: only [`gateway::Gateway::handle`] picks an upstream; only a [`permit::EgressPermit`]
+//! opens a connection to one; an attempt is on record before a byte leaves; no text of a request or
+//! reply is in a log, metric, error, audit record or `Debug`.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod audit;
+pub mod breaker;
+pub mod config;
+mod error;
+pub mod gateway;
+pub mod identity;
+pub mod metrics;
+pub mod permit;
+pub mod reply;
+mod server;
+pub mod taint;
+pub mod upstream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sluice_engine::{Engine, EngineOptions};
+use sluice_policies::PolicySet;
+
+pub use error::ServeError;
+
+use crate::audit::AuditLog;
+use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
+use crate::gateway::{Gateway, Parts};
+use crate::identity::Callers;
+use crate::metrics::Metrics;
+use crate::taint::TaintStore;
+use crate::upstream::{EdgeUpstream, OpenAiUpstream, Upstream, UpstreamId};
+
+/// A gateway that takes requests.
+pub struct Started {
+    /// Where clients connect.
+    pub traffic: SocketAddr,
+    /// Where metrics and probes are.
+    pub metrics: SocketAddr,
+    /// The gateway itself: its policies, upstreams and model.
+    pub gateway: Arc<Gateway>,
+}
+
+/// Serves until SIGTERM or ctrl-c, then drains. `ready` is called once both listeners are open.
+///
+/// Every edge upstream in `config` must name its model.
+pub async fn serve(config: Config, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
+    let stop = stop_signal().map_err(ServeError::Signals)?;
+    serve_until(config, ready, stop).await
+}
+
+/// Serves until `stop` is done, then drains.
+pub async fn serve_until(
+    config: Config,
+    ready: impl FnOnce(&Started),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let bind = async |address| {
+        let failed = |source| ServeError::Bind { address, source };
+        server::bind(address).await.map_err(failed)
+    };
+    // Listeners first: a port that is taken should not cost the time to load a model.
+    let (traffic, traffic_address) = bind(config.listen.traffic).await?;
+    let (metrics, metrics_address) = bind(config.listen.metrics).await?;
+    let (limits, patience) = (config.limits, config.drain.on_sigterm);
+    let gateway = tokio::task::spawn_blocking(move || assemble(&config))
+        .await
+        .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))?;
+    let gateway = Arc::new(gateway);
+    ready(&Started {
+        traffic: traffic_address,
+        metrics: metrics_address,
+        gateway: gateway.clone(),
+    });
+    server::Server::new(gateway).run(traffic, metrics, limits, patience, stop).await;
+    Ok(())
+}
+
+/// Builds a gateway from its config: policies, keys, models, clients, audit log. Reads files and may
+/// take seconds.
+pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
+    let policy = match &config.policy.site {
+        Some(site) => PolicySet::load_site(site),
+        None => PolicySet::shipped(),
+    }
+    .map_err(ServeError::Policy)?;
+    for warning in policy.warnings() {
+        tracing::warn!(%warning, "policy has a weakness");
+    }
+    let callers = match &config.identity.keys {
+        Some(keys) => Callers::load(keys)?,
+        None => Callers::anyone(),
+    };
+    Ok(Gateway::new(Parts {
+        mode: config.mode,
+        policy: Arc::new(policy),
+        callers,
+        upstreams: config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+        offline_declared: config.offline.declared,
+        audit: AuditLog::open(&config.audit)?,
+        taint: Arc::new(TaintStore::new()?),
+        metrics: Arc::new(Metrics::new()),
+    }))
+}
+
+fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
+    let id = config.id.clone();
+    Ok(match &config.kind {
+        UpstreamKind::Edge(edge) => Upstream::Edge(self::edge(id, edge)?),
+        UpstreamKind::OpenAi(server) => {
+            Upstream::OpenAi(Box::new(OpenAiUpstream::new(id, server.clone())?))
+        }
+    })
+}
+
+fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError> {
+    let path = config.model.clone().ok_or(ServeError::NoModel)?;
+    let options = EngineOptions {
+        model: path.clone(),
+        threads: config.threads,
+        expert_cache_bytes: config.expert_cache,
+        context_tokens: config.context_tokens,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::load(&options).map_err(|source| ServeError::Model { path, source })?;
+    Ok(EdgeUpstream::new(id, engine))
+}
+
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        // Without a handler ctrl-c ends the process, which is what a failure here leaves us with.
+        let _ = tokio::signal::ctrl_c().await;
+    })
+}

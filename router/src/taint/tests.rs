@@ -1,0 +1,113 @@
+//! What a conversation's history gives away, and what it does not.
+
+use std::collections::BTreeSet;
+
+use sluice_policies::{Finding, Likelihood, Text};
+
+use super::*;
+
+const LONG: &str =
+    "Please look at the whole course of the illness and tell me what you think of it.";
+
+fn caller(id: &str, tenant: &str) -> Caller {
+    Caller { id: Some(id.to_owned()), tenant: tenant.into(), tags: BTreeSet::new() }
+}
+
+fn prompt(turns: &[(Role, &str)]) -> Prompt {
+    let text = |(message, (role, text)): (usize, &(Role, &str))| Text {
+        place: format!("messages[{message}].content"),
+        message: Some(message),
+        role: *role,
+        text: (*text).to_owned(),
+    };
+    Prompt { texts: turns.iter().enumerate().map(text).collect(), ..Prompt::default() }
+}
+
+/// A classification with a finding in each of these texts.
+fn found_in(texts: &[usize]) -> Classification {
+    let finding = |&text: &usize| Finding {
+        detector: "payment_card".into(),
+        place: String::new(),
+        likelihood: Likelihood::Likely,
+        text,
+        span: 0..1,
+    };
+    let mut classification: Classification = serde_json::from_value(serde_json::json!({
+        "class": "regulated", "labels": [], "latency": "interactive", "rules": [], "raised_by": [],
+        "shadow_rules": [], "findings": [], "refuse": null, "strip": [], "never_cloud": true,
+        "reason": "", "base_class": "regulated", "base_reason": null, "excepted": [],
+        "redactable": false,
+    }))
+    .unwrap();
+    classification.findings = texts.iter().map(finding).collect();
+    classification
+}
+
+#[test]
+fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
+    let store = TaintStore::new().unwrap();
+    let first = prompt(&[(Role::User, "card 4539"), (Role::User, LONG), (Role::User, "thanks")]);
+    store.remember(&caller("a", "t"), None, &first, &found_in(&[0]));
+    for (who, turn, expected) in [
+        (caller("a", "t"), "card 4539", Taint::Tainted),
+        (caller("a", "t"), "  card\n4539 ", Taint::Tainted),
+        (caller("a", "t"), LONG, Taint::Tainted),
+        (caller("a", "t"), "thanks", Taint::Clean),
+        (caller("a", "t"), "card4539", Taint::Clean),
+        (caller("b", "t"), "card 4539", Taint::Clean),
+        (caller("a", "other"), "card 4539", Taint::Clean),
+    ] {
+        let later = prompt(&[(Role::User, turn), (Role::User, "go on")]);
+        assert_eq!(store.look_up(&who, None, &later), expected, "{turn}");
+    }
+}
+
+#[test]
+fn a_session_stays_tainted_and_is_scoped() {
+    let store = TaintStore::new().unwrap();
+    let private = prompt(&[(Role::User, "short")]);
+    store.remember(&caller("a", "t"), Some("s"), &private, &found_in(&[]));
+    let hello = prompt(&[(Role::User, "hello")]);
+    assert_eq!(store.look_up(&caller("a", "t"), Some("s"), &hello), Taint::Tainted);
+    assert_eq!(store.look_up(&caller("a", "t"), Some("s2"), &hello), Taint::Clean);
+    assert_eq!(store.look_up(&caller("b", "t"), Some("s"), &hello), Taint::Clean);
+}
+
+#[test]
+fn a_system_prompt_that_all_conversations_share_taints_none() {
+    let store = TaintStore::new().unwrap();
+    let private = prompt(&[(Role::System, LONG), (Role::User, "card 4539")]);
+    store.remember(&caller("a", "t"), None, &private, &found_in(&[1]));
+    let other = prompt(&[(Role::System, LONG), (Role::User, "hello")]);
+    assert_eq!(store.look_up(&caller("a", "t"), None, &other), Taint::Clean);
+}
+
+#[test]
+fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
+    let text = " The card ends in 1486.\n\nAnything else?\n";
+    for cut in (0..text.len()).filter(|&cut| text.is_char_boundary(cut)) {
+        let store = TaintStore::new().unwrap();
+        let mut reply = store.reply(&caller("a", "t"));
+        reply.feed(&text[..cut]);
+        reply.feed(&text[cut..]);
+        store.remember_reply(reply);
+        let later = prompt(&[(Role::Assistant, text.trim()), (Role::User, "no")]);
+        assert_eq!(store.look_up(&caller("a", "t"), None, &later), Taint::Tainted, "cut at {cut}");
+    }
+}
+
+#[test]
+fn after_forgetting_a_history_that_is_not_found_is_unknown() {
+    let store = TaintStore::with_room(2).unwrap();
+    for session in ["1", "2", "3"] {
+        store.remember(&caller("a", "t"), Some(session), &prompt(&[]), &found_in(&[]));
+    }
+    let hello = prompt(&[(Role::User, "hello")]);
+    let history = prompt(&[(Role::Assistant, "hi"), (Role::User, "hello")]);
+    let look_up = |session, prompt| store.look_up(&caller("a", "t"), session, prompt);
+    assert_eq!(look_up(Some("3"), &hello), Taint::Tainted);
+    assert_eq!(look_up(Some("1"), &hello), Taint::Unknown);
+    assert_eq!(look_up(None, &history), Taint::Unknown);
+    assert_eq!(look_up(None, &hello), Taint::Clean);
+    assert!(store.known().fingerprints.len() <= 2);
+}

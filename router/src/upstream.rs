@@ -1,0 +1,328 @@
+//! What can answer a request: the engine in this process or a server across the network.
+//!
+//! A closed set, so an enum and no trait. An upstream takes a request that the gateway has already
+//! decided about and gives back an `Answer`: a whole body or a stream of pieces that ends with
+//! exactly one end. It never decides, retries or falls back; the gateway does.
+
+mod edge;
+mod openai;
+mod sse;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper::StatusCode;
+use serde::Serialize;
+use sluice_engine::EngineError;
+use sluice_policies::UpstreamFacts;
+
+pub use edge::EdgeUpstream;
+pub use openai::{OpenAiUpstream, UpstreamSetupError};
+
+use crate::api::ApiError;
+
+/// The name of an upstream in `sluice.yaml`. Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(Arc<str>);
+
+impl UpstreamId {
+    /// Names an upstream.
+    pub fn new(name: &str) -> Self {
+        UpstreamId(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UpstreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl fmt::Display for UpstreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One configured upstream.
+pub enum Upstream {
+    /// The engine in this process.
+    Edge(EdgeUpstream),
+    /// A server across the network.
+    OpenAi(Box<OpenAiUpstream>),
+}
+
+impl Upstream {
+    /// Its name.
+    pub fn id(&self) -> &UpstreamId {
+        match self {
+            Upstream::Edge(edge) => edge.id(),
+            Upstream::OpenAi(server) => server.id(),
+        }
+    }
+
+    /// Whether a request could be sent to it now.
+    pub fn is_healthy(&self) -> bool {
+        match self {
+            Upstream::Edge(edge) => edge.is_healthy(),
+            Upstream::OpenAi(server) => server.breaker.allows(),
+        }
+    }
+
+    /// `scheme://host:port`; empty for the edge.
+    pub fn address(&self) -> &str {
+        match self {
+            Upstream::Edge(_) => "",
+            Upstream::OpenAi(server) => server.address(),
+        }
+    }
+
+    /// What a decision may know of it now.
+    pub fn facts(&self) -> UpstreamFacts {
+        let network = UpstreamFacts {
+            id: self.id().as_str().to_owned(),
+            edge: false,
+            scheme: String::new(),
+            host: String::new(),
+            port: 0,
+            healthy: self.is_healthy(),
+            quality: None,
+            first_token_ms: None,
+            tokens_per_second: None,
+        };
+        match self {
+            Upstream::OpenAi(server) => {
+                let url = &server.config().base_url;
+                let (scheme, host) = (url.scheme.clone(), url.host.clone());
+                UpstreamFacts { scheme, host, port: url.port, ..network }
+            }
+            Upstream::Edge(edge) => {
+                let forecast = edge.forecast();
+                let first_token_ms = u64::try_from(forecast.first_token.as_millis()).ok();
+                UpstreamFacts {
+                    edge: true,
+                    quality: Some(edge.quality()),
+                    first_token_ms,
+                    tokens_per_second: Some(forecast.tokens_per_second).filter(|t| t.is_finite()),
+                    ..network
+                }
+            }
+        }
+    }
+}
+
+/// What an upstream gives back.
+pub(crate) struct Answer {
+    /// The HTTP status for the client.
+    pub(crate) status: StatusCode,
+    /// Body, whole or in pieces.
+    pub(crate) body: AnswerBody,
+}
+
+/// The body of an answer.
+pub(crate) enum AnswerBody {
+    /// All of it, JSON.
+    Whole {
+        /// The bytes for the client.
+        bytes: Bytes,
+        /// What the upstream counted.
+        usage: Usage,
+        /// The reply's text, if it was asked for.
+        text: Option<String>,
+    },
+    /// Server-sent events, pulled as fast as the client reads. Dropping it cancels the upstream.
+    Events(Events),
+}
+
+/// The pieces of a streamed answer: data, then exactly one end.
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Piece> + Send>>;
+
+/// One step of a streamed answer.
+pub(crate) enum Piece {
+    /// Whole events for the client.
+    Data {
+        /// The bytes as they are sent.
+        bytes: Bytes,
+        /// The reply's text in them, if it was asked for.
+        text: Option<String>,
+    },
+    /// The stream is over.
+    End {
+        /// `None` if the reply is complete, else why it was cut.
+        cut: Option<&'static str>,
+        /// Last bytes for the client: an error event, if it was cut.
+        bytes: Option<Bytes>,
+        /// What the upstream counted.
+        usage: Usage,
+    },
+}
+
+/// Tokens as the upstream counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) prompt_tokens: Option<u64>,
+    pub(crate) completion_tokens: Option<u64>,
+}
+
+/// How the client wants its answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// As server-sent events.
+    pub(crate) stream: bool,
+    /// With a usage event at the end.
+    pub(crate) include_usage: bool,
+    /// The gateway needs the reply's text (to remember it as never-cloud).
+    pub(crate) want_text: bool,
+}
+
+/// Why an upstream gave no answer. Nothing was passed to the client, so another may be asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    /// No connection: refused, unknown host, TLS failure.
+    #[error("failed to reach the upstream")]
+    Unreachable(#[source] reqwest::Error),
+    /// Its breaker is open: it failed too often to be asked.
+    #[error("the upstream is left alone after repeated failures")]
+    Resting,
+    /// It took too long.
+    #[error("failed to get an answer in time: {0}")]
+    Timeout(&'static str),
+    /// It answered with an error of its own.
+    #[error("the upstream answered with status {status}")]
+    Status {
+        /// Its status.
+        status: StatusCode,
+        /// Its `Retry-After`, seconds.
+        retry_after_s: Option<u32>,
+    },
+    /// It does not accept our key.
+    #[error("the upstream does not accept the configured key (status {0})")]
+    Credentials(StatusCode),
+    /// Its answer is not what was asked for.
+    #[error("the upstream's answer is unusable: {0}")]
+    BadReply(&'static str),
+    /// The engine gave up or cannot take the request.
+    #[error("the embedded engine failed")]
+    Engine(#[source] std::sync::Arc<sluice_engine::EngineError>),
+    /// The request asks for what this upstream cannot do.
+    #[error("the upstream cannot serve {param}")]
+    Unsupported {
+        /// The field.
+        param: &'static str,
+        /// Why not.
+        what: &'static str,
+    },
+    /// A field has a value that no upstream would take.
+    #[error("the request is invalid")]
+    Invalid {
+        /// The field.
+        param: &'static str,
+        /// What was expected.
+        what: String,
+    },
+}
+
+impl UpstreamError {
+    /// Stable code for audit and metrics.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            UpstreamError::Unreachable(_) => "unreachable",
+            UpstreamError::Resting => "resting",
+            UpstreamError::Timeout(_) => "timeout",
+            UpstreamError::Status { .. } => "upstream_status",
+            UpstreamError::Credentials(_) => "upstream_credentials",
+            UpstreamError::BadReply(_) => "bad_reply",
+            UpstreamError::Engine(_) => "engine",
+            UpstreamError::Unsupported { .. } => "unsupported",
+            UpstreamError::Invalid { .. } => "invalid_request",
+        }
+    }
+
+    /// The innermost cause, for the log: "Connection refused" says more than "unreachable".
+    pub(crate) fn root_cause(&self) -> Option<String> {
+        let first = std::error::Error::source(self)?;
+        let last = std::iter::successors(Some(first), |cause| cause.source()).last();
+        last.map(ToString::to_string)
+    }
+
+    /// The upstream's status, if it gave one.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            UpstreamError::Status { status, .. } | UpstreamError::Credentials(status) => {
+                Some(status.as_u16())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether asking another upstream may help; a wrong request stays wrong everywhere.
+    pub(crate) fn falls_back(&self) -> bool {
+        match self {
+            UpstreamError::Invalid { .. } => false,
+            UpstreamError::Engine(error) => !is_clients_fault(error),
+            _ => true,
+        }
+    }
+
+    /// Whether the same request may succeed at the same upstream a moment later.
+    pub(crate) fn may_pass(&self) -> bool {
+        !matches!(self, UpstreamError::Invalid { .. } | UpstreamError::Unsupported { .. })
+    }
+
+    /// Whether the upstream is to blame, for its breaker.
+    pub(crate) fn counts_against(&self) -> bool {
+        match self {
+            UpstreamError::Unreachable(_)
+            | UpstreamError::Timeout(_)
+            | UpstreamError::Credentials(_)
+            | UpstreamError::BadReply(_) => true,
+            UpstreamError::Status { status, .. } => status.is_server_error(),
+            _ => false,
+        }
+    }
+
+    /// What the client is told if nothing else answers.
+    pub(crate) fn to_api(&self) -> ApiError {
+        match self {
+            UpstreamError::Timeout(_) => ApiError::gateway_timeout(self.to_string()),
+            UpstreamError::Status { status, retry_after_s } if status.as_u16() == 429 => {
+                let mut error = ApiError::bad_gateway("rate_limit_exceeded", self.to_string());
+                error.status = *status;
+                error.kind = "rate_limit_error";
+                error.retry_after_s = *retry_after_s;
+                error
+            }
+            UpstreamError::Unsupported { param, what } => ApiError::unsupported(param, what),
+            UpstreamError::Invalid { param, what } => {
+                ApiError::invalid((*param).to_owned(), what.clone())
+            }
+            UpstreamError::Engine(error) => engine_error(error),
+            _ => ApiError::bad_gateway("upstream_unavailable", self.to_string()),
+        }
+    }
+}
+
+fn is_clients_fault(error: &EngineError) -> bool {
+    matches!(error, EngineError::ContextLengthExceeded { .. } | EngineError::InvalidRequest(_))
+}
+
+fn engine_error(error: &EngineError) -> ApiError {
+    match error {
+        EngineError::ContextLengthExceeded { .. } => ApiError::context_length(error.to_string()),
+        EngineError::InvalidRequest(what) => ApiError::invalid(None, what.clone()),
+        EngineError::Busy { .. } => {
+            let mut busy = ApiError::overloaded().retry_after(5);
+            busy.message = error.to_string();
+            busy
+        }
+        _ => ApiError::internal(),
+    }
+}

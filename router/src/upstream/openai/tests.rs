@@ -1,0 +1,101 @@
+//! What leaves for the cloud, byte for byte, and what is read from its streams.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::*;
+use crate::api::{Hints, chat};
+use crate::config::BaseUrl;
+use crate::identity::Caller;
+
+fn upstream(models: &[(&str, &str)], model: Option<&str>) -> OpenAiUpstream {
+    let config = OpenAiConfig {
+        base_url: BaseUrl::parse("http://127.0.0.1:9/v1").unwrap(),
+        key: None,
+        models: models.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect(),
+        model: model.map(str::to_owned),
+        timeouts: Timeouts::default(),
+    };
+    OpenAiUpstream::new(UpstreamId::new("cloud"), config).unwrap()
+}
+
+fn body(value: &Value) -> ChatBody {
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/").unwrap();
+    let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
+    chat::read(value.to_string().as_bytes(), hints, caller).ok().unwrap().chat
+}
+
+fn sent(upstream: &OpenAiUpstream, value: &Value) -> Value {
+    let decision = serde_json::from_value(json!({
+        "route": "cloud", "upstream": "cloud", "allowed": ["cloud"], "class": "c", "labels": [],
+        "latency": "l", "redact": false, "rules": [], "raised_by": [], "never_cloud": false,
+        "reason": "", "refusal": null, "policy_digest": "",
+    }))
+    .unwrap();
+    let sealed = upstream.outbound(&body(value));
+    let recorded = crate::audit::Recorded::for_test(upstream.id());
+    let permit = EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap();
+    serde_json::from_slice(&permit.spend().1).unwrap()
+}
+
+#[test]
+fn the_cloud_gets_the_clients_fields_but_for_those_that_the_gateway_sets() {
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let plain = json!({"model": "m", "messages": messages, "temperature": 0.5});
+    let upstream = upstream(&[], None);
+    let expected = json!({"model": "m", "messages": messages, "temperature": 0.5, "store": false});
+    assert_eq!(sent(&upstream, &plain), expected);
+
+    let stored = json!({"model": "m", "messages": messages, "store": true, "metadata": {"a": "b"}});
+    assert_eq!(
+        sent(&upstream, &stored),
+        json!({"model": "m", "messages": messages, "store": false})
+    );
+
+    let stream = json!({"model": "m", "messages": messages, "stream": true,
+                        "stream_options": {"include_usage": false, "include_obfuscation": false}});
+    assert_eq!(
+        sent(&upstream, &stream),
+        json!({"model": "m", "messages": messages, "stream": true, "store": false,
+               "stream_options": {"include_usage": true, "include_obfuscation": false}})
+    );
+}
+
+#[test]
+fn model_names_are_rewritten_by_the_config() {
+    for (models, standard, asked, expected) in [
+        (&[][..], None, "m", "m"),
+        (&[("fast", "small")], None, "fast", "small"),
+        (&[("fast", "small")], None, "other", "other"),
+        (&[("fast", "small")], Some("std"), "other", "std"),
+        (&[], Some("std"), "auto", "std"),
+    ] {
+        assert_eq!(upstream(models, standard).model_name(asked), expected, "{asked}");
+    }
+}
+
+#[test]
+fn one_event_is_looked_into_without_changing_it() {
+    let event = |data: &str| format!("data: {data}\n\n").into_bytes();
+    let mut seen = Seen::default();
+    let text = |json: &str, seen: &mut Seen| {
+        let mut text = String::new();
+        let dropped = seen.event(&event(json), Some(&mut text));
+        (text, dropped)
+    };
+    let delta = r#"{"choices":[{"delta":{"content":"Hi"},"finish_reason":null}],"usage":null}"#;
+    assert_eq!(text(delta, &mut seen), ("Hi".to_owned(), false));
+    assert!(!seen.finished);
+    let finish = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+    assert_eq!(text(finish, &mut seen), (String::new(), false));
+    assert!(seen.finished && !seen.done);
+    let usage = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+    assert_eq!(text(usage, &mut seen), (String::new(), true));
+    assert_eq!(seen.usage, Usage { prompt_tokens: Some(3), completion_tokens: Some(2) });
+    assert!(!seen.event(b"data: [DONE]\n\n", None));
+    assert!(seen.done);
+    // A last chunk that has both a choice and the usage belongs to the client.
+    let both = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":3}}"#;
+    assert!(!Seen::default().event(&event(both), None));
+}

@@ -1,0 +1,15 @@
+//! The gateway from outside: real sockets, the embedded model, and a fake cloud that keeps every
+//! byte that reaches it.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test ends where an unwrap fails")]
+
+mod cloud;
+mod gateway;
+
+mod cancellation;
+mod failover;
+mod hostile;
+mod privacy;
+mod routing;
+mod storm;
+mod streaming;

@@ -1,0 +1,107 @@
+//! Where requests go, and what their replies say about it.
+
+use serde_json::json;
+
+use crate::cloud::{Cloud, Script, WORDS};
+use crate::gateway::{Gateway, say, say_streamed, with_cloud, with_upstreams};
+
+#[tokio::test]
+async fn an_ordinary_prompt_reaches_the_cloud_and_comes_back() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    for body in
+        [say("What is the capital of France?"), say_streamed("What is the capital of France?")]
+    {
+        let reply = gateway.chat(body).await;
+        reply.came_from("cloud", 200);
+        assert_eq!(reply.content(), WORDS.concat());
+        assert_eq!(reply.header("x-sluice-upstream"), "cloud");
+    }
+    assert!(cloud.seen().contains("capital of France"));
+    assert_eq!(cloud.requests(), 2);
+}
+
+#[tokio::test]
+async fn every_reply_after_classification_says_who_decided_what() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let refused = json!({"model": "auto", "messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}}]}]});
+    for (body, route, quality) in [
+        (say("Hello"), "cloud", "demo"),
+        (say("Refund the card 4539 5787 6362 1486"), "edge", "demo"),
+        (refused, "refuse", "none"),
+    ] {
+        let reply = gateway.chat(body).await;
+        assert_eq!(reply.header("x-sluice-route"), route, "{}", reply.text());
+        assert_eq!(reply.header("x-sluice-model-quality"), quality);
+        for name in ["class", "labels", "rule", "upstream"] {
+            assert_ne!(reply.header(&format!("x-sluice-{name}")), "", "{name}, {route}");
+        }
+        let id = reply.header("x-sluice-decision");
+        assert_eq!((id.len(), id.as_bytes()[14]), (36, b'7'), "not a UUIDv7: {id}");
+        assert_ne!(reply.header("x-request-id"), "");
+    }
+}
+
+#[tokio::test]
+async fn without_a_cloud_the_edge_answers() {
+    let gateway = Gateway::start(&with_upstreams("")).await;
+    let reply = gateway.chat(say("What is the capital of France?")).await;
+    reply.came_from("edge", 200);
+    assert_eq!(reply.header("x-sluice-model-quality"), "demo");
+    let json = reply.json();
+    assert_eq!(json["object"], "chat.completion");
+    assert_eq!(json["choices"][0]["message"]["role"], "assistant");
+    assert!(json["usage"]["prompt_tokens"].as_u64().unwrap() > 0);
+    assert_ne!(json["model"], "auto", "the model that answered is named");
+}
+
+#[tokio::test]
+async fn declared_offline_keeps_everything_here() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let config = with_cloud(cloud.address, "offline: {declared: true}\n");
+    let gateway = Gateway::start(&config).await;
+    gateway.chat(say("What is the capital of France?")).await.came_from("edge", 200);
+    assert_eq!(cloud.seen(), "");
+    let detail = gateway.probe("/readyz").await;
+    assert_eq!(detail.json()["offline"], "declared in the config");
+}
+
+#[tokio::test]
+async fn a_model_name_is_rewritten_for_the_upstream_that_has_another() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway =
+        Gateway::start(&with_cloud(cloud.address, "    models: {fast: small-7b}\n")).await;
+    let mut body = say("Hello");
+    body["model"] = json!("fast");
+    gateway.chat(body).await.came_from("cloud", 200);
+    assert!(cloud.seen().contains(r#""model":"small-7b""#));
+    let models = gateway.get("/v1/models").await.json();
+    let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
+    assert!(names.contains(&&json!("fast")), "{names:?}");
+    assert_eq!(gateway.get("/v1/models/fast").await.status, 200);
+    assert_eq!(gateway.get("/v1/models/nothing").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_request_id_is_echoed_or_minted() {
+    let gateway = Gateway::start(&with_upstreams("")).await;
+    let reply = gateway.chat_with(&[("x-request-id", "mine-1")], say("Hello")).await;
+    assert_eq!(reply.header("x-request-id"), "mine-1");
+    let reply = gateway.chat_with(&[("x-request-id", "no spaces")], say("Hello")).await;
+    assert_eq!(reply.header("x-request-id").len(), 32);
+}
+
+#[tokio::test]
+async fn probes_and_metrics_have_their_own_listener() {
+    let gateway = Gateway::start(&with_upstreams("")).await;
+    assert_eq!(gateway.probe("/livez").await.status, 200);
+    let ready = gateway.probe("/readyz").await;
+    assert_eq!(ready.status, 200);
+    assert_eq!(ready.json()["upstreams"]["edge"], "ready");
+    gateway.chat(say("Hello")).await.came_from("edge", 200);
+    let counted = r#"sluice_requests_total{class="internal",route="edge",status="200"}"#;
+    assert_eq!(gateway.metric(counted).await, 1.0);
+    assert_eq!(gateway.get("/metrics").await.status, 404, "metrics are not public");
+}

@@ -1,0 +1,98 @@
+//! Streams: passed through as they come, at the reader's pace, and ended cleanly.
+
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::cloud::{Cloud, Script};
+use crate::gateway::{Gateway, Reply, say_streamed, with_upstreams};
+
+fn asking_for_usage(text: &str) -> Value {
+    let mut body = say_streamed(text);
+    body["stream_options"] = json!({"include_usage": true});
+    body
+}
+
+fn usages(reply: &Reply) -> usize {
+    reply.events().iter().filter(|event| event["usage"].is_object()).count()
+}
+
+#[tokio::test]
+async fn usage_is_asked_of_the_cloud_and_shown_only_to_a_client_that_asked() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let plain = gateway.chat(say_streamed("Hello")).await;
+    assert!(cloud.seen().contains(r#""include_usage":true"#));
+    assert_eq!(usages(&plain), 0);
+    assert_eq!(plain.events().last(), Some(&json!("[DONE]")));
+    let asked = gateway.chat(asking_for_usage("Hello")).await;
+    assert_eq!(usages(&asked), 1);
+    let lines = gateway.audit_lines(4).await;
+    assert_eq!(lines[1]["completion_tokens"], 4, "usage is accounted for either way");
+}
+
+#[tokio::test]
+async fn the_edge_streams_openai_events() {
+    let gateway = Gateway::start(&with_upstreams("")).await;
+    let reply = gateway.chat(asking_for_usage("What is the capital of France?")).await;
+    reply.came_from("edge", 200);
+    assert!(reply.header("content-type").starts_with("text/event-stream"));
+    let events = reply.events();
+    assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+    assert_eq!(events[0]["object"], "chat.completion.chunk");
+    assert_eq!(events.last(), Some(&json!("[DONE]")));
+    let usage = &events[events.len() - 2];
+    assert!(usage["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+    assert_eq!(usage["choices"], json!([]));
+    let finish = &events[events.len() - 3]["choices"][0]["finish_reason"];
+    assert!(matches!(finish.as_str(), Some("stop" | "length")), "{finish}");
+}
+
+#[tokio::test]
+async fn the_first_event_comes_before_the_stream_is_over() {
+    let cloud = Cloud::start(Script::StallMidStream).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let mut response = gateway.stream(&[], say_streamed("Hello")).await;
+    assert_eq!(response.headers()["x-sluice-route"], "cloud");
+    let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("Wait"));
+    // The idle timeout ends it: with an error event, and without `[DONE]`.
+    let rest = Reply::read(response).await.text();
+    assert!(rest.starts_with("data: {\"error\":"), "{rest}");
+    assert!(!rest.contains("[DONE]"));
+    cloud.hung_up().await;
+}
+
+#[tokio::test]
+async fn a_cloud_that_breaks_off_ends_in_one_clean_error_event() {
+    let cloud = Cloud::start(Script::BreakMidEvent).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let reply = gateway.chat(say_streamed("Hello")).await;
+    reply.came_from("cloud", 200);
+    let events = reply.events();
+    assert_eq!(events.len(), 2, "{}", reply.text());
+    assert_eq!(events[1]["error"]["code"], "upstream_broke_off");
+    assert!(!reply.text().contains("never seen"));
+    let lines = gateway.audit_lines(2).await;
+    assert_eq!((&lines[1]["ending"], &lines[1]["error"]), (&json!("cut"), &json!("broken_off")));
+}
+
+#[tokio::test]
+async fn a_slow_reader_slows_the_cloud() {
+    let cloud = Cloud::start(Script::Endless).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let mut response = gateway.stream(&[], say_streamed("Hello")).await;
+    response.body_mut().frame().await.unwrap().unwrap();
+    // Nobody reads now. What sockets and buffers hold is a few megabytes; then writing stops.
+    let mut written = 0;
+    let mut still = 0;
+    while still < 5 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        still = if cloud.written() == written { still + 1 } else { 0 };
+        written = cloud.written();
+        assert!(written < 64 << 20, "the gateway buffers without bound");
+    }
+    drop(response);
+    cloud.hung_up().await;
+    gateway.idle().await;
+}
