@@ -172,8 +172,7 @@ impl Packer<'_> {
                 continue;
             };
             let matrix = weights.matrix(name, rows, cols)?;
-            let target =
-                if is_sensitive(name) { dtype } else { self.type_for(name, wanted, cols) };
+            let target = if is_sensitive(name) { dtype } else { self.type_for(name, wanted, cols) };
             let bytes = converted(matrix.view(), target);
             self.manifest.dense.insert(name.to_owned(), spec(target, &[rows, cols]));
             tensors.push(Tensor { name: name.to_owned(), rows, dtype: target, bytes });
@@ -243,9 +242,15 @@ impl Packer<'_> {
 /// Small matrices on which much depends keep their own type: the gate, the shared expert's scale, the
 /// delta net's decay and strength, and its convolution.
 fn is_sensitive(name: &str) -> bool {
-    ["mlp.gate.weight", "shared_expert_gate.weight", "in_proj_a.weight", "in_proj_b.weight", "conv1d.weight"]
-        .iter()
-        .any(|suffix| name.ends_with(suffix))
+    [
+        "mlp.gate.weight",
+        "shared_expert_gate.weight",
+        "in_proj_a.weight",
+        "in_proj_b.weight",
+        "conv1d.weight",
+    ]
+    .iter()
+    .any(|suffix| name.ends_with(suffix))
 }
 
 fn spec(dtype: DType, shape: &[usize]) -> TensorSpec {

@@ -24,7 +24,8 @@ pub(crate) enum DType {
 
 impl DType {
     /// All types, in the order that error messages list them.
-    pub(crate) const ALL: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::Q4_0, DType::Q8_0];
+    pub(crate) const ALL: [DType; 5] =
+        [DType::F32, DType::F16, DType::BF16, DType::Q4_0, DType::Q8_0];
 
     /// The name in config files and on the command line.
     pub(crate) fn name(self) -> &'static str {

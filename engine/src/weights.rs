@@ -143,7 +143,10 @@ impl Weights {
             )));
         }
         let row = *shape.last().expect("a tensor has a dimension");
-        let bytes = tensor.dtype.row_bytes(row).and_then(|b| b.checked_mul(shape.iter().product::<usize>() / row));
+        let bytes = tensor
+            .dtype
+            .row_bytes(row)
+            .and_then(|b| b.checked_mul(shape.iter().product::<usize>() / row));
         if bytes != Some(tensor.entry.len) {
             return Err(self.malformed(format!(
                 "tensor {name:?} of type {} and shape {:?} does not take {} bytes",

@@ -240,8 +240,12 @@ impl Test {
             Test::KeyTag(tags) => any_equal(tags, context.key_tags.iter()),
             Test::Tag(tags) => any_equal(tags, context.tags.iter()),
             Test::Header { name, is } => {
+                // A header that was sent twice arrives as one list (RFC 9110, section 5.3): any of its
+                // values counts, or a second header could hide the first.
                 let value = context.headers.get(name);
-                value.is_some_and(|value| is.is_empty() || any_equal(is, std::iter::once(value)))
+                value.is_some_and(|value| {
+                    is.is_empty() || any_equal(is, value.split(',').chain([value.as_str()]))
+                })
             }
             Test::Path(patterns) => any_fits(patterns, &context.path),
             Test::Model(patterns) => any_fits(patterns, &context.model),
@@ -258,8 +262,8 @@ fn unscanned_kinds(prompt: &Prompt) -> impl Iterator<Item = ContentKind> {
 }
 
 /// Case does not matter: a tag that differs in case only must not be a way around a rule.
-fn any_equal<'a>(wanted: &[String], mut given: impl Iterator<Item = &'a String>) -> bool {
-    given.any(|value| wanted.iter().any(|word| word.eq_ignore_ascii_case(value.trim())))
+fn any_equal(wanted: &[String], mut given: impl Iterator<Item: AsRef<str>>) -> bool {
+    given.any(|value| wanted.iter().any(|word| word.eq_ignore_ascii_case(value.as_ref().trim())))
 }
 
 /// A pattern is literal, or ends in `*` for any rest.

@@ -238,7 +238,6 @@ fn edge(answer: EdgeAnswer) -> String {
 fn reply(answer: ReplyAnswer) -> &'static str {
     match answer {
         ReplyAnswer::Taint => "passes, and the conversation stays private from then on",
-        ReplyAnswer::Mask => "passes with what was found replaced",
         ReplyAnswer::Cut => "is ended",
     }
 }

@@ -69,6 +69,8 @@ struct Ask {
     stripped: Vec<String>,
     /// What the first decision allowed; fallbacks stay inside.
     allowed: Vec<String>,
+    /// The conversation holds never-cloud text: its reply is remembered as such.
+    never_cloud: bool,
     started: Instant,
 }
 
@@ -115,14 +117,16 @@ impl Gateway {
         let mut facts = self.facts(&request);
         let mut decision = self.parts.policy.decide(&classification, &facts);
         self.parts.metrics.decision(started.elapsed());
-        if decision.never_cloud {
+        // Of the text itself, not of the moment: an audit log that was down must not taint for good.
+        let never_cloud = classification.never_cloud || facts.tainted;
+        if never_cloud {
             let session = request.session.as_deref();
             let (caller, prompt) = (&request.caller, &request.prompt);
             self.parts.taint.remember(caller, session, prompt, &classification);
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
-        let ask = Ask { id, request, classification, stripped, allowed, started };
+        let ask = Ask { id, request, classification, stripped, allowed, never_cloud, started };
         if !ask.is_stripped_whole() {
             return self.refuse(&ask, &decision, &facts, &ApiError::internal()).await;
         }

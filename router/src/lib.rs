@@ -19,6 +19,7 @@ pub mod identity;
 pub mod metrics;
 pub mod permit;
 pub mod reply;
+mod reply_scan;
 mod server;
 pub mod taint;
 pub mod upstream;

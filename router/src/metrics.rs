@@ -35,6 +35,7 @@ pub struct Metrics {
     engine_waiting: IntGauge,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
+    reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
 
@@ -116,6 +117,12 @@ impl Metrics {
                 "sluice_audit_write_failures",
                 "Audit records that could not be written since the start.",
             )?,
+            reply_findings: counters(
+                r,
+                "sluice_reply_findings_total",
+                "Replies that held regulated text though their request did not.",
+                &["upstream"],
+            )?,
             client_left: counter(
                 r,
                 "sluice_clients_left_total",
@@ -160,6 +167,11 @@ impl Metrics {
     pub fn tokens(&self, upstream: &str, prompt: Option<u64>, completion: Option<u64>) {
         self.tokens.with_label_values(&[upstream, "prompt"]).inc_by(prompt.unwrap_or(0));
         self.tokens.with_label_values(&[upstream, "completion"]).inc_by(completion.unwrap_or(0));
+    }
+
+    /// A reply held regulated text though its request did not.
+    pub fn reply_finding(&self, upstream: &str) {
+        self.reply_findings.with_label_values(&[upstream]).inc();
     }
 
     /// A client left before the end.

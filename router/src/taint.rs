@@ -112,7 +112,14 @@ impl TaintStore {
         }
     }
 
-    /// Starts the fingerprint of a reply to a never-cloud request.
+    /// Remembers a session whose reply turned out to hold never-cloud text.
+    pub fn remember_session(&self, caller: &Caller, session: Option<&str>) {
+        if let Some(session) = session {
+            self.insert(self.session(caller, session));
+        }
+    }
+
+    /// Starts the fingerprint of a reply; it is remembered if its conversation is never-cloud.
     pub fn reply(&self, caller: &Caller) -> ReplyPrint {
         ReplyPrint { context: self.scoped(b"turn", caller), words: Words::default() }
     }

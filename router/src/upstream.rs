@@ -23,6 +23,7 @@ pub use edge::EdgeUpstream;
 pub use openai::{OpenAiUpstream, UpstreamSetupError};
 
 use crate::api::ApiError;
+use crate::reply_scan::ReplyText;
 
 /// The name of an upstream in `sluice.yaml`. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,8 +136,8 @@ pub(crate) enum AnswerBody {
         bytes: Bytes,
         /// What the upstream counted.
         usage: Usage,
-        /// The reply's text, if it was asked for.
-        text: Option<String>,
+        /// The reply's texts, to be scanned and remembered.
+        texts: Vec<ReplyText>,
     },
     /// Server-sent events, pulled as fast as the client reads. Dropping it cancels the upstream.
     Events(Events),
@@ -151,8 +152,8 @@ pub(crate) enum Piece {
     Data {
         /// The bytes as they are sent.
         bytes: Bytes,
-        /// The reply's text in them, if it was asked for.
-        text: Option<String>,
+        /// The reply's texts in them.
+        texts: Vec<ReplyText>,
     },
     /// The stream is over.
     End {
@@ -179,8 +180,6 @@ pub(crate) struct Shape {
     pub(crate) stream: bool,
     /// With a usage event at the end.
     pub(crate) include_usage: bool,
-    /// The gateway needs the reply's text (to remember it as never-cloud).
-    pub(crate) want_text: bool,
 }
 
 /// Why an upstream gave no answer. Nothing was passed to the client, so another may be asked.

@@ -287,10 +287,7 @@ impl Cpu {
         let mut starts = vec![0];
         for job in jobs.iter() {
             let w = job.weights;
-            assert!(
-                w.gate.shape.cols == cols && w.up.shape.cols == cols,
-                "expert inputs disagree"
-            );
+            assert!(w.gate.shape.cols == cols && w.up.shape.cols == cols, "expert inputs disagree");
             assert!(w.gate.shape.rows == inner && w.up.shape.rows == inner, "expert sizes differ");
             assert!(w.down.shape.cols == inner, "expert's down matrix disagrees with its gate");
             assert_eq!(job.out.len(), job.rows.len() * w.down.shape.rows, "expert output length");
@@ -367,10 +364,8 @@ impl Cpu {
             starts.push(starts[starts.len() - 1] + job.q.len() / head_dim);
         }
         let total = starts[jobs.len()];
-        let jobs: Vec<_> = jobs
-            .iter_mut()
-            .map(|j| (j.q, j.keys, j.values, Scattered::new(&mut *j.out)))
-            .collect();
+        let jobs: Vec<_> =
+            jobs.iter_mut().map(|j| (j.q, j.keys, j.values, Scattered::new(&mut *j.out))).collect();
         self.pool.run(total, |task| {
             let j = starts.partition_point(|s| *s <= task) - 1;
             let (q, keys, values, out) = &jobs[j];

@@ -54,9 +54,7 @@ pub(super) struct Portable;
 
 impl Kernels for Portable {
     fn dot_q4_0<const N: usize>(self, w: &[BlockQ4_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-        dot_q8_blocks(w.len(), x, |b| {
-            (w[b].scale(), std::array::from_fn(|j| w[b].level(j) as i8))
-        })
+        dot_q8_blocks(w.len(), x, |b| (w[b].scale(), std::array::from_fn(|j| w[b].level(j) as i8)))
     }
 
     fn dot_q8_0<const N: usize>(self, w: &[BlockQ8_0], x: [RowQ8<'_>; N]) -> [f32; N] {
@@ -115,9 +113,8 @@ fn dot_q8_blocks<const N: usize>(
             let scale = d * x.scales[b];
             let qs = &x.qs[b * 32..b * 32 + 32];
             for (lane, acc) in acc.iter_mut().enumerate() {
-                let sum: i32 = (4 * lane..4 * lane + 4)
-                    .map(|j| i32::from(levels[j]) * i32::from(qs[j]))
-                    .sum();
+                let sum: i32 =
+                    (4 * lane..4 * lane + 4).map(|j| i32::from(levels[j]) * i32::from(qs[j])).sum();
                 *acc = scale.mul_add(sum as f32, *acc);
             }
         }
@@ -239,12 +236,7 @@ fn dot_lanes(a: &[f32], b: &[f32]) -> f32 {
 /// `u` scratch [2 · value_dim].
 /// Source: Yang et al., "Gated Delta Networks" (arXiv 2412.06464), equation 10.
 #[inline(always)]
-pub(super) fn delta_step(
-    out: &mut [f32],
-    state: &mut [f32],
-    token: DeltaToken<'_>,
-    u: &mut [f32],
-) {
+pub(super) fn delta_step(out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
     let DeltaToken { q, k, v, decay, beta } = token;
     let dim = v.len();
     u.fill(0.0);

@@ -209,11 +209,7 @@ unsafe impl<T: Send> Send for Scattered<'_, T> {}
 impl<'a, T> Scattered<'a, T> {
     /// Borrows the slice for one region.
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Scattered {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            _slice: std::marker::PhantomData,
-        }
+        Scattered { start: slice.as_mut_ptr(), len: slice.len(), _slice: std::marker::PhantomData }
     }
 
     /// Writes element `i`. Panics if it is out of bounds.

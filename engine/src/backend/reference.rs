@@ -80,7 +80,9 @@ impl Backend for Reference {
                 s.iter_mut().for_each(|v| *v *= job.decay[t * value_heads + h]);
                 for j in 0..value_dim {
                     let column = |x: &[f32], s: &[f32]| -> f64 {
-                        (0..key_dim).map(|i| f64::from(x[i]) * f64::from(s[i * value_dim + j])).sum()
+                        (0..key_dim)
+                            .map(|i| f64::from(x[i]) * f64::from(s[i * value_dim + j]))
+                            .sum()
                     };
                     let delta = f64::from(job.beta[t * value_heads + h])
                         * (f64::from(job.v[at_v + j]) - column(k, s));

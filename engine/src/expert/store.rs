@@ -122,12 +122,9 @@ impl LayerExperts {
     fn read_into(&self, expert: usize, out: &mut [u8]) -> Result<(), String> {
         let mut at = 0;
         for segment in &self.segments[expert] {
-            segment
-                .file
-                .read_exact_at(&mut out[at..at + segment.len], segment.offset)
-                .map_err(|e| {
-                    format!("{} at offset {}: {e}", segment.file.path().display(), segment.offset)
-                })?;
+            segment.file.read_exact_at(&mut out[at..at + segment.len], segment.offset).map_err(
+                |e| format!("{} at offset {}: {e}", segment.file.path().display(), segment.offset),
+            )?;
             at += segment.len;
         }
         let Some(checksums) = &self.checksums else { return Ok(()) };

@@ -4,8 +4,8 @@
 //! out = Wo (softmax(q·k / sqrt(d)) v ⊙ sigmoid(gate)).
 //! Source: transformers `Qwen3_5MoeAttention`.
 
-use super::ops::{Rows, rms_norm_in_place, sigmoid, sized};
 use super::Step;
+use super::ops::{Rows, rms_norm_in_place, sigmoid, sized};
 use crate::backend::{AttentionJob, AttentionShape, Backend, Projection};
 use crate::tensor::Matrix;
 
@@ -43,7 +43,10 @@ impl Attention {
     }
 
     /// `y = attention(h)` for all rows; appends to the steps' KV caches.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would rename the fields")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would rename the fields"
+    )]
     pub(super) fn forward<B: Backend>(
         &self,
         backend: &mut B,

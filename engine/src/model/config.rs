@@ -55,7 +55,9 @@ impl<'a> Fields<'a> {
         let value = self.get(name).ok_or_else(|| self.error(name, "is missing"))?;
         match value.as_u64() {
             Some(n) if (1..=SIZE_MAX).contains(&n) => Ok(n as usize),
-            _ => Err(self.error(name, &format!("expected a size from 1 to {SIZE_MAX}, got {value}"))),
+            _ => {
+                Err(self.error(name, &format!("expected a size from 1 to {SIZE_MAX}, got {value}")))
+            }
         }
     }
 

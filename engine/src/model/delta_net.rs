@@ -84,7 +84,10 @@ impl DeltaNet {
     }
 
     /// `y = delta_net(h)` for all rows; advances the steps' states.
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would rename the fields")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would rename the fields"
+    )]
     pub(super) fn forward<B: Backend>(
         &self,
         backend: &mut B,

@@ -95,7 +95,11 @@ impl Moe {
                 all_rows.clear();
                 all_rows.extend(0..n as u32);
                 let out = sized(shared, n * hidden);
-                backend.experts(h, hidden, &mut [ExpertJob { weights: expert.weights(), rows: all_rows, out }]);
+                backend.experts(
+                    h,
+                    hidden,
+                    &mut [ExpertJob { weights: expert.weights(), rows: all_rows, out }],
+                );
             }
             let mut jobs: Vec<_> = batch
                 .iter()
@@ -151,8 +155,7 @@ impl Moe {
                 choices.push(Choice { expert: *expert, weight: p / total, slot: 0 });
             }
         }
-        let wanted: Vec<u32> =
-            (0..experts as u32).filter(|e| counts[*e as usize] > 0).collect();
+        let wanted: Vec<u32> = (0..experts as u32).filter(|e| counts[*e as usize] > 0).collect();
         let mut starts = vec![0];
         let mut next = vec![0; experts];
         for e in &wanted {

@@ -55,8 +55,7 @@ pub(super) fn reference(path: &Path) -> Vec<Text> {
 }
 
 fn load(model: PathBuf, backend: BackendChoice) -> LoadedModel {
-    let options =
-        EngineOptions { model, backend, threads: Some(2), ..EngineOptions::default() };
+    let options = EngineOptions { model, backend, threads: Some(2), ..EngineOptions::default() };
     LoadedModel::load(&options).expect("the model loads")
 }
 
@@ -173,5 +172,8 @@ fn the_shipped_pack_s_perplexity_is_near_the_unquantised_model_s() {
     };
     let report = crate::eval::eval(&options, &mut |_| {}).expect("measured");
     let ratio = report.perplexity / EXCERPT_PERPLEXITY;
-    assert!((1.0 / PACK_PERPLEXITY_RATIO_MAX..PACK_PERPLEXITY_RATIO_MAX).contains(&ratio), "{report:?}");
+    assert!(
+        (1.0 / PACK_PERPLEXITY_RATIO_MAX..PACK_PERPLEXITY_RATIO_MAX).contains(&ratio),
+        "{report:?}"
+    );
 }

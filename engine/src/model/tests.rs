@@ -49,7 +49,8 @@ fn tokens(seed: u32, count: u32) -> Vec<TokenId> {
 fn chunked(model: &mut LoadedModel, tokens: &[TokenId], sizes: &[usize]) -> Vec<f32> {
     let mut sequence = model.new_sequence();
     let mut logits = Vec::new();
-    let (mut rest, mut sizes) = (tokens, sizes.iter().chain(std::iter::repeat(&sizes[sizes.len() - 1])));
+    let (mut rest, mut sizes) =
+        (tokens, sizes.iter().chain(std::iter::repeat(&sizes[sizes.len() - 1])));
     while !rest.is_empty() {
         let size = (*sizes.next().expect("endless")).min(rest.len());
         let (now, later) = rest.split_at(size);

@@ -1,9 +1,9 @@
 //! A tiny model is packed, read back and damaged.
 
 use super::*;
-use crate::tensor::ALIGNMENT;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::model::{LoadedModel, tiny};
+use crate::tensor::ALIGNMENT;
 
 fn options(source: &Path, destination: &Path) -> PackOptions {
     PackOptions {

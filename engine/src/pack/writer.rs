@@ -157,8 +157,7 @@ impl ExpertFile {
         shapes: [MatrixShape; 3],
     ) -> Result<Self, EngineError> {
         let file = BufWriter::new(File::create(&path).map_err(wrote(&path))?);
-        let mut new =
-            ExpertFile { file, path, name, layer, shapes, checksums: Vec::new(), count };
+        let mut new = ExpertFile { file, path, name, layer, shapes, checksums: Vec::new(), count };
         let header = new.header();
         new.file.write_all(&header).map_err(wrote(&new.path))?;
         Ok(new)

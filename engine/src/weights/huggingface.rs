@@ -20,8 +20,12 @@ pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
         .iter()
         .map(|path| SafetensorsFile::open(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut weights =
-        Weights { dir: dir.to_owned(), files: Vec::new(), tensors: Default::default(), manifest: None };
+    let mut weights = Weights {
+        dir: dir.to_owned(),
+        files: Vec::new(),
+        tensors: Default::default(),
+        manifest: None,
+    };
     for (index, file) in files.iter().enumerate() {
         for (name, entry) in &file.tensors {
             let Some(name) = canonical(name) else { continue };
@@ -35,9 +39,10 @@ pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
                 });
             };
             let shape = entry.shape.clone();
-            weights
-                .tensors
-                .insert(name.to_owned(), Tensor { file: index, entry: entry.clone(), dtype, shape });
+            weights.tensors.insert(
+                name.to_owned(),
+                Tensor { file: index, entry: entry.clone(), dtype, shape },
+            );
         }
     }
     weights.files = files;
@@ -116,8 +121,9 @@ pub(super) fn layer_experts(
         .map(|expert| {
             let pieces = pieces(expert)?;
             if pieces[0].0.dtype != gate || pieces[pieces.len() - 1].0.dtype != down {
-                return Err(weights
-                    .malformed(format!("experts of layer {layer} have different types")));
+                return Err(
+                    weights.malformed(format!("experts of layer {layer} have different types"))
+                );
             }
             Ok(pieces.into_iter().map(|(t, i, n)| segment(weights, t, i, n)).collect())
         })

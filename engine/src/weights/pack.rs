@@ -13,8 +13,12 @@ use crate::tensor::{ALIGNMENT, MatrixShape};
 pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
     let manifest = Manifest::read(dir)?;
     let malformed = |what| EngineError::Malformed { path: dir.to_owned(), what };
-    let mut weights =
-        Weights { dir: dir.to_owned(), files: Vec::new(), tensors: Default::default(), manifest: None };
+    let mut weights = Weights {
+        dir: dir.to_owned(),
+        files: Vec::new(),
+        tensors: Default::default(),
+        manifest: None,
+    };
     for (name, entry) in &manifest.files {
         if !is_plain_name(name) {
             return Err(malformed(format!("lists the file {name:?}, which is not a plain name")));
@@ -83,8 +87,7 @@ pub(super) fn layer_experts(
         .iter()
         .find(|f| f.reader.path().file_name().is_some_and(|n| n == spec.file.as_str()))
         .ok_or_else(|| weights.malformed(format!("does not list {:?}", spec.file)))?;
-    let malformed =
-        |what| EngineError::Malformed { path: file.reader.path().to_owned(), what };
+    let malformed = |what| EngineError::Malformed { path: file.reader.path().to_owned(), what };
     let layout = layout(spec, dims).map_err(malformed)?;
     let sizes = layout.sizes();
     let mut segments = Vec::with_capacity(spec.count);
@@ -116,9 +119,7 @@ pub(super) fn layer_experts(
             len: (end - start) as usize,
         }]);
     }
-    let checksums = verify
-        .then(|| checksums(file, spec.count).map_err(malformed))
-        .transpose()?;
+    let checksums = verify.then(|| checksums(file, spec.count).map_err(malformed)).transpose()?;
     Ok(LayerExperts { layout: Arc::new(layout), segments, checksums })
 }
 
@@ -148,7 +149,8 @@ fn layout(spec: &LayerSpec, dims: ExpertDims) -> Result<ExpertLayout, String> {
 
 /// The CRC32C of each expert, from the file's metadata: hexadecimal, separated by spaces.
 fn checksums(file: &SafetensorsFile, count: usize) -> Result<Vec<u32>, String> {
-    let text = file.metadata.get(CHECKSUMS).ok_or_else(|| format!("has no {CHECKSUMS} metadata"))?;
+    let text =
+        file.metadata.get(CHECKSUMS).ok_or_else(|| format!("has no {CHECKSUMS} metadata"))?;
     let sums = text
         .split(' ')
         .map(|s| u32::from_str_radix(s, 16))

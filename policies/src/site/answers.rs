@@ -68,8 +68,6 @@ pub(crate) enum EdgeAnswer {
 pub enum ReplyAnswer {
     /// Let it pass and keep the conversation private from then on.
     Taint,
-    /// Replace what was found.
-    Mask,
     /// End the reply.
     Cut,
 }
@@ -114,7 +112,7 @@ const QUESTIONS: [(&str, &str, &str); 11] = [
         "nobody knows what the conversation held: a class, private or refuse",
     ),
     ("caller_unknown", "internal", "nobody knows who calls: a class, private or refuse"),
-    ("reply_finding", "taint", "a reply holds regulated text: taint, mask or cut"),
+    ("reply_finding", "taint", "a reply holds regulated text: taint or cut"),
 ];
 
 const KINDS: [(&str, ContentKind, &str); 9] = [
@@ -178,78 +176,21 @@ impl MustAnswer {
         if !missing.is_empty() {
             return Err(vec![place.complaint(missing_message(&missing), Some(example(&missing)))]);
         }
-        let mut errors = Vec::new();
-        let mut class = |answer: &Option<At<String>>| {
-            let answer = answer.as_ref().expect("missing answers were refused above");
-            lattice.answer(answer, false).unwrap_or_else(|error| {
-                errors.push(error);
-                Answer::Refuse
-            })
+        let mut checker = Checker { lattice, errors: Vec::new() };
+        let answers = Answers {
+            unlabelled: checker.unlabelled(given(&self.unlabelled)),
+            cannot_scan: checker.cannot_scan(&given(&self.cannot_scan).value),
+            scan_incomplete: checker.class(given(&self.scan_incomplete)),
+            detector_failed: checker.class(given(&self.detector_failed)),
+            edge_unavailable: checker.edge(given(&self.edge_unavailable), &[QUEUE, "refuse"]),
+            edge_too_slow: checker.edge(given(&self.edge_too_slow), &[ANYWAY, QUEUE, "refuse"]),
+            edge_inadequate: checker.edge(given(&self.edge_inadequate), &[ANYWAY, "refuse"]),
+            audit_down: checker.class(given(&self.audit_down)),
+            taint_unknown: checker.class(given(&self.taint_unknown)),
+            caller_unknown: checker.class(given(&self.caller_unknown)),
+            reply_finding: checker.reply(given(&self.reply_finding)),
         };
-        let unlabelled = class(&self.unlabelled);
-        let scan_incomplete = class(&self.scan_incomplete);
-        let detector_failed = class(&self.detector_failed);
-        let audit_down = class(&self.audit_down);
-        let taint_unknown = class(&self.taint_unknown);
-        let caller_unknown = class(&self.caller_unknown);
-        let mut edge = |answer: &Option<At<String>>, words: &[&str]| {
-            let answer = answer.as_ref().expect("missing answers were refused above");
-            edge_answer(answer, words).unwrap_or_else(|error| {
-                errors.push(error);
-                EdgeAnswer::Refuse
-            })
-        };
-        let edge_unavailable = edge(&self.edge_unavailable, &["queue <time>", "refuse"]);
-        let edge_too_slow = edge(&self.edge_too_slow, &["answer_anyway", "queue <time>", "refuse"]);
-        let edge_inadequate = edge(&self.edge_inadequate, &["answer_anyway", "refuse"]);
-        let reply = self.reply_finding.as_ref().expect("missing answers were refused above");
-        let reply_finding = reply_answer(reply).unwrap_or_else(|error| {
-            errors.push(error);
-            ReplyAnswer::Cut
-        });
-        let given = self.unlabelled.as_ref().expect("missing answers were refused above");
-        if given.value == "refuse" {
-            let message = "unlabelled text needs a class: it cannot be refused";
-            errors.push(given.complaint(message, None));
-        }
-        let unlabelled = match unlabelled {
-            Answer::Class(class) => class,
-            _ => 0,
-        };
-        let cannot_scan = self.compile_cannot_scan(lattice, &mut errors);
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        Ok(Answers {
-            unlabelled,
-            cannot_scan,
-            scan_incomplete,
-            detector_failed,
-            edge_unavailable,
-            edge_too_slow,
-            edge_inadequate,
-            audit_down,
-            taint_unknown,
-            caller_unknown,
-            reply_finding,
-        })
-    }
-
-    fn compile_cannot_scan(
-        &self,
-        lattice: &Lattice<'_>,
-        errors: &mut Vec<Complaint>,
-    ) -> BTreeMap<ContentKind, Answer> {
-        let given = self.cannot_scan.as_ref().expect("missing answers were refused before");
-        let mut answers = BTreeMap::new();
-        for ((_, kind, _), answer) in KINDS.iter().zip(given.value.in_order()) {
-            let answer = answer.as_ref().expect("missing answers were refused before");
-            match lattice.answer(answer, *kind == ContentKind::UnknownField) {
-                Ok(answer) => drop(answers.insert(*kind, answer)),
-                Err(error) => errors.push(error),
-            }
-        }
-        answers
+        if checker.errors.is_empty() { Ok(answers) } else { Err(checker.errors) }
     }
 
     fn missing(&self) -> Vec<String> {
@@ -279,6 +220,65 @@ impl MustAnswer {
             }
         }
         missing
+    }
+}
+
+/// Words of answers about the edge.
+const ANYWAY: &str = "answer_anyway";
+const QUEUE: &str = "queue <time>";
+
+fn given<T>(answer: &Option<T>) -> &T {
+    answer.as_ref().expect("a file with a missing answer was refused before")
+}
+
+/// Checks answers one by one and goes on after a wrong one, with the strictest in its place.
+struct Checker<'a> {
+    lattice: &'a Lattice<'a>,
+    errors: Vec<Complaint>,
+}
+
+impl Checker<'_> {
+    fn or_note<T>(&mut self, answer: Result<T, Complaint>, strictest: T) -> T {
+        answer.unwrap_or_else(|error| {
+            self.errors.push(error);
+            strictest
+        })
+    }
+
+    fn class(&mut self, given: &At<String>) -> Answer {
+        let answer = self.lattice.answer(given, false);
+        self.or_note(answer, Answer::Refuse)
+    }
+
+    fn unlabelled(&mut self, given: &At<String>) -> usize {
+        if given.value == "refuse" {
+            let message = "unlabelled text needs a class: it cannot be refused";
+            self.errors.push(given.complaint(message, None));
+        }
+        match self.class(given) {
+            Answer::Class(class) => class,
+            Answer::Refuse | Answer::StripAndContinue => 0,
+        }
+    }
+
+    fn cannot_scan(&mut self, answers: &CannotScan) -> BTreeMap<ContentKind, Answer> {
+        let kinds = KINDS.iter().zip(answers.in_order());
+        let check = |((_, kind, _), answer): (&(&str, ContentKind, &str), &Option<At<String>>)| {
+            let may_strip = *kind == ContentKind::UnknownField;
+            let answer = self.lattice.answer(given(answer), may_strip);
+            (*kind, self.or_note(answer, Answer::Refuse))
+        };
+        kinds.map(check).collect()
+    }
+
+    fn edge(&mut self, given: &At<String>, words: &[&str]) -> EdgeAnswer {
+        let answer = edge_answer(given, words);
+        self.or_note(answer, EdgeAnswer::Refuse)
+    }
+
+    fn reply(&mut self, given: &At<String>) -> ReplyAnswer {
+        let answer = reply_answer(given);
+        self.or_note(answer, ReplyAnswer::Cut)
     }
 }
 
@@ -334,8 +334,8 @@ fn edge_answer(given: &At<String>, words: &[&str]) -> Result<EdgeAnswer, Complai
     let queue = given.value.strip_prefix("queue").and_then(Wait::parse);
     match (given.value.as_str(), queue) {
         ("refuse", _) => Ok(EdgeAnswer::Refuse),
-        ("answer_anyway", _) if words.contains(&"answer_anyway") => Ok(EdgeAnswer::AnswerAnyway),
-        (_, Some(Wait(ms))) if words.contains(&"queue <time>") => Ok(EdgeAnswer::Queue(ms)),
+        (ANYWAY, _) if words.contains(&ANYWAY) => Ok(EdgeAnswer::AnswerAnyway),
+        (_, Some(Wait(ms))) if words.contains(&QUEUE) => Ok(EdgeAnswer::Queue(ms)),
         _ => {
             let message = format!("expected {}, got \"{}\"", words.join(" or "), given.value);
             Err(given.complaint(message, None))
@@ -346,10 +346,9 @@ fn edge_answer(given: &At<String>, words: &[&str]) -> Result<EdgeAnswer, Complai
 fn reply_answer(given: &At<String>) -> Result<ReplyAnswer, Complaint> {
     match given.value.as_str() {
         "taint" => Ok(ReplyAnswer::Taint),
-        "mask" => Ok(ReplyAnswer::Mask),
         "cut" => Ok(ReplyAnswer::Cut),
         other => {
-            Err(given.complaint(format!("expected taint, mask or cut, got \"{other}\""), None))
+            Err(given.complaint(format!("expected taint or cut, got \"{other}\""), None))
         }
     }
 }

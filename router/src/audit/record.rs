@@ -66,6 +66,8 @@ pub struct Outcome {
     pub prompt_tokens: Option<u64>,
     /// Tokens of the reply, as the upstream counted.
     pub completion_tokens: Option<u64>,
+    /// The reply held text that never goes to a cloud though its request did not.
+    pub reply_finding: bool,
     /// From the attempt's start to its end.
     pub took: Duration,
 }
@@ -94,6 +96,7 @@ impl Outcome {
             bytes_received: 0,
             prompt_tokens: None,
             completion_tokens: None,
+            reply_finding: false,
             took: Duration::ZERO,
         }
     }
@@ -117,6 +120,7 @@ impl Outcome {
             bytes_received: self.bytes_received,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
+            reply_finding: self.reply_finding,
             took_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
         })
     }
@@ -202,6 +206,8 @@ struct OutcomeLine<'a> {
     bytes_received: u64,
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reply_finding: bool,
     took_ms: u64,
 }
 

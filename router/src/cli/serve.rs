@@ -124,7 +124,6 @@ fn locate_models(config: &mut Config, flag: Option<&Path>) -> Result<(), Failure
 struct About {
     mode: Mode,
     policies: String,
-    audit: PathBuf,
 }
 
 impl About {
@@ -133,7 +132,6 @@ impl About {
         About {
             mode: config.mode,
             policies: site.map_or("in the binary".to_owned(), |site| site.display().to_string()),
-            audit: config.audit.path.clone(),
         }
     }
 }
@@ -157,7 +155,7 @@ impl fmt::Display for Announcement<'_> {
         }
         let digest = started.gateway.policy().digest();
         writeln!(f, "  policies  {}, digest {digest:.12}", about.policies)?;
-        writeln!(f, "  audit     {}", about.audit.display())?;
+        writeln!(f, "  audit     {}", started.gateway.audit().path().display())?;
         writeln!(f, "  traffic   http://{}", started.traffic)?;
         writeln!(f, "  metrics   http://{}/metrics", started.metrics)?;
         writeln!(f, "\n{READY}")?;

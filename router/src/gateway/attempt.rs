@@ -1,23 +1,27 @@
 //! One attempt to have one upstream answer: record, permit, ask, and account for how it ended.
 //!
-//! The [`Meter`] holds the duties of an attempt: its outcome line, its breaker, its metrics, and the
-//! fingerprint of a never-cloud reply. It is closed once; dropped unclosed it means that the client
+//! The [`Meter`] holds the duties of an attempt: its outcome line, its breaker, its metrics, the scan
+//! of the reply and its fingerprint. It is closed once; dropped unclosed it means that the client
 //! left, whether before the answer or in the middle of its stream.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::body::Frame;
-use sluice_policies::{Decision, Facts};
+use sluice_policies::{Decision, Facts, Refusal, RefusalCode};
 use tokio::time::Instant;
 
 use super::{Ask, Gateway};
+use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Outcome, Recorded};
 use crate::breaker::Pass;
+use crate::identity::Caller;
 use crate::metrics::Metrics;
 use crate::permit::{EgressPermit, OutboundBody};
-use crate::reply::{ByteStream, Reply, route_word};
+use crate::reply::{ByteStream, Reply, error_event, route_word};
+use crate::reply_scan::{Channel, HoldBack, ReplyScan, ReplyText};
 use crate::taint::{ReplyPrint, TaintStore};
 use crate::upstream::{
     Answer, AnswerBody, Events, OpenAiUpstream, Piece, Shape, Upstream, UpstreamError, Usage,
@@ -59,7 +63,6 @@ impl Gateway {
         let shape = Shape {
             stream: ask.request.chat.stream,
             include_usage: ask.request.chat.include_usage,
-            want_text: meter.reply_print.is_some(),
         };
         let answer = match (upstream, sealed) {
             (Upstream::Edge(edge), _) => edge.answer(&ask.request.chat, &ask.id, shape).await,
@@ -117,7 +120,13 @@ impl Gateway {
             taint: taint.clone(),
             recorded,
             pass: None,
-            reply_print: decision.never_cloud.then(|| taint.reply(&ask.request.caller)),
+            reply: Some(Watched {
+                print: taint.reply(&ask.request.caller),
+                // What never goes to a cloud is remembered anyway: there is nothing more to find.
+                scan: (!ask.never_cloud).then(|| ReplyScan::new(self.parts.policy.clone())),
+                caller: ask.request.caller.clone(),
+                session: ask.request.session.clone(),
+            }),
             upstream: upstream.id().as_str().to_owned(),
             route: route_word(decision.route),
             request_started: ask.started,
@@ -138,8 +147,12 @@ impl Gateway {
     ) -> Reply {
         meter.status = Some(answer.status.as_u16());
         let mut reply = match answer.body {
-            AnswerBody::Whole { bytes, usage, text } => {
-                meter.count(&bytes, text.as_deref());
+            AnswerBody::Whole { bytes, usage, texts } => {
+                meter.count(&bytes, &texts);
+                if meter.must_cut_at_end() {
+                    meter.end(Some(REPLY_FINDING), usage);
+                    return self.fail(ask, decision, upstream, &reply_withheld());
+                }
                 meter.complete(usage);
                 Reply::json(answer.status, bytes)
             }
@@ -164,25 +177,114 @@ fn permit(
     })
 }
 
-/// Pulls the events of an answer and closes the meter at their end.
+/// Why a reply was cut by its scan, in audit and metrics.
+const REPLY_FINDING: &str = "reply_finding";
+
+fn reply_withheld() -> ApiError {
+    ApiError::refused(&Refusal {
+        code: RefusalCode::PolicyBlocked,
+        message: "the reply holds text that policy does not let through".to_owned(),
+        retry_after_s: None,
+    })
+}
+
+/// Pulls the events of an answer, lets those go that its scan lets go, and closes the meter at their
+/// end.
 fn metered(events: Events, meter: Meter) -> ByteStream {
-    let state = Some((events, meter));
-    Box::pin(stream::unfold(state, |state| async {
-        let (mut events, mut meter) = state?;
-        match events.next().await {
-            Some(Piece::Data { bytes, text }) => {
-                meter.data(&bytes, text.as_deref());
-                Some((Ok(Frame::data(bytes)), Some((events, meter))))
-            }
-            Some(Piece::End { cut, bytes, usage }) => {
-                let bytes = bytes.unwrap_or_default();
-                meter.data(&bytes, None);
-                meter.end(cut, usage);
-                Some((Ok(Frame::data(bytes)), None))
-            }
-            None => None,
-        }
+    let hold = meter.cuts().then(HoldBack::default);
+    let relay = Relay { events, meter: Some(meter), hold, ready: VecDeque::new() };
+    Box::pin(stream::unfold(relay, |mut relay| async {
+        let bytes = relay.next().await?;
+        Some((Ok(Frame::data(bytes)), relay))
     }))
+}
+
+/// An answer's events on their way to the client.
+struct Relay {
+    events: Events,
+    /// `None` once the reply is over.
+    meter: Option<Meter>,
+    /// Events that wait for the scan, if findings cut the reply.
+    hold: Option<HoldBack>,
+    ready: VecDeque<Bytes>,
+}
+
+impl Relay {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Some(bytes);
+            }
+            let meter = self.meter.as_mut()?;
+            match self.events.next().await {
+                Some(Piece::Data { bytes, texts }) => {
+                    meter.data(&bytes, &texts);
+                    match &mut self.hold {
+                        None => return Some(bytes),
+                        Some(_) if meter.found() => self.cut(Usage::default()),
+                        Some(hold) => {
+                            let text_bytes = texts.iter().map(|t| t.text.len()).sum();
+                            self.ready.extend(hold.push(bytes, text_bytes));
+                        }
+                    }
+                }
+                Some(Piece::End { usage, .. }) if meter.must_cut_at_end() => self.cut(usage),
+                Some(Piece::End { cut, bytes, usage }) => {
+                    if let Some(bytes) = &bytes {
+                        meter.data(bytes, &[]);
+                    }
+                    self.ready.extend(self.hold.take().into_iter().flat_map(|mut h| h.release()));
+                    self.ready.extend(bytes);
+                    self.meter.take()?.end(cut, usage);
+                }
+                None => self.meter = None,
+            }
+        }
+    }
+
+    /// Ends the reply before what was found: what waits is thrown away.
+    fn cut(&mut self, usage: Usage) {
+        self.hold = None;
+        self.ready = VecDeque::from([error_event(&reply_withheld())]);
+        if let Some(meter) = self.meter.take() {
+            meter.end(Some(REPLY_FINDING), usage);
+        }
+    }
+}
+
+/// A reply under watch: its fingerprint, and the scan of what it holds.
+struct Watched {
+    print: ReplyPrint,
+    /// `None` if the conversation is never-cloud already.
+    scan: Option<ReplyScan>,
+    caller: Caller,
+    session: Option<String>,
+}
+
+impl Watched {
+    fn feed(&mut self, texts: &[ReplyText]) {
+        for piece in texts {
+            if piece.channel == Channel::Content(0) {
+                self.print.feed(&piece.text);
+            }
+            if let Some(scan) = &mut self.scan {
+                scan.feed(piece);
+            }
+        }
+    }
+
+    /// Remembers the reply of a conversation that is never-cloud or has just become so; `true` in
+    /// the latter case.
+    fn conclude(self, taint: &TaintStore) -> bool {
+        let found = self.scan.map(|mut scan| scan.finish());
+        if found != Some(false) {
+            taint.remember_reply(self.print);
+        }
+        if found == Some(true) {
+            taint.remember_session(&self.caller, self.session.as_deref());
+        }
+        found == Some(true)
+    }
 }
 
 /// The duties of one attempt.
@@ -191,7 +293,7 @@ struct Meter {
     taint: Arc<TaintStore>,
     recorded: Option<Recorded>,
     pass: Option<Pass>,
-    reply_print: Option<ReplyPrint>,
+    reply: Option<Watched>,
     upstream: String,
     route: &'static str,
     request_started: Instant,
@@ -203,18 +305,37 @@ struct Meter {
 
 impl Meter {
     /// A piece of a stream.
-    fn data(&mut self, bytes: &Bytes, text: Option<&str>) {
+    fn data(&mut self, bytes: &Bytes, texts: &[ReplyText]) {
         if self.bytes_received == 0 {
             self.metrics.first_token(self.route, self.request_started.elapsed());
         }
-        self.count(bytes, text);
+        self.count(bytes, texts);
     }
 
-    fn count(&mut self, bytes: &Bytes, text: Option<&str>) {
+    fn count(&mut self, bytes: &Bytes, texts: &[ReplyText]) {
         self.bytes_received += bytes.len() as u64;
-        if let (Some(print), Some(text)) = (self.reply_print.as_mut(), text) {
-            print.feed(text);
+        if let Some(reply) = &mut self.reply {
+            reply.feed(texts);
         }
+    }
+
+    fn scan(&mut self) -> Option<&mut ReplyScan> {
+        self.reply.as_mut()?.scan.as_mut()
+    }
+
+    /// Whether a finding would cut the reply.
+    fn cuts(&self) -> bool {
+        self.reply.as_ref().and_then(|r| r.scan.as_ref()).is_some_and(ReplyScan::cuts)
+    }
+
+    /// Whether something was found so far.
+    fn found(&mut self) -> bool {
+        self.scan().is_some_and(|scan| scan.found())
+    }
+
+    /// Whether the reply, now that all of it is here, must not go out.
+    fn must_cut_at_end(&mut self) -> bool {
+        self.cuts() && self.scan().is_some_and(ReplyScan::finish)
     }
 
     fn complete(mut self, usage: Usage) {
@@ -229,8 +350,11 @@ impl Meter {
                 self.close(Ending::Complete, None, usage);
             }
             Some(why) => {
-                if let Some(pass) = self.pass.take() {
-                    pass.fail();
+                match self.pass.take() {
+                    // The upstream did its part: what it said was withheld.
+                    Some(pass) if why == REPLY_FINDING => pass.succeed(),
+                    Some(pass) => pass.fail(),
+                    None => {}
                 }
                 self.close(Ending::Cut, Some(why), usage);
             }
@@ -266,8 +390,9 @@ impl Meter {
         if !std::mem::take(&mut self.armed) {
             return;
         }
-        if let Some(print) = self.reply_print.take() {
-            self.taint.remember_reply(print);
+        let reply_finding = self.reply.take().is_some_and(|reply| reply.conclude(&self.taint));
+        if reply_finding {
+            self.metrics.reply_finding(&self.upstream);
         }
         self.metrics.attempt(&self.upstream, ending_word(ending));
         self.metrics.tokens(&self.upstream, usage.prompt_tokens, usage.completion_tokens);
@@ -282,6 +407,7 @@ impl Meter {
                 bytes_received: self.bytes_received,
                 prompt_tokens: usage.prompt_tokens,
                 completion_tokens: usage.completion_tokens,
+                reply_finding,
                 took: self.started.elapsed(),
             });
         }

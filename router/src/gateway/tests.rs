@@ -35,6 +35,7 @@ fn ask() -> Ask {
         classification,
         stripped: vec![],
         allowed: vec![],
+        never_cloud: false,
         started: Instant::now(),
     }
 }

@@ -18,6 +18,7 @@ use sluice_policies::Quality;
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
 use crate::api::{ApiError, ChatBody};
 use crate::reply::{ChatReply, error_event};
+use crate::reply_scan::ReplyText;
 
 /// Texts that may end a reply, at most.
 const STOP_TEXTS_MAX: usize = 16;
@@ -84,7 +85,7 @@ impl EdgeUpstream {
         let tokens = self.submit(request).await?;
         match shape.stream {
             true => self.events(tokens, reply, shape).await,
-            false => self.whole(tokens, &reply, shape).await,
+            false => self.whole(tokens, &reply).await,
         }
     }
 
@@ -110,7 +111,6 @@ impl EdgeUpstream {
         &self,
         mut tokens: TokenStream,
         reply: &ChatReply,
-        shape: Shape,
     ) -> Result<Answer, UpstreamError> {
         let mut text = String::new();
         loop {
@@ -119,8 +119,8 @@ impl EdgeUpstream {
                 Some(StreamEvent::Finished(finish)) => {
                     let usage = usage(&finish);
                     let bytes = reply.whole(&text, reason(finish.reason), usage);
-                    let text = shape.want_text.then_some(text);
-                    let body = AnswerBody::Whole { bytes, usage, text };
+                    let texts = vec![ReplyText::content(text)];
+                    let body = AnswerBody::Whole { bytes, usage, texts };
                     return Ok(Answer { status: StatusCode::OK, body });
                 }
                 Some(StreamEvent::Failed(error)) => return Err(self.failed(error)),
@@ -184,7 +184,7 @@ impl EventWriter {
         Some(match event {
             Some(StreamEvent::Text(text)) => {
                 self.reply.delta(&mut out, &text);
-                Piece::Data { bytes: out.into(), text: self.shape.want_text.then_some(text) }
+                Piece::Data { bytes: out.into(), texts: vec![ReplyText::content(text)] }
             }
             Some(StreamEvent::Finished(finish)) => {
                 self.over = true;

@@ -26,6 +26,7 @@ use crate::breaker::Breaker;
 use crate::config::{OpenAiConfig, Timeouts};
 use crate::permit::{EgressPermit, OutboundBody};
 use crate::reply::error_event;
+use crate::reply_scan::{Channel, ReplyText};
 
 /// Longest whole reply that is held in memory, bytes.
 const REPLY_BYTES_MAX: usize = 32 << 20;
@@ -147,7 +148,7 @@ impl OpenAiUpstream {
             return events(response, shape, clock);
         }
         if status.is_success() {
-            return whole(response, shape, clock).await;
+            return whole(response, clock).await;
         }
         failed(response, clock).await
     }
@@ -241,11 +242,7 @@ impl Translated<'_> {
     }
 }
 
-async fn whole(
-    mut response: reqwest::Response,
-    shape: Shape,
-    clock: Clock,
-) -> Result<Answer, UpstreamError> {
+async fn whole(mut response: reqwest::Response, clock: Clock) -> Result<Answer, UpstreamError> {
     let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
     let json: Value =
         serde_json::from_slice(&bytes).map_err(|_| UpstreamError::BadReply("it is not JSON"))?;
@@ -253,8 +250,9 @@ async fn whole(
         return Err(UpstreamError::BadReply("it is not a JSON object"));
     }
     let usage = usage(&json["usage"]);
-    let text = shape.want_text.then(|| texts(&json, "message"));
-    Ok(Answer { status: StatusCode::OK, body: AnswerBody::Whole { bytes, usage, text } })
+    let mut texts = Vec::new();
+    collect_texts(&json, "message", &mut texts);
+    Ok(Answer { status: StatusCode::OK, body: AnswerBody::Whole { bytes, usage, texts } })
 }
 
 async fn collect(
@@ -292,7 +290,7 @@ async fn failed(mut response: reqwest::Response, clock: Clock) -> Result<Answer,
             if serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err() {
                 return Err(UpstreamError::Status { status, retry_after_s: None });
             }
-            let body = AnswerBody::Whole { bytes, usage: Usage::default(), text: None };
+            let body = AnswerBody::Whole { bytes, usage: Usage::default(), texts: Vec::new() };
             Ok(Answer { status, body })
         }
     }
@@ -355,9 +353,9 @@ impl Relay {
             if whole.is_empty() {
                 continue;
             }
-            let (bytes, text) = self.inspect(whole);
+            let (bytes, texts) = self.inspect(whole);
             if !bytes.is_empty() {
-                return Some(Piece::Data { bytes, text });
+                return Some(Piece::Data { bytes, texts });
             }
         }
     }
@@ -383,19 +381,19 @@ impl Relay {
     }
 
     /// Looks into events on their way; the usage event is taken out if the client did not ask.
-    fn inspect(&mut self, whole: Bytes) -> (Bytes, Option<String>) {
-        let mut text = self.shape.want_text.then(String::new);
+    fn inspect(&mut self, whole: Bytes) -> (Bytes, Vec<ReplyText>) {
+        let mut texts = Vec::new();
         let mut dropped: Vec<(usize, usize)> = Vec::new();
         let mut at = 0;
         for event in sse::events(&whole) {
             let start = at;
             at += event.len();
-            if self.seen.event(event, text.as_mut()) && !self.shape.include_usage {
+            if self.seen.event(event, &mut texts) && !self.shape.include_usage {
                 dropped.push((start, at));
             }
         }
         if dropped.is_empty() {
-            return (whole, text);
+            return (whole, texts);
         }
         let mut kept = Vec::with_capacity(whole.len());
         let mut from = 0;
@@ -404,31 +402,20 @@ impl Relay {
             from = end;
         }
         kept.extend_from_slice(&whole[from..]);
-        (kept.into(), text)
+        (kept.into(), texts)
     }
 }
 
 impl Seen {
     /// Notes one event; `true` if it is the usage event and nothing else.
-    fn event(&mut self, event: &[u8], text: Option<&mut String>) -> bool {
+    fn event(&mut self, event: &[u8], texts: &mut Vec<ReplyText>) -> bool {
         let Some(data) = sse::data(event) else { return false };
         if data == "[DONE]" {
             self.done = true;
             return false;
         }
-        let telling = |key: &str, null: &str, spaced: &str| {
-            data.contains(key) && !data.contains(null) && !data.contains(spaced)
-        };
-        let has_usage = telling("\"usage\"", "\"usage\":null", "\"usage\": null");
-        let may_finish = !self.finished
-            && telling("\"finish_reason\"", "\"finish_reason\":null", "\"finish_reason\": null");
-        if !has_usage && !may_finish && text.is_none() {
-            return false;
-        }
         let Ok(json) = serde_json::from_str::<Value>(data) else { return false };
-        if let Some(text) = text {
-            text.push_str(&texts(&json, "delta"));
-        }
+        collect_texts(&json, "delta", texts);
         let choices = json["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
         self.finished |= choices.iter().any(|choice| choice["finish_reason"].is_string());
         if json["usage"].is_object() {
@@ -446,9 +433,27 @@ fn usage(json: &Value) -> Usage {
     }
 }
 
-/// The text of the first choice.
-fn texts(json: &Value, part: &str) -> String {
-    json["choices"][0][part]["content"].as_str().unwrap_or_default().to_owned()
+/// Adds what every choice says, thinks and hands to tools; `part` is `message` or `delta`.
+fn collect_texts(json: &Value, part: &str, texts: &mut Vec<ReplyText>) {
+    let mut add = |channel, value: &Value| {
+        if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
+            texts.push(ReplyText { channel, text: text.to_owned() });
+        }
+    };
+    let number = |value: &Value, place: usize| {
+        value["index"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(place as u32)
+    };
+    for (place, choice) in json["choices"].as_array().into_iter().flatten().enumerate() {
+        let (index, said) = (number(choice, place), &choice[part]);
+        add(Channel::Content(index), &said["content"]);
+        for aside in ["reasoning_content", "reasoning", "refusal"] {
+            add(Channel::Aside(index), &said[aside]);
+        }
+        for (place, call) in said["tool_calls"].as_array().into_iter().flatten().enumerate() {
+            let channel = Channel::Arguments(index, number(call, place));
+            add(channel, &call["function"]["arguments"]);
+        }
+    }
 }
 
 fn url(id: &UpstreamId, config: &OpenAiConfig) -> Result<reqwest::Url, UpstreamSetupError> {

@@ -80,9 +80,9 @@ fn one_event_is_looked_into_without_changing_it() {
     let event = |data: &str| format!("data: {data}\n\n").into_bytes();
     let mut seen = Seen::default();
     let text = |json: &str, seen: &mut Seen| {
-        let mut text = String::new();
-        let dropped = seen.event(&event(json), Some(&mut text));
-        (text, dropped)
+        let mut texts = Vec::new();
+        let dropped = seen.event(&event(json), &mut texts);
+        (texts.into_iter().map(|t| t.text).collect::<String>(), dropped)
     };
     let delta = r#"{"choices":[{"delta":{"content":"Hi"},"finish_reason":null}],"usage":null}"#;
     assert_eq!(text(delta, &mut seen), ("Hi".to_owned(), false));
@@ -93,9 +93,28 @@ fn one_event_is_looked_into_without_changing_it() {
     let usage = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
     assert_eq!(text(usage, &mut seen), (String::new(), true));
     assert_eq!(seen.usage, Usage { prompt_tokens: Some(3), completion_tokens: Some(2) });
-    assert!(!seen.event(b"data: [DONE]\n\n", None));
+    assert!(!seen.event(b"data: [DONE]\n\n", &mut Vec::new()));
     assert!(seen.done);
     // A last chunk that has both a choice and the usage belongs to the client.
     let both = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":3}}"#;
-    assert!(!Seen::default().event(&event(both), None));
+    assert!(!Seen::default().event(&event(both), &mut Vec::new()));
+}
+
+#[test]
+fn every_text_of_a_reply_is_collected_in_its_own_channel() {
+    let json = json!({"choices": [
+        {"index": 1, "delta": {"content": "b", "reasoning_content": "why"}},
+        {"index": 0, "delta": {"tool_calls": [{"index": 2, "function": {"arguments": "{\"x\""}}]}},
+        {"delta": {"refusal": "no", "content": ""}},
+    ]});
+    let mut texts = Vec::new();
+    collect_texts(&json, "delta", &mut texts);
+    let found: Vec<_> = texts.iter().map(|t| (t.channel, t.text.as_str())).collect();
+    let expected = [
+        (Channel::Content(1), "b"),
+        (Channel::Aside(1), "why"),
+        (Channel::Arguments(0, 2), "{\"x\""),
+        (Channel::Aside(2), "no"),
+    ];
+    assert_eq!(found, expected);
 }

@@ -1,0 +1,240 @@
+//! Looks at what comes back: a reply can hold regulated text though its request did not.
+//!
+//! The site's answer to `reply_finding` says what happens then. `taint` lets the reply pass and keeps
+//! the conversation private from then on: text is scanned as it goes by, and nothing waits. `cut` ends
+//! the reply before the finding leaves: events are held back until [`HOLD_BYTES`] of text have come
+//! after theirs, as long as the longest number that a detector knows, so that the first token waits for
+//! a few more and not for the whole answer.
+//!
+//! A reply has several texts: each choice's content, its reasoning, the arguments of its tool calls.
+//! Each is scanned by itself, across chunks, with enough of what came before to find what a chunk's
+//! border splits.
+//!
+//! Invariants: memory is bounded by [`OVERLAP_BYTES`] a text and the events of [`HOLD_BYTES`]; a scan
+//! that fails counts as a finding. Not here: what a finding is (`policies`), remembering (`taint`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_policies::{PolicySet, Prompt, ReplyAnswer, Role, Text};
+
+/// Text that is kept before a border, so that what it splits is found: a person's name and what is
+/// said of him a few sentences later.
+const OVERLAP_BYTES: usize = 2048;
+/// New text after which `taint` scans; small enough to keep memory small, large enough to be cheap.
+const STEP_BYTES: usize = 4096;
+/// Text that must have come after an event before `cut` lets it go: the longest card number or IBAN
+/// with a separator after each character, and a word.
+const HOLD_BYTES: usize = 96;
+
+/// One of a reply's texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Channel {
+    /// What the model says in a choice.
+    Content(u32),
+    /// What it thinks, or why it refuses.
+    Aside(u32),
+    /// The arguments of a choice's tool call: choice and call.
+    Arguments(u32, u32),
+}
+
+/// A piece of one of a reply's texts.
+pub(crate) struct ReplyText {
+    pub(crate) channel: Channel,
+    pub(crate) text: String,
+}
+
+impl ReplyText {
+    /// What the first choice says.
+    pub(crate) fn content(text: String) -> ReplyText {
+        ReplyText { channel: Channel::Content(0), text }
+    }
+}
+
+/// Scans the texts of one reply.
+pub(crate) struct ReplyScan {
+    policy: Arc<PolicySet>,
+    step_bytes: usize,
+    windows: BTreeMap<Channel, Window>,
+    found: bool,
+}
+
+/// The end of a text: `text[..scanned]` was scanned before.
+#[derive(Default)]
+struct Window {
+    text: String,
+    scanned: usize,
+}
+
+impl ReplyScan {
+    /// A scan of a reply by the site's policies.
+    pub(crate) fn new(policy: Arc<PolicySet>) -> ReplyScan {
+        let step_bytes = match policy.reply_answer() {
+            ReplyAnswer::Taint => STEP_BYTES,
+            // Every piece at once: nothing may go before it was looked at.
+            _ => 1,
+        };
+        ReplyScan { policy, step_bytes, windows: BTreeMap::new(), found: false }
+    }
+
+    /// Whether findings end the reply.
+    pub(crate) fn cuts(&self) -> bool {
+        self.policy.reply_answer() != ReplyAnswer::Taint
+    }
+
+    /// Takes a piece; `true` once something that never goes to a cloud was found.
+    pub(crate) fn feed(&mut self, piece: &ReplyText) -> bool {
+        if self.found {
+            return true;
+        }
+        let window = self.windows.entry(piece.channel).or_default();
+        window.text.push_str(&piece.text);
+        if window.text.len() - window.scanned >= self.step_bytes {
+            self.found = holds_finding(&self.policy, &window.text);
+            window.forget();
+        }
+        self.found
+    }
+
+    /// Whether anything was found so far.
+    pub(crate) fn found(&self) -> bool {
+        self.found
+    }
+
+    /// Scans what is left; `true` if anything was found in the whole reply.
+    pub(crate) fn finish(&mut self) -> bool {
+        for (_, window) in std::mem::take(&mut self.windows) {
+            let fresh = window.text.len() > window.scanned;
+            self.found = self.found || (fresh && holds_finding(&self.policy, &window.text));
+        }
+        self.found
+    }
+}
+
+impl Window {
+    /// Keeps the last [`OVERLAP_BYTES`], from a character's start.
+    fn forget(&mut self) {
+        let mut from = self.text.len().saturating_sub(OVERLAP_BYTES);
+        while !self.text.is_char_boundary(from) {
+            from += 1;
+        }
+        self.text.drain(..from);
+        self.scanned = self.text.len();
+    }
+}
+
+/// Whether a text, taken as a model's reply, never goes to a cloud.
+fn holds_finding(policy: &PolicySet, text: &str) -> bool {
+    let text = Text {
+        place: "reply".to_owned(),
+        message: Some(0),
+        role: Role::Assistant,
+        text: text.to_owned(),
+    };
+    policy.classify(&Prompt { texts: vec![text], ..Prompt::default() }).never_cloud
+}
+
+/// Events of a stream that wait until enough text came after theirs.
+#[derive(Default)]
+pub(crate) struct HoldBack {
+    events: VecDeque<(Bytes, usize)>,
+    text_bytes: usize,
+}
+
+impl HoldBack {
+    /// Takes events and how much text is in them; gives those that may go.
+    pub(crate) fn push(&mut self, bytes: Bytes, text_bytes: usize) -> Vec<Bytes> {
+        self.events.push_back((bytes, text_bytes));
+        self.text_bytes += text_bytes;
+        let mut free = Vec::new();
+        while let Some((_, first)) = self.events.front()
+            && self.text_bytes - first >= HOLD_BYTES
+        {
+            self.text_bytes -= first;
+            free.extend(self.events.pop_front().map(|(bytes, _)| bytes));
+        }
+        free
+    }
+
+    /// The reply is over and clean: everything may go.
+    pub(crate) fn release(&mut self) -> Vec<Bytes> {
+        self.text_bytes = 0;
+        self.events.drain(..).map(|(bytes, _)| bytes).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> Arc<PolicySet> {
+        Arc::new(PolicySet::shipped().expect("the shipped policies are valid"))
+    }
+
+    fn said(text: &str) -> ReplyText {
+        ReplyText::content(text.to_owned())
+    }
+
+    #[test]
+    fn finds_a_card_that_chunks_split_at_any_place() {
+        let policy = policy();
+        let reply = "The card on file is 4539 5787 6362 1486, as you asked.";
+        for at in 1..reply.len() {
+            let mut scan = ReplyScan::new(policy.clone());
+            scan.feed(&said(&reply[..at]));
+            scan.feed(&said(&reply[at..]));
+            assert!(scan.finish(), "split at {at}");
+        }
+    }
+
+    #[test]
+    fn finds_what_a_long_reply_s_steps_split() {
+        let policy = policy();
+        let card = "card 4539 5787 6362 1486";
+        for lead in [STEP_BYTES - 30, STEP_BYTES - 10, STEP_BYTES, 3 * STEP_BYTES - 12] {
+            let mut scan = ReplyScan::new(policy.clone());
+            let reply = format!("{}{card} and more", "word ".repeat(lead / 5));
+            for chunk in reply.as_bytes().chunks(7) {
+                scan.feed(&said(std::str::from_utf8(chunk).expect("ASCII")));
+            }
+            assert!(scan.finish(), "{lead}");
+            assert!(scan.windows.values().all(|w| w.text.len() <= OVERLAP_BYTES + STEP_BYTES));
+        }
+    }
+
+    #[test]
+    fn texts_of_different_channels_are_not_mixed() {
+        let mut scan = ReplyScan::new(policy());
+        for (i, part) in ["4539 57", "87 6362 1486"].into_iter().enumerate() {
+            let channel = Channel::Content(i as u32);
+            scan.feed(&ReplyText { channel, text: part.to_owned() });
+        }
+        assert!(!scan.finish());
+        let mut scan = ReplyScan::new(policy());
+        for part in ["{\"card\": \"4539 57", "87 6362 1486\"}"] {
+            let channel = Channel::Arguments(0, 1);
+            scan.feed(&ReplyText { channel, text: part.to_owned() });
+        }
+        assert!(scan.finish());
+    }
+
+    #[test]
+    fn an_ordinary_reply_is_clean() {
+        let mut scan = ReplyScan::new(policy());
+        scan.feed(&said("Paris is the capital of France."));
+        assert!(!scan.finish());
+    }
+
+    #[test]
+    fn events_go_once_enough_text_came_after_them() {
+        let mut hold = HoldBack::default();
+        let event = |n: u8| Bytes::from(vec![n]);
+        assert!(hold.push(event(1), 10).is_empty());
+        assert!(hold.push(event(2), HOLD_BYTES - 1).is_empty());
+        assert_eq!(hold.push(event(3), 1), [event(1)]);
+        assert_eq!(hold.push(event(4), HOLD_BYTES), [event(2), event(3)]);
+        assert_eq!(hold.release(), [event(4)]);
+        assert!(hold.release().is_empty());
+    }
+}

@@ -1,0 +1,108 @@
+//! Replies that hold regulated text though their requests did not.
+
+use serde_json::json;
+
+use crate::cloud::{Cloud, Script};
+use crate::gateway::{Gateway, say, say_streamed, with_cloud};
+
+/// A reply that gives away a card number, whole or cut into events in the middle of the number.
+const GIVEN_AWAY: &str = "The card on file is 4539 5787 6362 1486, shall I go on with the refund?";
+const PIECES: [&str; 4] = ["The card on file is 4539 5", "787 63", "62 1486", ", shall I go on?"];
+const DIGITS: &str = "1486";
+
+fn whole() -> Script {
+    let choice = json!({"index": 0, "finish_reason": "stop",
+                        "message": {"role": "assistant", "content": GIVEN_AWAY}});
+    let body = json!({"id": "1", "object": "chat.completion", "choices": [choice]}).to_string();
+    raw("application/json", &body)
+}
+
+fn streamed() -> Script {
+    let pieces = PIECES.iter();
+    let mut body: String = pieces.map(|text| event(&json!({"content": text}))).collect();
+    body.push_str(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+    );
+    body.push_str("data: [DONE]\n\n");
+    raw("text/event-stream", &body)
+}
+
+fn event(delta: &serde_json::Value) -> String {
+    format!(
+        "data: {}\n\n",
+        json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]})
+    )
+}
+
+fn raw(content_type: &str, body: &str) -> Script {
+    let length = body.len();
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {length}");
+    Script::Raw(format!("{head}\r\nconnection: close\r\n\r\n{body}").into_bytes())
+}
+
+/// A gateway whose site answers `reply_finding` with `cut`.
+async fn cutting_gateway(cloud: &Cloud) -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = include_str!("../../policies/site.yaml");
+    let site = shipped.replace("reply_finding: taint", "reply_finding: cut");
+    assert_ne!(site, shipped);
+    std::fs::write(folder.path().join("site.yaml"), site).unwrap();
+    let config = with_cloud(cloud.address, "policy: {site: $FOLDER/site.yaml}\n");
+    Gateway::start_in(folder, &config).await
+}
+
+#[tokio::test]
+async fn a_finding_in_a_reply_keeps_the_conversation_here() {
+    for (script, body) in [(whole(), say("Hello")), (streamed(), say_streamed("Hello"))] {
+        let cloud = Cloud::start(script).await;
+        let gateway = Gateway::with_cloud(cloud.address).await;
+        let session = [("x-sluice-session", "s-9")];
+        let reply = gateway.chat_with(&session, body).await;
+        reply.came_from("cloud", 200);
+        assert!(reply.text().contains(DIGITS), "taint lets the reply pass");
+        let outcome = &gateway.audit_lines(2).await[1];
+        assert_eq!(outcome["reply_finding"], json!(true), "{outcome}");
+        assert_eq!(gateway.metric("sluice_reply_findings_total{upstream=\"cloud\"} ").await, 1.0);
+
+        gateway.chat_with(&session, say("And then?")).await.came_from("edge", 200);
+        // Others are not affected.
+        cloud.follow(Script::Answer);
+        gateway.chat(say("Hello")).await.came_from("cloud", 200);
+    }
+}
+
+#[tokio::test]
+async fn cut_withholds_a_whole_reply() {
+    let cloud = Cloud::start(whole()).await;
+    let gateway = cutting_gateway(&cloud).await;
+    let reply = gateway.chat(say("Hello")).await;
+    assert_eq!(reply.status, 403);
+    assert_eq!(reply.header("x-sluice-upstream"), "cloud");
+    assert!(!reply.text().contains(DIGITS) && reply.text().contains("policy_blocked"));
+    let outcome = &gateway.audit_lines(2).await[1];
+    assert_eq!((&outcome["ending"], &outcome["error"]), (&json!("cut"), &json!("reply_finding")));
+}
+
+#[tokio::test]
+async fn cut_ends_a_stream_before_the_finding_leaves() {
+    let cloud = Cloud::start(streamed()).await;
+    let gateway = cutting_gateway(&cloud).await;
+    let reply = gateway.chat(say_streamed("Hello")).await;
+    let text = reply.text();
+    assert_eq!(reply.status, 200);
+    assert!(!text.contains("4539") && !text.contains(DIGITS), "{text}");
+    assert!(text.contains("policy_blocked") && !text.contains("[DONE]"), "{text}");
+}
+
+#[tokio::test]
+async fn cut_lets_a_clean_stream_through_whole() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = cutting_gateway(&cloud).await;
+    let plain = Gateway::with_cloud(cloud.address).await;
+    let body = say_streamed("Hello");
+    let (scanned, passed) = (gateway.chat(body.clone()).await, plain.chat(body).await);
+    scanned.came_from("cloud", 200);
+    assert_eq!(scanned.text(), passed.text());
+    assert!(scanned.text().contains("[DONE]"));
+}
