@@ -24,6 +24,7 @@ mod contact;
 mod digits;
 mod health_id;
 mod joined;
+mod letters;
 mod lexicon;
 mod marking;
 mod name;
@@ -46,7 +47,7 @@ use compile::{Compiled, Kind};
 use joined::Joined;
 use reading::{Candidate, Reading};
 
-pub use compile::shipped_detectors;
+pub(crate) use compile::shipped_detectors;
 pub use spec::{DetectorSpec, SpecError};
 
 /// Bytes of views that one request may take; ten times the largest body that a gateway accepts.
@@ -97,10 +98,9 @@ impl Scanner {
         for (index, text) in prompt.texts.iter().enumerate() {
             let mut found = self.scan_text(&text.text, &mut budget, &mut scan.failed);
             found.thin_out();
-            scan.unscanned.extend(found.opaque.into_iter().map(|kind| Unscanned {
-                kind,
-                place: text.place.clone(),
-            }));
+            scan.unscanned.extend(
+                found.opaque.into_iter().map(|kind| Unscanned { kind, place: text.place.clone() }),
+            );
             scan.findings.extend(found.spans.into_iter().map(|s| self.finding(prompt, index, s)));
         }
         if prompt.texts.len() > 1 {

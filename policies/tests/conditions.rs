@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use sluice_policies::{ContentKind, PolicySet, Prompt, Role, Source, Text, Unscanned};
+use sluice_policies::{
+    ContentKind, PolicySet, Prompt, Role, Source, Text, Unscanned, shipped_sources,
+};
 
 /// Word detectors that no shipped list knows.
 const HEAD: &str = r#"policy: words
@@ -209,6 +211,30 @@ proptest! {
         let source = Source { name: "junk.yaml".to_owned(), text };
         if let Err(error) = PolicySet::from_sources(vec![source]) {
             prop_assert!(error.diagnostics.iter().all(|d| !d.message.is_empty()), "{error}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(96)
+    })]
+
+    /// A shipped file with a stretch replaced loads, or its error points into it.
+    #[test]
+    fn damaged_shipped_files_are_errors_and_nothing_worse(
+        which in 0_usize..9, at in 0.0_f64..1.0, length in 0_usize..40, junk in "[ -~\n\t]{0,12}"
+    ) {
+        let mut source = shipped_sources().swap_remove(which);
+        let boundary = |text: &str, index: usize| {
+            (index.min(text.len())..=text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(0)
+        };
+        let start = boundary(&source.text, (at * source.text.len() as f64) as usize);
+        let end = boundary(&source.text, start + length);
+        source.text.replace_range(start..end, &junk);
+        if let Err(error) = PolicySet::from_sources_untested(vec![source]) {
+            prop_assert!(error.diagnostics.iter().all(|d| d.line == 0 || d.column >= 1), "{error}");
         }
     }
 }

@@ -182,6 +182,16 @@ hint: did you mean "hipaa"?; a pack of your own is named by its path: ./mine.yam
 }
 
 #[test]
+fn refuses_a_pack_that_the_site_does_not_name() {
+    check_site(
+        "packs: [ward.yaml]",
+        "packs: [pci]",
+        "ward.yaml: is given but the site does not name it\n\
+         hint: add ward.yaml under packs: in the site file",
+    );
+}
+
+#[test]
 fn points_at_wrong_values() {
     check_pack(
         "severity: high",

@@ -11,7 +11,10 @@ pub(crate) fn builtin(name: &str) -> Option<Kind> {
     Some(match name {
         "iban" => CodeScheme { lengths: 15..35, judge: iban }.into(),
         "aba_routing" => NumberScheme { lengths: &[9], judge: aba }.into(),
-        "bank_account" => NumberScheme { lengths: &[6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17], judge: account }.into(),
+        "bank_account" => {
+            NumberScheme { lengths: &[6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17], judge: account }
+                .into()
+        }
         _ => return None,
     })
 }
@@ -34,7 +37,7 @@ fn aba(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
     let district = d[0] * 10 + d[1];
     let sum = weighted(d, &[3, 7, 1, 3, 7, 1, 3, 7, 1]);
-    let valid = matches!(district, 1..=12 | 21..=32 | 61..=72 | 80) && sum % 10 == 0;
+    let valid = matches!(district, 1..=12 | 21..=32 | 61..=72 | 80) && sum.is_multiple_of(10);
     (valid && number.window.groups.len() == 1).then_some(Own::NeedsContext)
 }
 
@@ -42,8 +45,15 @@ fn account(number: &Number<'_>) -> Option<Own> {
     let range = number.window.range();
     let separators = number.window.separators(number.text).all(|s| matches!(s, " " | "-"));
     // `$3219.47` is an amount.
-    let amount = number.text[..range.start].ends_with(['$', '€', '£', '.', ',']) || number.text[range.end..].starts_with([',', '.']) && number.text[range.end..].len() > 1 && number.text.as_bytes()[range.end + 1].is_ascii_digit();
-    (separators && !amount && number.window.groups.len() <= 4 && !number.digits.iter().all(|d| *d == number.digits[0])).then_some(Own::NeedsContext)
+    let amount = number.text[..range.start].ends_with(['$', '€', '£', '.', ','])
+        || number.text[range.end..].starts_with([',', '.'])
+            && number.text[range.end..].len() > 1
+            && number.text.as_bytes()[range.end + 1].is_ascii_digit();
+    (separators
+        && !amount
+        && number.window.groups.len() <= 4
+        && !number.digits.iter().all(|d| *d == number.digits[0]))
+    .then_some(Own::NeedsContext)
 }
 
 /// Documentation's favourites.

@@ -37,7 +37,9 @@ impl Detector for Dates {
             found.extend(compact_date(reading.text, group).map(as_date));
         }
         for hit in reading.hits(self.months) {
-            found.extend(self.with_month(reading, hit.start as usize..hit.end as usize).map(as_date));
+            found.extend(
+                self.with_month(reading, hit.start as usize..hit.end as usize).map(as_date),
+            );
         }
     }
 }
@@ -61,7 +63,8 @@ impl Dates {
             return Some(day.start as usize..after.end as usize);
         }
         let year = groups.get(next + 1).filter(|g| close(after.end as usize, g.start as usize))?;
-        (after.len() <= 2 && is_year(reading.text, year)).then(|| month.start..year.end as usize)
+        let dated = after.len() <= 2 && is_year(reading.text, year);
+        dated.then_some(month.start..year.end as usize)
     }
 }
 
@@ -88,12 +91,16 @@ fn is_date(text: &str, three: &[Group]) -> bool {
         return short(&three[1]) && short(&three[2]) && day_month(c, b);
     }
     let year = is_year(text, &three[2]) || (three[2].len() == 2 && !first.is_empty());
-    year && short(&three[0]) && short(&three[1]) && (day_month(a, b) || day_month(b, a)) && c != u32::MAX
+    year && short(&three[0])
+        && short(&three[1])
+        && (day_month(a, b) || day_month(b, a))
+        && c != u32::MAX
 }
 
 /// The same separator goes on: a version, an address, a longer number.
 fn touches_digits(text: &str, groups: &[Group], first: usize) -> bool {
-    let glued = |a: &Group, b: &Group| matches!(&text[a.end as usize..b.start as usize], "." | "-" | "/");
+    let glued =
+        |a: &Group, b: &Group| matches!(&text[a.end as usize..b.start as usize], "." | "-" | "/");
     first > 0 && glued(&groups[first - 1], &groups[first])
         || groups.get(first + 3).is_some_and(|next| glued(&groups[first + 2], next))
 }
@@ -102,7 +109,10 @@ fn touches_digits(text: &str, groups: &[Group], first: usize) -> bool {
 fn compact_date(text: &str, group: &Group) -> Option<Range<usize>> {
     let value = number(text, group);
     let (year, month, day) = (value / 10_000, value / 100 % 100, value % 100);
-    let valid = group.len() == 8 && (1890..=2035).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let valid = group.len() == 8
+        && (1890..=2035).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day);
     valid.then(|| group.range())
 }
 

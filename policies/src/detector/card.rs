@@ -47,7 +47,10 @@ impl PaymentCard {
     fn judge(&self, reading: &Reading<'_>, number: &Number<'_>) -> Option<Own> {
         let digits = number.digits;
         let issuer = Issuer::of(digits)?;
-        if !luhn(digits) || is_decimal_part(reading.text, &number.window.range()) || digits[1..].iter().all(|d| *d == digits[0]) {
+        if !luhn(digits)
+            || is_decimal_part(reading.text, &number.window.range())
+            || digits[1..].iter().all(|d| *d == digits[0])
+        {
             return None;
         }
         let range = number.window.range();
@@ -142,7 +145,14 @@ impl Layout {
         let single_digits = shape.iter().all(|&len| len == 1);
         let printed = matches!(
             shape.as_slice(),
-            [_] | [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4] | [4, 4, 4, 4, 3] | [8, 8] | [4, 4, 4, 1] | [6, 13] | [4, 4, 4, 3]
+            [_] | [4, 4, 4, 4]
+                | [4, 6, 5]
+                | [4, 6, 4]
+                | [4, 4, 4, 4, 3]
+                | [8, 8]
+                | [4, 4, 4, 1]
+                | [6, 13]
+                | [4, 4, 4, 3]
         );
         if is_cut_from_a_series(number) {
             return Layout::Broken;
@@ -162,9 +172,13 @@ fn is_cut_from_a_series(number: &Number<'_>) -> bool {
     let Some(separator) = window.separators(number.text).next() else { return false };
     let between = |a: u32, b: u32| &number.text[a as usize..b as usize] == separator;
     let last = window.first + window.groups.len() - 1;
-    let before = window.first > 0 && between(window.run[window.first - 1].end, window.run[window.first].start);
-    let after = window.run.get(last + 1).is_some_and(|next| between(window.run[last].end, next.start));
-    window.is_evenly_separated(number.text) && (before || after) && separator.contains([',', '\n', '\t', ';'])
+    let before = window.first > 0
+        && between(window.run[window.first - 1].end, window.run[window.first].start);
+    let after =
+        window.run.get(last + 1).is_some_and(|next| between(window.run[last].end, next.start));
+    window.is_evenly_separated(number.text)
+        && (before || after)
+        && separator.contains([',', '\n', '\t', ';'])
 }
 
 /// `2019 2020 2021 2022` is a table header.
@@ -201,7 +215,9 @@ impl ShortCode {
     fn security_code(compiler: &mut Compiler) -> Self {
         ShortCode {
             words: compiler.lexicon.list(SECURITY_CODE_WORDS),
-            not: compiler.lexicon.list(["error", "status", "http", "exit", "line", "page", "room", "section"]),
+            not: compiler
+                .lexicon
+                .list(["error", "status", "http", "exit", "line", "page", "room", "section"]),
             lengths: 3..5,
         }
     }
@@ -209,7 +225,18 @@ impl ShortCode {
     fn pin(compiler: &mut Compiler) -> Self {
         ShortCode {
             words: compiler.lexicon.list(PIN_WORDS),
-            not: compiler.lexicon.list(["gpio", "arduino", "raspberry", "connector", "pinout", "zip", "pin out", "header", "led", "volt"]),
+            not: compiler.lexicon.list([
+                "gpio",
+                "arduino",
+                "raspberry",
+                "connector",
+                "pinout",
+                "zip",
+                "pin out",
+                "header",
+                "led",
+                "volt",
+            ]),
             lengths: 4..7,
         }
     }
@@ -239,7 +266,8 @@ impl ShortCode {
         let range = single_digits.unwrap_or_else(|| next.range());
         let digits = reading.text[range.clone()].bytes().filter(u8::is_ascii_digit).count();
         let fits = self.lengths.contains(&digits) && between.len() <= 24 && letters <= 14;
-        (fits && !between.contains(['\n', '?', '(']) && !is_decimal_part(reading.text, &range)).then_some(range)
+        (fits && !between.contains(['\n', '?', '(']) && !is_decimal_part(reading.text, &range))
+            .then_some(range)
     }
 
     /// `1 2 3` as one code.

@@ -32,7 +32,11 @@ fn best(text: &str, detector: &str) -> Option<Likelihood> {
 /// Every text of `found` is at least that likely, every text of `not` is less.
 fn check(detector: &str, least: Likelihood, found: &[&str], not: &[&str]) {
     for text in found {
-        assert!(best(text, detector) >= Some(least), "{detector} misses {text:?}: {:?}", scan(text).findings);
+        assert!(
+            best(text, detector) >= Some(least),
+            "{detector} misses {text:?}: {:?}",
+            scan(text).findings
+        );
     }
     for text in not {
         assert!(best(text, detector) < Some(least), "{detector} fires on {text:?}");
@@ -57,11 +61,11 @@ fn payment_cards() {
             "4\n5\n3\n9\n1\n4\n8\n8\n0\n3\n4\n3\n6\n4\n6\n7",
         ],
         &[
-            "4539148803436468",                       // check digit
-            "1712345678901",                          // epoch
-            "12345678-1234-1234-1234-453914880343",   // UUID
-            "0.4539148803436467",                     // fraction
-            "order number 4539148803436467",          // said to be something else
+            "4539148803436468",                     // check digit
+            "1712345678901",                        // epoch
+            "12345678-1234-1234-1234-453914880343", // UUID
+            "0.4539148803436467",                   // fraction
+            "order number 4539148803436467",        // said to be something else
             "test card 4242424242424242 in the stripe sandbox",
             "**** **** **** 6467",
             "453914******6467",
@@ -74,9 +78,24 @@ fn payment_cards() {
 
 #[test]
 fn what_may_never_be_kept_of_a_card() {
-    check("card_security_code", Likely, &["CVV: 482", "cvc is 4821", "security code 739"], &["error 482", "What is a CVV?", "CVV has 3 digits"]);
-    check("card_pin", Likely, &["her PIN is 4821", "PIN: 4 8 2 1"], &["pin 13 on the arduino", "pin the message", "a PIN has 4 digits"]);
-    check("card_track", Likely, &["%B4539148803436467^DOE/J^2712101000000?", ";4539148803436467=27121010000000?"], &["a=4539148803436467"]);
+    check(
+        "card_security_code",
+        Likely,
+        &["CVV: 482", "cvc is 4821", "security code 739"],
+        &["error 482", "What is a CVV?", "CVV has 3 digits"],
+    );
+    check(
+        "card_pin",
+        Likely,
+        &["her PIN is 4821", "PIN: 4 8 2 1"],
+        &["pin 13 on the arduino", "pin the message", "a PIN has 4 digits"],
+    );
+    check(
+        "card_track",
+        Likely,
+        &["%B4539148803436467^DOE/J^2712101000000?", ";4539148803436467=27121010000000?"],
+        &["a=4539148803436467"],
+    );
 }
 
 #[test]
@@ -138,7 +157,11 @@ fn national_numbers() {
             let id = if text.ends_with('X') { "cn_ric_x" } else { detector };
             best(text, id)
         };
-        assert!(detector_of(good) >= Some(Likely), "{detector} misses {good:?}: {:?}", scan(good).findings);
+        assert!(
+            detector_of(good) >= Some(Likely),
+            "{detector} misses {good:?}: {:?}",
+            scan(good).findings
+        );
         assert!(detector_of(bad) < Some(Likely), "{detector} fires on {bad:?}");
     }
 }
@@ -148,32 +171,104 @@ fn numbers_of_the_health_system() {
     check(
         "mrn",
         Likely,
-        &["MRN 0048213", "MRN: A0048213", "medical record number is 482913", "Patientennummer 48291", "MRN0048213", "mrn,dx\n482913,flu"],
-        &["What does MRN mean?", "the mrn field has 8 digits", "Chart the values 2499, 537", "merchant ref 0048213"],
+        &[
+            "MRN 0048213",
+            "MRN: A0048213",
+            "medical record number is 482913",
+            "Patientennummer 48291",
+            "MRN0048213",
+            "mrn,dx\n482913,flu",
+        ],
+        &[
+            "What does MRN mean?",
+            "the mrn field has 8 digits",
+            "Chart the values 2499, 537",
+            "merchant ref 0048213",
+        ],
     );
     check("mbi", Likely, &["1EG4-TE5-MK73"], &["1SG4-TE5-MK73", "licence 1EG4TE5MK"]);
     check("dea_number", VeryLikely, &["DEA BB1388568"], &["DEA BB1388569"]);
     check("npi", Possible, &["NPI 1245319599"], &["NPI 1245319598", "1245319599"]);
     check("icd10_code", Likely, &["diagnosis E11.9", "dx: I10"], &["gate B22", "vitamin B12"]);
-    check("drug_dose", Likely, &["metformin 850 mg BID", "started on lisinopril 10mg"], &["metformin", "850 mg"]);
-    check("clinical_document", Likely, &["MSH|^~\\&|A|B", "HPI: x\nAssessment: y\nPlan: z"], &["plan: buy milk"]);
-    check("device_serial", Likely, &["pacemaker serial number PJN4821993"], &["serial number PJN4821993"]);
+    check(
+        "drug_dose",
+        Likely,
+        &["metformin 850 mg BID", "started on lisinopril 10mg"],
+        &["metformin", "850 mg"],
+    );
+    check(
+        "clinical_document",
+        Likely,
+        &["MSH|^~\\&|A|B", "HPI: x\nAssessment: y\nPlan: z"],
+        &["plan: buy milk"],
+    );
+    check(
+        "device_serial",
+        Likely,
+        &["pacemaker serial number PJN4821993"],
+        &["serial number PJN4821993"],
+    );
 }
 
 #[test]
 fn bank_accounts() {
-    check("iban", Likely, &["DE75512108001245126199", "DE75 5121 0800 1245 1261 99", "D E 7 5 5 1 2 1 0 8 0 0 1 2 4 5 1 2 6 1 9 9"], &["DE75512108001245126198", "DE00512108001245126199"]);
+    check(
+        "iban",
+        Likely,
+        &[
+            "DE75512108001245126199",
+            "DE75 5121 0800 1245 1261 99",
+            "D E 7 5 5 1 2 1 0 8 0 0 1 2 4 5 1 2 6 1 9 9",
+        ],
+        &["DE75512108001245126198", "DE00512108001245126199"],
+    );
     check("aba_routing", Likely, &["routing 122105155"], &["122105155", "routing 122105156"]);
     check("bank_account", Likely, &["account number 7782910345"], &["order 7782910345"]);
 }
 
 #[test]
 fn contact_data() {
-    check("email", Likely, &["anya.petrova@gmail.com", "write to k.o'neil@corp.co.uk."], &["info@example.com", "noreply@corp.com", "a@b", "@decorator", "git@github.com"]);
-    check("phone", Likely, &["(617) 482-3391", "+49 151 23456789", "call 617 482 3391", "tel. 030 1234567"], &["555-0199", "1-800-482-3391", "1712345678", "version 10.15.7.4539"]);
-    check("postal_address", Likely, &["4821 Birchwood Lane, Tulsa", "Hauptstraße 12, 10115 Berlin", "12 rue de la Paix", "Calle Mayor 12, Madrid"], &["Main Street", "5 drive bays", "the way 3 people"]);
-    check("birth_date", Likely, &["DOB 03/14/1962", "geb. 12.03.1970", "born on March 4, 1956", "née le 4 mars 1956", "生年月日 1965年3月4日"], &["released 03/14/2022", "DOB 33/44/1962", "version 1.2.2020"]);
-    check("age_over_89", Likely, &["94-year-old woman", "aged 93"], &["54-year-old", "94 years of history"]);
+    check(
+        "email",
+        Likely,
+        &["anya.petrova@gmail.com", "write to k.o'neil@corp.co.uk."],
+        &["info@example.com", "noreply@corp.com", "a@b", "@decorator", "git@github.com"],
+    );
+    check(
+        "phone",
+        Likely,
+        &["(617) 482-3391", "+49 151 23456789", "call 617 482 3391", "tel. 030 1234567"],
+        &["555-0199", "1-800-482-3391", "1712345678", "version 10.15.7.4539"],
+    );
+    check(
+        "postal_address",
+        Likely,
+        &[
+            "4821 Birchwood Lane, Tulsa",
+            "Hauptstraße 12, 10115 Berlin",
+            "12 rue de la Paix",
+            "Calle Mayor 12, Madrid",
+        ],
+        &["Main Street", "5 drive bays", "the way 3 people"],
+    );
+    check(
+        "birth_date",
+        Likely,
+        &[
+            "DOB 03/14/1962",
+            "geb. 12.03.1970",
+            "born on March 4, 1956",
+            "née le 4 mars 1956",
+            "生年月日 1965年3月4日",
+        ],
+        &["released 03/14/2022", "DOB 33/44/1962", "version 1.2.2020"],
+    );
+    check(
+        "age_over_89",
+        Likely,
+        &["94-year-old woman", "aged 93"],
+        &["54-year-old", "94 years of history"],
+    );
     check("geo_coordinates", Possible, &["51.50735, -0.12776"], &["51.5, -0.1"]);
 }
 
@@ -189,11 +284,55 @@ fn credentials() {
             "Z2hwX2FCY0RlRmdIaUprTG1Ob1BxUnNUdVZ3WHlaMDEyMzQ1Njc4OQ==",
             "\"AKIAQ3EG\" + \"J7ABCDXY5Z2K\"",
         ],
-        &["AKIAIOSFODNN7EXAMPLE", "api_key: ${API_KEY}", "token = getToken(request)", "commit 9fceb02d0ae598e95dc970b74767f19372d61af8", "sk_test_ keys"],
+        &[
+            "AKIAIOSFODNN7EXAMPLE",
+            "api_key: ${API_KEY}",
+            "token = getToken(request)",
+            "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
+            "sk_test_ keys",
+        ],
     );
-    check("password", Likely, &["password: Tr0ub4dor&3", "das Passwort lautet h7#Kp2!vQz", "the admin password for the router is Fl0werP0wer22"], &["password: String", "password = os.environ[\"PW\"]", "How do I reset my password?", "password: changeme"]);
-    check("private_key", Likely, &["-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAx8Kd92jfQ01mZpLr7TnV"], &["-----BEGIN CERTIFICATE-----\nMIIEpAIBAAKCAQEAx8Kd92jfQ01mZpLr7TnV", "-----BEGIN PRIVATE KEY-----"]);
-    check("url_credentials", Likely, &["postgres://app:8fKq2LmZ@db/prod", "Basic YWRtaW46U3VwZXJTM2NyZXQh"], &["https://example.com/@user", "postgres://user:password@localhost/db"]);
+    check(
+        "password",
+        Likely,
+        &[
+            "password: Tr0ub4dor&3",
+            "das Passwort lautet h7#Kp2!vQz",
+            "the admin password for the router is Fl0werP0wer22",
+        ],
+        &[
+            "password: String",
+            "password = os.environ[\"PW\"]",
+            "How do I reset my password?",
+            "password: changeme",
+        ],
+    );
+    check(
+        "private_key",
+        Likely,
+        &["-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEAx8Kd92jfQ01mZpLr7TnV"],
+        &[
+            "-----BEGIN CERTIFICATE-----\nMIIEpAIBAAKCAQEAx8Kd92jfQ01mZpLr7TnV",
+            "-----BEGIN PRIVATE KEY-----",
+        ],
+    );
+    check(
+        "url_credentials",
+        Likely,
+        &["postgres://app:8fKq2LmZ@db/prod", "Basic YWRtaW46U3VwZXJTM2NyZXQh"],
+        &["https://example.com/@user", "postgres://user:password@localhost/db"],
+    );
+}
+
+#[test]
+fn signed_tokens() {
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJ1aWQiOiI4MjEzIn0.kX92mQp7RtY4vBn8ZsWc3LdF6hJg1A";
+    check(
+        "jwt",
+        Likely,
+        &[token, &format!("token={token}")],
+        &["eyJhbGciOiJIUzI1NiJ9", "eyJ.eyJ.x"],
+    );
 }
 
 #[test]
@@ -234,24 +373,67 @@ fn names_of_persons() {
 
 #[test]
 fn markings_mark_and_questions_ask() {
-    check("privilege_marking", Likely, &["PRIVILEGED & CONFIDENTIAL\nour exposure", "This memo is attorney work product."], &["What is attorney work product?", "privileged container"]);
-    check("trade_secret_marking", Likely, &["TRADE SECRET - step 3", "Strictly confidential: our margins"], &["What is a trade secret?", "Is the formula still a trade secret?"]);
-    check("privilege_context", Likely, &["Our lawyer recommends a settlement"], &["A lawyer is a jurist"]);
-    check("trade_secret_context", Likely, &["our unannounced acquisition of Halden"], &["a recipe for lentil soup"]);
+    check(
+        "privilege_marking",
+        Likely,
+        &["PRIVILEGED & CONFIDENTIAL\nour exposure", "This memo is attorney work product."],
+        &["What is attorney work product?", "privileged container"],
+    );
+    check(
+        "trade_secret_marking",
+        Likely,
+        &["TRADE SECRET - step 3", "Strictly confidential: our margins"],
+        &["What is a trade secret?", "Is the formula still a trade secret?"],
+    );
+    check(
+        "privilege_context",
+        Likely,
+        &["Our lawyer recommends a settlement"],
+        &["A lawyer is a jurist"],
+    );
+    check(
+        "trade_secret_context",
+        Likely,
+        &["our unannounced acquisition of Halden"],
+        &["a recipe for lentil soup"],
+    );
 }
 
 #[test]
 fn health_words_in_many_languages() {
-    let texts = ["diabetic", "Oberschenkelhalsfraktur", "cancer du sein", "hipertensión", "infarto", "pressão arterial", "borstkanker", "cukrzyca", "糖尿病", "うつ病", "당뇨", "диабет", "السكري"];
-    check("health_terms", Likely, &texts, &["the weather is fine", "operating system", "a patient reader"]);
+    let texts = [
+        "diabetic",
+        "Oberschenkelhalsfraktur",
+        "cancer du sein",
+        "hipertensión",
+        "infarto",
+        "pressão arterial",
+        "borstkanker",
+        "cukrzyca",
+        "糖尿病",
+        "うつ病",
+        "당뇨",
+        "диабет",
+        "السكري",
+    ];
+    check(
+        "health_terms",
+        Likely,
+        &texts,
+        &["the weather is fine", "operating system", "a patient reader"],
+    );
 }
 
 #[test]
 fn undecodable_content_is_reported() {
-    let noise: Vec<u8> = (0..1200u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> =
+        (0..1200u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let blob = base64(&noise);
     let found = scan(&format!("decrypt {blob}"));
-    assert_eq!(found.unscanned.iter().map(|u| u.kind).collect::<Vec<_>>(), [ContentKind::EncryptedFile]);
+    assert_eq!(
+        found.unscanned.iter().map(|u| u.kind).collect::<Vec<_>>(),
+        [ContentKind::EncryptedFile]
+    );
     assert!(scan("decode aGVsbG8gd29ybGQgdGhpcyBpcyBmaW5l").unscanned.is_empty());
 }
 
@@ -268,8 +450,14 @@ fn base64(data: &[u8]) -> String {
 
 #[test]
 fn specs_that_cannot_be_compiled_say_why() {
-    let broken = |spec: DetectorSpec| Scanner::new(vec![spec]).err().map(|e| (e[0].field, e[0].message.clone()));
-    let spec = |pattern: &str| DetectorSpec { id: "x".into(), pattern: Some(pattern.into()), ..DetectorSpec::default() };
+    let broken = |spec: DetectorSpec| {
+        Scanner::new(vec![spec]).err().map(|e| (e[0].field, e[0].message.clone()))
+    };
+    let spec = |pattern: &str| DetectorSpec {
+        id: "x".into(),
+        pattern: Some(pattern.into()),
+        ..DetectorSpec::default()
+    };
     assert_eq!(broken(spec("a*")).map(|e| e.1), Some("the pattern matches the empty text".into()));
     assert_eq!(broken(spec("(")).map(|e| e.0), Some("pattern"));
     assert_eq!(broken(DetectorSpec::builtin("nonsense")).map(|e| e.0), Some("builtin"));
@@ -286,12 +474,60 @@ fn templates_of_officers_match_with_any_separator() {
         ..DetectorSpec::default()
     };
     let scanner = Scanner::new(vec![spec]).unwrap();
-    let find = |text: &str| scanner.scan(&Prompt::from_user_text(text)).findings.first().map(|f| f.likelihood);
+    let find = |text: &str| {
+        scanner.scan(&Prompt::from_user_text(text)).findings.first().map(|f| f.likelihood)
+    };
     assert_eq!(find("SM-0048213"), Some(Likely));
     assert_eq!(find("sm 0048213"), Some(Likely));
     assert_eq!(find("chart SM-0048213"), Some(VeryLikely));
     assert_eq!(find("SM-004821"), None);
     assert_eq!(find("XSM-00482133"), None);
+}
+
+#[test]
+fn a_detector_that_panics_is_named_and_the_others_go_on() {
+    struct Panics;
+    impl crate::detector::reading::Detector for Panics {
+        fn find(&self, _: &super::reading::Reading<'_>, _: &mut Vec<super::reading::Candidate>) {
+            panic!("a defect in a detector");
+        }
+    }
+    let specs = vec![DetectorSpec::builtin("jwt"), DetectorSpec::builtin("email")];
+    let mut scanner = Scanner::new(specs).unwrap();
+    scanner.compiled.detectors[0].kind = super::compile::Kind::Text(Box::new(Panics));
+    let found = scanner.scan(&Prompt::from_user_text("anya.petrova@gmail.com"));
+    assert_eq!(found.failed, ["jwt"]);
+    assert_eq!(found.findings.len(), 1);
+}
+
+#[test]
+fn hostile_repetition_stays_linear() {
+    let units = [
+        "1 ",
+        "ab ",
+        "%ff",
+        "eyJ",
+        "glpat-",
+        "password=",
+        "<",
+        "\"1\" + ",
+        "=FF",
+        "&#",
+        "one ",
+        "@a",
+        "A1 ",
+        "é",
+        "\\u00",
+        "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlq/+8\n",
+        "12,34,56\n",
+        "MRN ",
+        "Patient Anna ",
+    ];
+    for unit in units {
+        let text = unit.repeat(200_000 / unit.len());
+        let found = scan(&text);
+        assert!(found.failed.is_empty(), "{unit:?}: {:?}", found.failed);
+    }
 }
 
 fn prompt_of(parts: &[&str]) -> Prompt {
@@ -352,7 +588,7 @@ mod properties {
         }
 
         #[test]
-        fn disguised_text_never_breaks_the_scan(text in "([0-9]{1,4}|[ -./]|%[0-9a-f]{2}|&#[0-9]{2};|\\\\u00[0-9a-f]{2}|=[0-9A-F]{2}|[\u{200b}４é١]|card |ssn |[A-Za-z0-9+/]{12,20}=?|\"|<b>|</b>){0,24}") {
+        fn disguised_text_never_breaks_the_scan(text in "([0-9]{1,4}|[ -./]|%[0-9a-f]{2}|&#[0-9]{2};|\\\\u00[0-9a-f]{2}|=[0-9A-F]{2}|[\u{200b}４é١]|card |ssn |[A-Za-z0-9+/]{12,20}=?|\"|<b>|</b>|Street|é|Dr\\. |von |CVV |password: |Patient |患者|様|born |é 12|@|://|eyJ|Ünter den Linden|MRN |rue |\t|\n|,|Иванов ){0,24}") {
             let found = scan(&text);
             prop_assert!(found.failed.is_empty(), "{:?}", found.failed);
         }

@@ -16,7 +16,7 @@ pub(crate) fn luhn(digits: &[u8]) -> bool {
             (_, doubled) => u32::from(doubled),
         })
         .sum();
-    !digits.is_empty() && sum % 10 == 0
+    !digits.is_empty() && sum.is_multiple_of(10)
 }
 
 /// Sum of products with the given weights; the shorter of the two ends it.
@@ -73,9 +73,10 @@ pub(crate) fn verhoeff(digits: &[u8]) -> bool {
         [2, 7, 9, 3, 8, 0, 6, 4, 1, 5],
         [7, 0, 4, 6, 9, 1, 3, 2, 5, 8],
     ];
-    let check = digits.iter().rev().enumerate().fold(0u8, |check, (i, &d)| {
-        MULTIPLY[check as usize][PERMUTE[i % 8][d as usize] as usize]
-    });
+    let check =
+        digits.iter().rev().enumerate().fold(0u8, |check, (i, &d)| {
+            MULTIPLY[check as usize][PERMUTE[i % 8][d as usize] as usize]
+        });
     !digits.is_empty() && check == 0
 }
 

@@ -41,12 +41,17 @@ impl Detector for Icd10 {
             let (letter, digits) = (&pair[0], &pair[1]);
             let start = letter.start as usize;
             let touching = letter.end == digits.start && letter.end - letter.start == 1;
-            let free = start == 0 || !bytes[start - 1].is_ascii_alphanumeric() && bytes[start - 1] != b'.';
+            let free =
+                start == 0 || !bytes[start - 1].is_ascii_alphanumeric() && bytes[start - 1] != b'.';
             if !touching || !free || !matches!(bytes[start], b'A'..=b'T' | b'V'..=b'Z') {
                 continue;
             }
             if let Some(end) = icd_end(bytes, start) {
-                let own = if reading.text[start..end].contains('.') { Own::AsSpecified } else { Own::NeedsContext };
+                let own = if reading.text[start..end].contains('.') {
+                    Own::AsSpecified
+                } else {
+                    Own::NeedsContext
+                };
                 found.push(Candidate { range: start..end, own });
             }
         }
@@ -55,13 +60,18 @@ impl Detector for Icd10 {
 
 fn icd_end(bytes: &[u8], start: usize) -> Option<usize> {
     let category = bytes.get(start + 1..start + 3)?;
-    if !category[0].is_ascii_digit() || !(category[1].is_ascii_digit() || matches!(category[1], b'A' | b'B')) {
+    if !category[0].is_ascii_digit()
+        || !(category[1].is_ascii_digit() || matches!(category[1], b'A' | b'B'))
+    {
         return None;
     }
     let mut end = start + 3;
     if bytes.get(end) == Some(&b'.') {
         let sub = bytes[end + 1..].iter().take_while(|b| b.is_ascii_alphanumeric()).count();
-        let valid = (1..=4).contains(&sub) && bytes[end + 1..end + 1 + sub].iter().any(|b| b.is_ascii_digit() || matches!(b, b'A' | b'X'));
+        let valid = (1..=4).contains(&sub)
+            && bytes[end + 1..end + 1 + sub]
+                .iter()
+                .any(|b| b.is_ascii_digit() || matches!(b, b'A' | b'X'));
         end = if valid { end + 1 + sub } else { end };
     }
     bytes.get(end).is_none_or(|b| !b.is_ascii_alphanumeric()).then_some(end)
@@ -78,7 +88,9 @@ impl Detector for Dose {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         for hit in reading.hits(self.drugs) {
             let drug = hit.start as usize..hit.end as usize;
-            let amount = reading.hits_in(self.units, drug.end..drug.end + 24).find(|unit| follows_number(reading.text, unit.start as usize));
+            let amount = reading
+                .hits_in(self.units, drug.end..drug.end + 24)
+                .find(|unit| follows_number(reading.text, unit.start as usize));
             let scheduled = reading.distance(self.schedule, &drug, 32).is_some();
             if let Some(unit) = amount {
                 let own = Own::Exactly(if scheduled { VeryLikely } else { Likely });
@@ -104,8 +116,12 @@ const SECTIONS_MIN: usize = 3;
 impl Detector for Document {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         let marks = reading.literals_of(&self.marks);
-        found.extend(marks.map(|at| Candidate { range: at.clone(), own: Own::Exactly(VeryLikely) }));
-        let headers: Vec<_> = reading.hits(self.sections).filter(|h| is_header(reading.text, h.end as usize)).collect();
+        found
+            .extend(marks.map(|at| Candidate { range: at.clone(), own: Own::Exactly(VeryLikely) }));
+        let headers: Vec<_> = reading
+            .hits(self.sections)
+            .filter(|h| is_header(reading.text, h.end as usize))
+            .collect();
         if let (Some(first), Some(last)) = (headers.first(), headers.last())
             && headers.len() >= SECTIONS_MIN
         {
@@ -127,8 +143,20 @@ const SCHEDULE: &[&str] = &[
     "täglich", "morgens", "abends", "par jour", "matin", "soir", "al día", "cada", "diarios", "al giorno", "mattina", "sera", "ao dia", "por dia", "per dag", "dagelijks", "once a day", "per day", "stat", "dose", "dosage", "dosis", "started", "prescribed", "verordnet", "prescrit", "recetado", "prescritto", "receitado", "voorgeschreven", "takes", "taking",
 ];
 const MESSAGE_MARKS: [&str; 14] = [
-    "MSH|^~", "PID|1|", "PID||", "OBX|1|", "DG1|1|", "HI*ABK", "HI*BK", "CLM*", "\"resourceType\": \"Patient\"", "\"resourceType\":\"Patient\"",
-    "\"resourceType\": \"Condition\"", "\"resourceType\":\"Condition\"", "\"resourceType\":\"Observation\"", "\"resourceType\": \"Observation\"",
+    "MSH|^~",
+    "PID|1|",
+    "PID||",
+    "OBX|1|",
+    "DG1|1|",
+    "HI*ABK",
+    "HI*BK",
+    "CLM*",
+    "\"resourceType\": \"Patient\"",
+    "\"resourceType\":\"Patient\"",
+    "\"resourceType\": \"Condition\"",
+    "\"resourceType\":\"Condition\"",
+    "\"resourceType\":\"Observation\"",
+    "\"resourceType\": \"Observation\"",
 ];
 #[rustfmt::skip]
 const SECTIONS: &[&str] = &[

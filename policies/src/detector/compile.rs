@@ -7,12 +7,15 @@ use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 
+use super::digits::Digits;
 use super::lexicon::{Lexicon, LexiconBuilder, ListId, SetId};
 use super::reading::{Candidate, Code, Detector, LiteralId, Number, Own, Reading};
 use super::spec::{DetectorSpec, SpecError};
-use super::digits::Digits;
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
-use super::{bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern, secret, token, words};
+use super::{
+    bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern, secret,
+    token, words,
+};
 use crate::evidence::Likelihood;
 
 /// Every compiled detector and what they share.
@@ -80,7 +83,10 @@ pub(crate) struct Compiler {
 
 impl Compiler {
     /// Registers literals; their ids come back as a range.
-    pub(crate) fn literals<S: AsRef<str>>(&mut self, all: impl IntoIterator<Item = S>) -> Range<u32> {
+    pub(crate) fn literals<S: AsRef<str>>(
+        &mut self,
+        all: impl IntoIterator<Item = S>,
+    ) -> Range<u32> {
         let first = self.literals.len() as u32;
         self.literals.extend(all.into_iter().map(|l| l.as_ref().to_owned()));
         first..self.literals.len() as u32
@@ -127,7 +133,8 @@ impl Compiled {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let (mut numbers, mut codes) = (vec![Vec::new(); NUMBER_DIGITS_MAX + 1], vec![Vec::new(); CODE_CHARS_MAX + 1]);
+        let (mut numbers, mut codes) =
+            (vec![Vec::new(); NUMBER_DIGITS_MAX + 1], vec![Vec::new(); CODE_CHARS_MAX + 1]);
         for (index, detector) in detectors.iter().enumerate() {
             match &detector.kind {
                 Kind::Number(scheme) => scheme.lengths.iter().for_each(|&l| numbers[l].push(index)),
@@ -153,7 +160,11 @@ impl Compiled {
     }
 
     /// Hands every window of digits to the schemes of its length.
-    pub(crate) fn for_each_number(&self, reading: &Reading<'_>, found: &mut Vec<(usize, Candidate)>) {
+    pub(crate) fn for_each_number(
+        &self,
+        reading: &Reading<'_>,
+        found: &mut Vec<(usize, Candidate)>,
+    ) {
         for window in reading.digits.windows(4..NUMBER_DIGITS_MAX + 1) {
             let mut digits = [0u8; NUMBER_DIGITS_MAX];
             let len = window.copy_digits(reading.text, &mut digits);
@@ -191,8 +202,14 @@ impl CompiledDetector {
     }
 
     /// How sure the candidate is with everything around it, or `None` if it is nothing.
-    pub(crate) fn likelihood(&self, reading: &Reading<'_>, candidate: &Candidate) -> Option<Likelihood> {
-        if !self.exclude.is_empty() && self.exclude.contains(&compact(&reading.text[candidate.range.clone()])) {
+    pub(crate) fn likelihood(
+        &self,
+        reading: &Reading<'_>,
+        candidate: &Candidate,
+    ) -> Option<Likelihood> {
+        if !self.exclude.is_empty()
+            && self.exclude.contains(&compact(&reading.text[candidate.range.clone()]))
+        {
             return None;
         }
         let alone = match candidate.own {
@@ -205,7 +222,8 @@ impl CompiledDetector {
             Some(_) => Some(self.spec.with_context.unwrap_or(Likelihood::VeryLikely)),
             None => alone,
         }?;
-        let negative = self.negative.and_then(|list| reading.distance(list, &candidate.range, NEGATIVE_BYTES));
+        let negative =
+            self.negative.and_then(|list| reading.distance(list, &candidate.range, NEGATIVE_BYTES));
         match (negative, context) {
             (Some(negative), Some(context)) if negative >= context => Some(raised),
             (Some(_), _) => lowered(raised),
@@ -262,7 +280,8 @@ fn kind_of(spec: &DetectorSpec, compiler: &mut Compiler) -> Result<Kind, SpecErr
         return Err(SpecError {
             detector: spec.id.clone(),
             field: "detectors",
-            message: "expected exactly one of builtin, looks_like, pattern, patterns, words, lists".to_owned(),
+            message: "expected exactly one of builtin, looks_like, pattern, patterns, words, lists"
+                .to_owned(),
             hint: None,
         });
     }
@@ -296,7 +315,7 @@ fn builtin(name: &str, spec: &DetectorSpec, compiler: &mut Compiler) -> Option<K
 }
 
 /// The shipped detector files: name and YAML text.
-pub fn shipped_detectors() -> &'static [(&'static str, &'static str)] {
+pub(crate) fn shipped_detectors() -> &'static [(&'static str, &'static str)] {
     &[
         ("payment.yaml", include_str!("../../detectors/payment.yaml")),
         ("health.yaml", include_str!("../../detectors/health.yaml")),

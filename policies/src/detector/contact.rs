@@ -44,29 +44,73 @@ impl Detector for Email {
 fn email_around(text: &str, at: usize) -> Option<Range<usize>> {
     let is_local = |c: char| c.is_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c);
     let is_domain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.');
-    let start = text[..at].char_indices().rev().take(64).take_while(|(_, c)| is_local(*c)).last()?.0;
+    let start =
+        text[..at].char_indices().rev().take(64).take_while(|(_, c)| is_local(*c)).last()?.0;
     let end = text[at + 1..].find(|c| !is_domain(c)).map_or(text.len(), |e| at + 1 + e);
     let domain = text[at + 1..end].trim_end_matches(['.', '-']);
     let local = text[start..at].trim_start_matches(|c: char| !c.is_alphanumeric());
     let (name, tld) = domain.rsplit_once('.')?;
     let tld_ok = (2..=18).contains(&tld.len()) && tld.chars().all(char::is_alphabetic);
     let plausible = !local.is_empty() && !name.is_empty() && tld_ok && !name.starts_with('.');
-    (plausible && !is_sample_address(local, domain)).then(|| at - local.len()..at + 1 + domain.len())
+    (plausible && !is_sample_address(local, domain))
+        .then(|| at - local.len()..at + 1 + domain.len())
 }
 
 fn is_sample_address(local: &str, domain: &str) -> bool {
     const DOMAINS: [&str; 14] = [
-        "example.com", "example.org", "example.net", "example.edu", "test.com", "domain.com", "email.com", "company.com", "localhost.local",
-        "users.noreply.github.com", "yourdomain.com", "mydomain.com", "acme.com", "foo.com",
+        "example.com",
+        "example.org",
+        "example.net",
+        "example.edu",
+        "test.com",
+        "domain.com",
+        "email.com",
+        "company.com",
+        "localhost.local",
+        "users.noreply.github.com",
+        "yourdomain.com",
+        "mydomain.com",
+        "acme.com",
+        "foo.com",
     ];
     const ROLES: [&str; 28] = [
-        "noreply", "no-reply", "donotreply", "do-not-reply", "info", "support", "sales", "contact", "admin", "webmaster", "postmaster", "help",
-        "hello", "office", "team", "service", "marketing", "billing", "security", "abuse", "press", "jobs", "careers", "privacy", "user", "git", "kontakt", "newsletter",
+        "noreply",
+        "no-reply",
+        "donotreply",
+        "do-not-reply",
+        "info",
+        "support",
+        "sales",
+        "contact",
+        "admin",
+        "webmaster",
+        "postmaster",
+        "help",
+        "hello",
+        "office",
+        "team",
+        "service",
+        "marketing",
+        "billing",
+        "security",
+        "abuse",
+        "press",
+        "jobs",
+        "careers",
+        "privacy",
+        "user",
+        "git",
+        "kontakt",
+        "newsletter",
     ];
     let (local, domain) = (local.to_ascii_lowercase(), domain.to_ascii_lowercase());
-    let reserved = [".example", ".test", ".invalid", ".localhost", ".local"].iter().any(|t| domain.ends_with(t));
+    let reserved = [".example", ".test", ".invalid", ".localhost", ".local"]
+        .iter()
+        .any(|t| domain.ends_with(t));
     reserved
-        || DOMAINS.iter().any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|s| s.ends_with('.')))
+        || DOMAINS
+            .iter()
+            .any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|s| s.ends_with('.')))
         || ROLES.contains(&local.as_str())
         || [".png", ".jpg", ".js", ".css", ".py", ".svg"].iter().any(|t| domain.ends_with(t))
 }
@@ -88,7 +132,9 @@ impl Detector for Phone {
                 || reading.text[..range.start].ends_with("+(")
                 || (digits.starts_with(&[0, 0]) && window.groups.len() > 1);
             let whole_run = window.groups.len() == window.run.len();
-            let phone_like = window.separators(reading.text).all(|s| matches!(s.trim(), "" | "-" | "." | "/" | ")" | ") -"));
+            let phone_like = window
+                .separators(reading.text)
+                .all(|s| matches!(s.trim(), "" | "-" | "." | "/" | ")" | ") -"));
             if !phone_like || is_sample_number(digits) {
                 continue;
             }
@@ -103,8 +149,18 @@ impl Detector for Phone {
                 (true, _, _) if (8..=15).contains(&len) && phone_like => Some(VeryLikely),
                 (_, true, true) => Some(VeryLikely),
                 (_, true, false) if whole_run && phone_like => Some(Likely),
-                (_, _, true) if (7..=13).contains(&len) && phone_like && (whole_run || window.groups.len() > 1) => Some(Likely),
-                (_, _, false) if whole_run && is_national_mobile(reading.text, &range, digits, &shape) => Some(Possible),
+                (_, _, true)
+                    if (7..=13).contains(&len)
+                        && phone_like
+                        && (whole_run || window.groups.len() > 1) =>
+                {
+                    Some(Likely)
+                }
+                (_, _, false)
+                    if whole_run && is_national_mobile(reading.text, &range, digits, &shape) =>
+                {
+                    Some(Possible)
+                }
                 _ => None,
             };
             found.extend(own.map(|l| Candidate { range, own: Own::Exactly(l) }));
@@ -119,21 +175,28 @@ fn is_nanp(digits: &[u8], shape: &[usize]) -> bool {
         10 => digits,
         _ => return false,
     };
-    let grouped = matches!(shape, [3, 3, 4] | [1, 3, 3, 4] | [3, 7] | [10] | [11] | [3, 3, 2, 2]) || shape.iter().all(|l| *l == 1);
-    let toll_free = d[0] == 8 && matches!(d[1..3], [0, 0] | [8, 8] | [7, 7] | [6, 6] | [5, 5] | [4, 4] | [3, 3]);
+    let grouped = matches!(shape, [3, 3, 4] | [1, 3, 3, 4] | [3, 7] | [10] | [11] | [3, 3, 2, 2])
+        || shape.iter().all(|l| *l == 1);
+    let toll_free = d[0] == 8
+        && matches!(d[1..3], [0, 0] | [8, 8] | [7, 7] | [6, 6] | [5, 5] | [4, 4] | [3, 3]);
     grouped && d[0] >= 2 && d[3] >= 2 && !toll_free
 }
 
 /// A leading zero and a grouping, as national numbers in Europe are written.
 fn is_national_mobile(text: &str, range: &Range<usize>, digits: &[u8], shape: &[usize]) -> bool {
-    digits[0] == 0 && digits[1] != 0 && (9..=12).contains(&digits.len()) && (2..=6).contains(&shape.len())
+    digits[0] == 0
+        && digits[1] != 0
+        && (9..=12).contains(&digits.len())
+        && (2..=6).contains(&shape.len())
         && !text[range.clone()].contains(['.', ',', '\n'])
 }
 
 /// 555-01xx is reserved for fiction.
 fn is_sample_number(digits: &[u8]) -> bool {
     let d = if digits.len() == 11 && digits[0] == 1 { &digits[1..] } else { digits };
-    let fiction = d.len() == 10 && (d[3..6] == [5, 5, 5] && d[6..8] == [0, 1] || d[..3] == [5, 5, 5]) || d.len() == 7 && d[..5] == [5, 5, 5, 0, 1];
+    let fiction = d.len() == 10
+        && (d[3..6] == [5, 5, 5] && d[6..8] == [0, 1] || d[..3] == [5, 5, 5])
+        || d.len() == 7 && d[..5] == [5, 5, 5, 0, 1];
     let counting = d.windows(2).all(|w| w[1] == (w[0] + 1) % 10) || d.iter().all(|x| *x == d[0]);
     fiction || counting
 }
@@ -153,7 +216,14 @@ impl Street {
         Street {
             english: compiler.lexicon.list(STREET_SUFFIXES),
             romance: compiler.lexicon.list(STREET_PREFIXES),
-            units: compiler.lexicon.list(["apt", "apartment", "unit", "suite", "po box", "p o box"]),
+            units: compiler.lexicon.list([
+                "apt",
+                "apartment",
+                "unit",
+                "suite",
+                "po box",
+                "p o box",
+            ]),
             person: compiler.lexicon.list(HOME_WORDS),
         }
     }
@@ -174,20 +244,19 @@ impl Detector for Street {
 impl Street {
     /// `221B Baker Street`: a number at most four capitalised words before the suffix.
     fn number_first(&self, reading: &Reading<'_>, suffix: Range<usize>) -> Option<Candidate> {
-        let before = &reading.text[suffix.start.saturating_sub(48).max(floor_boundary(reading.text, suffix.start.saturating_sub(48)))..suffix.start];
-        let mut name_words = 0;
-        for word in before.split_whitespace().rev() {
+        let low = floor_boundary(reading.text, suffix.start.saturating_sub(48));
+        let before = &reading.text[low..suffix.start];
+        for (name_words, word) in before.split_whitespace().rev().enumerate().take(5) {
             let trimmed = word.trim_end_matches([',', '.']);
             let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
-            if digits > 0 && digits <= 5 && trimmed.len() <= digits + 1 && name_words > 0 {
+            if (1..=5).contains(&digits) && trimmed.len() <= digits + 1 && name_words > 0 {
                 let start = word.as_ptr() as usize - reading.text.as_ptr() as usize;
                 return Some(self.address(reading, start..suffix.end));
             }
             let is_name = trimmed.chars().next().is_some_and(char::is_uppercase) || digits > 0;
-            if !is_name || name_words == 4 {
+            if !is_name {
                 return None;
             }
-            name_words += 1;
         }
         None
     }
@@ -205,7 +274,10 @@ impl Street {
         let after = &text[prefix.end..end];
         let digit_at = after.find(|c: char| c.is_ascii_digit())?;
         let name = after[..digit_at].trim_start_matches(['.', ' ']);
-        let is_name = name.chars().next().is_some_and(char::is_uppercase) || name.starts_with("de") || name.starts_with("da") || name.starts_with("do");
+        let is_name = name.chars().next().is_some_and(char::is_uppercase)
+            || name.starts_with("de")
+            || name.starts_with("da")
+            || name.starts_with("do");
         let digits = after[digit_at..].bytes().take_while(u8::is_ascii_digit).count();
         (is_name && digits <= 4 && !name.contains(['\n', '?', ':']))
             .then(|| self.address(reading, prefix.start..prefix.end + digit_at + digits))
@@ -213,14 +285,21 @@ impl Street {
 
     /// `Hauptstraße 12`, `Kerkstraat 5`: the suffix is part of the word.
     fn german(&self, reading: &Reading<'_>) -> Vec<Candidate> {
-        const SUFFIXES: [&str; 12] = ["straße", "strasse", "str", "weg", "gasse", "platz", "allee", "straat", "laan", "gracht", "gatan", "vägen"];
+        const SUFFIXES: [&str; 12] = [
+            "straße", "strasse", "str", "weg", "gasse", "platz", "allee", "straat", "laan",
+            "gracht", "gatan", "vägen",
+        ];
         let mut found = Vec::new();
         for group in reading.digits.groups.iter().filter(|g| g.len() <= 3) {
             let start = group.start as usize;
             let before = reading.text[..start].trim_end_matches([' ', '.']);
-            let word_start = before.rfind(|c: char| !c.is_alphabetic()).map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
+            let word_start = before
+                .rfind(|c: char| !c.is_alphabetic())
+                .map_or(0, |i| i + before[i..].chars().next().map_or(1, char::len_utf8));
             let word = &before[word_start..];
-            let fits = word.chars().count() > 5 && word.chars().next().is_some_and(char::is_uppercase) && before.len() != start;
+            let fits = word.chars().count() > 5
+                && word.chars().next().is_some_and(char::is_uppercase)
+                && before.len() != start;
             if fits && SUFFIXES.iter().any(|s| word.to_lowercase().ends_with(s)) {
                 found.push(self.address(reading, word_start..group.end as usize));
             }
@@ -232,7 +311,8 @@ impl Street {
         if SAMPLE_STREETS.iter().any(|s| reading.text[range.clone()].eq_ignore_ascii_case(s)) {
             return Candidate { range, own: Own::Exactly(Possible) };
         }
-        let home = reading.distance(self.person, &range, 60).is_some() || reading.distance(self.units, &range, 20).is_some();
+        let home = reading.distance(self.person, &range, 60).is_some()
+            || reading.distance(self.units, &range, 20).is_some();
         let zip = follows_zip(reading.text, range.end);
         let own = match (home, zip) {
             (true, _) | (_, true) => VeryLikely,
@@ -249,7 +329,7 @@ fn follows_zip(text: &str, at: usize) -> bool {
     after.split(|c: char| !c.is_ascii_digit()).any(|digits| matches!(digits.len(), 4 | 5))
 }
 
-fn floor_boundary(text: &str, at: usize) -> usize {
+pub(super) fn floor_boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).expect("0 is a boundary")
 }
 
@@ -264,7 +344,8 @@ impl Detector for IpAddress {
             if !dotted || !whole {
                 continue;
             }
-            let parts: Option<Vec<u8>> = window.groups.iter().map(|g| reading.text[g.range()].parse().ok()).collect();
+            let parts: Option<Vec<u8>> =
+                window.groups.iter().map(|g| reading.text[g.range()].parse().ok()).collect();
             if parts.is_some_and(|p| is_public_v4(&p)) {
                 found.push(Candidate { range: window.range(), own: Own::Exactly(Possible) });
             }
@@ -273,7 +354,18 @@ impl Detector for IpAddress {
 }
 
 fn is_public_v4(p: &[u8]) -> bool {
-    !matches!(p, [0 | 10 | 127 | 224..=255, ..] | [172, 16..=31, ..] | [192, 168, ..] | [169, 254, ..] | [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] | [8, 8, ..] | [1, 1, 1, 1])
+    !matches!(
+        p,
+        [0 | 10 | 127 | 224..=255, ..]
+            | [172, 16..=31, ..]
+            | [192, 168, ..]
+            | [169, 254, ..]
+            | [192, 0, 2, _]
+            | [198, 51, 100, _]
+            | [203, 0, 113, _]
+            | [8, 8, ..]
+            | [1, 1, 1, 1]
+    )
 }
 
 /// Latitude and longitude with at least four decimals.
@@ -285,12 +377,21 @@ impl Detector for Coordinates {
         for four in groups.windows(4) {
             let [lat, lat_fraction, lon, lon_fraction] = [four[0], four[1], four[2], four[3]];
             let text = reading.text;
-            let point = |a: &super::digits::Group, b: &super::digits::Group| &text[a.end as usize..b.start as usize] == ".";
-            let precise = lat_fraction.len() >= 4 && lon_fraction.len() >= 4 && lat.len() <= 2 && lon.len() <= 3;
+            let point = |a: &super::digits::Group, b: &super::digits::Group| {
+                &text[a.end as usize..b.start as usize] == "."
+            };
+            let precise = lat_fraction.len() >= 4
+                && lon_fraction.len() >= 4
+                && lat.len() <= 2
+                && lon.len() <= 3;
             let between = &text[lat_fraction.end as usize..lon.start as usize];
-            let paired = between.len() <= 12 && between.contains([',', ' ']) && !between.contains('\n');
+            let paired =
+                between.len() <= 12 && between.contains([',', ' ']) && !between.contains('\n');
             if precise && paired && point(&lat, &lat_fraction) && point(&lon, &lon_fraction) {
-                found.push(Candidate { range: lat.start as usize..lon_fraction.end as usize, own: Own::AsSpecified });
+                found.push(Candidate {
+                    range: lat.start as usize..lon_fraction.end as usize,
+                    own: Own::AsSpecified,
+                });
             }
         }
     }
@@ -308,8 +409,14 @@ const NOT_PHONE_WORDS: &[&str] = &[
 ];
 /// Addresses of forms and examples.
 const SAMPLE_STREETS: [&str; 8] = [
-    "123 Main St", "123 Main Street", "123 Elm Street", "123 Elm St", "123 Any Street", "1 Main Street",
-    "456 Oak Avenue", "Musterstraße 1",
+    "123 Main St",
+    "123 Main Street",
+    "123 Elm Street",
+    "123 Elm St",
+    "123 Any Street",
+    "1 Main Street",
+    "456 Oak Avenue",
+    "Musterstraße 1",
 ];
 #[rustfmt::skip]
 const STREET_SUFFIXES: &[&str] = &[

@@ -180,10 +180,12 @@ fn stands_free(text: &str, start: usize, end: usize) -> bool {
 
 /// Whether the letters that touch the digits are a word of letters only.
 fn is_word_beside(bytes: &[u8], start: usize, end: usize) -> bool {
-    let before = bytes[..start].iter().rev().take(24).take_while(|b| b.is_ascii_alphabetic()).count();
+    let before =
+        bytes[..start].iter().rev().take(24).take_while(|b| b.is_ascii_alphabetic()).count();
     let after = bytes[end..].iter().take(24).take_while(|b| b.is_ascii_alphabetic()).count();
     let digit = |b: Option<&u8>| b.is_some_and(u8::is_ascii_digit);
-    let goes_on = digit(bytes.get(end + after)) || start > before && digit(bytes.get(start - before - 1));
+    let goes_on =
+        digit(bytes.get(end + after)) || start > before && digit(bytes.get(start - before - 1));
     !(goes_on && before + after > 0)
 }
 
@@ -203,7 +205,11 @@ mod tests {
 
     fn runs(text: &str) -> Vec<Vec<&str>> {
         let digits = Digits::read(text);
-        digits.runs.iter().map(|r| digits.groups[r.clone()].iter().map(|g| &text[g.range()]).collect()).collect()
+        digits
+            .runs
+            .iter()
+            .map(|r| digits.groups[r.clone()].iter().map(|g| &text[g.range()]).collect())
+            .collect()
     }
 
     #[test]

@@ -51,18 +51,27 @@ impl Detector for Introduced {
 
 impl Introduced {
     /// The first token with enough digits within a few words of the introduction.
-    pub(super) fn value_after(&self, reading: &Reading<'_>, at: usize) -> Option<std::ops::Range<usize>> {
+    pub(super) fn value_after(
+        &self,
+        reading: &Reading<'_>,
+        at: usize,
+    ) -> Option<std::ops::Range<usize>> {
         let rest = &reading.text[at..];
         let mut offset = 0;
         for _ in 0..4 {
             let skipped = rest[offset..].find(|c: char| c.is_alphanumeric())?;
-            if skipped > 6 || rest[offset..offset + skipped].contains(['?', ';']) || rest[offset..offset + skipped].contains(". ") {
+            if skipped > 6
+                || rest[offset..offset + skipped].contains(['?', ';'])
+                || rest[offset..offset + skipped].contains(". ")
+            {
                 return None;
             }
             let start = offset + skipped;
             let len = token_len(&rest[start..]);
             let token = &rest[start..start + len];
-            if token.bytes().filter(u8::is_ascii_digit).count() >= self.digits_min && !is_date(token) {
+            if token.bytes().filter(u8::is_ascii_digit).count() >= self.digits_min
+                && !is_date(token)
+            {
                 return Some(at + start..at + start + len);
             }
             if !FILLERS.iter().any(|filler| token.eq_ignore_ascii_case(filler)) {
@@ -93,16 +102,28 @@ fn token_len(rest: &str) -> usize {
     let end = rest.find(|c: char| !is_inner(c)).unwrap_or(rest.len());
     let end = rest[..end].trim_end_matches(['-', '/', '.', '_']).len();
     if end == 1 && rest.as_bytes()[0].is_ascii_digit() {
-        let spaced = rest.find(|c: char| !c.is_ascii_digit() && !matches!(c, ' ' | '-')).unwrap_or(rest.len());
+        let spaced = rest
+            .find(|c: char| !c.is_ascii_digit() && !matches!(c, ' ' | '-'))
+            .unwrap_or(rest.len());
         return rest[..spaced].trim_end().len();
     }
-    if end == 0 { rest.chars().next().map_or(0, char::len_utf8).max(rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len())) } else { end }
+    if end == 0 {
+        rest.chars()
+            .next()
+            .map_or(0, char::len_utf8)
+            .max(rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len()))
+    } else {
+        end
+    }
 }
 
 /// `03/04/1956`, `2024-01-05`: dates are not record numbers.
 fn is_date(token: &str) -> bool {
     let parts: Vec<&str> = token.split(['/', '-', '.']).collect();
-    parts.len() == 3 && parts.iter().all(|p| matches!(p.len(), 1 | 2 | 4) && p.bytes().all(|b| b.is_ascii_digit()))
+    parts.len() == 3
+        && parts
+            .iter()
+            .all(|p| matches!(p.len(), 1 | 2 | 4) && p.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Luhn over 80840 and the ten digits; providers' numbers are public, so context decides.
@@ -115,7 +136,8 @@ fn npi(number: &Number<'_>) -> Option<Own> {
 /// (d1+d3+d5) + 2(d2+d4+d6) ends in d7; a registrant letter and the surname's initial.
 fn dea(code: &Code<'_>) -> Option<Own> {
     let c = code.compact;
-    let head = b"ABCDEFGHJKLMPRSTUX".contains(&c[0]) && (c[1].is_ascii_alphabetic() || c[1] == b'9');
+    let head =
+        b"ABCDEFGHJKLMPRSTUX".contains(&c[0]) && (c[1].is_ascii_alphabetic() || c[1] == b'9');
     if !head || !c[2..].iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -140,12 +162,14 @@ fn mbi(code: &Code<'_>) -> Option<Own> {
 /// Seventeen characters without I, O, Q; the ninth is the check digit (49 CFR 565.15).
 fn vin(code: &Code<'_>) -> Option<Own> {
     const WEIGHTS: [u32; 17] = [8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2];
-    const VALUES: [u32; 26] = [1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 0, 7, 0, 9, 2, 3, 4, 5, 6, 7, 8, 9];
+    const VALUES: [u32; 26] =
+        [1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 5, 0, 7, 0, 9, 2, 3, 4, 5, 6, 7, 8, 9];
     let c = code.compact;
     if c.iter().any(|b| b"IOQ".contains(b)) || code.range.len() > 17 {
         return None;
     }
-    let value = |b: u8| if b.is_ascii_digit() { u32::from(b - b'0') } else { VALUES[(b - b'A') as usize] };
+    let value =
+        |b: u8| if b.is_ascii_digit() { u32::from(b - b'0') } else { VALUES[(b - b'A') as usize] };
     let sum: u32 = c.iter().zip(WEIGHTS).map(|(&b, w)| value(b) * w).sum();
     let check = if sum % 11 == 10 { b'X' } else { b'0' + (sum % 11) as u8 };
     Some(if check == c[8] { Own::Exactly(Likely) } else { Own::NeedsContext })

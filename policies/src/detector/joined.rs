@@ -35,7 +35,10 @@ impl Joined {
     pub(crate) fn all(prompt: &Prompt, budget: &mut Budget) -> Vec<Joined> {
         let is_user = |text: &Text| text.role == Role::User;
         let users = prompt.texts.iter().filter(|t| is_user(t)).count();
-        let mut all = vec![Joined::new(prompt, "", true, |_| true), Joined::new(prompt, "\n", false, |_| true)];
+        let mut all = vec![
+            Joined::new(prompt, "", true, |_| true),
+            Joined::new(prompt, "\n", false, |_| true),
+        ];
         if users > 1 && users < prompt.texts.len() {
             all.push(Joined::new(prompt, "", true, is_user));
         }
@@ -43,7 +46,12 @@ impl Joined {
         all
     }
 
-    fn new(prompt: &Prompt, glue: &str, borders_only: bool, takes: impl Fn(&Text) -> bool) -> Joined {
+    fn new(
+        prompt: &Prompt,
+        glue: &str,
+        borders_only: bool,
+        takes: impl Fn(&Text) -> bool,
+    ) -> Joined {
         let mut joined = Joined { text: String::new(), pieces: Vec::new(), borders_only };
         for (index, text) in prompt.texts.iter().enumerate().filter(|(_, text)| takes(text)) {
             let text = text.text.as_str();
@@ -75,7 +83,8 @@ impl Joined {
         let piece = &self.pieces[..self.pieces.partition_point(|p| p.joined <= range.start)];
         let piece = piece.iter().rev().find(|p| p.len > 0)?;
         let piece_end = piece.joined + piece.len;
-        let near_border = range.start < piece.joined + NEAR_BYTES || range.end + NEAR_BYTES > piece_end;
+        let near_border =
+            range.start < piece.joined + NEAR_BYTES || range.end + NEAR_BYTES > piece_end;
         if self.borders_only && !near_border {
             return None;
         }

@@ -13,7 +13,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
-use unicode_normalization::char::decompose_canonical;
+use super::letters::{
+    CLASS, Class, FOLD_TABLE_LEN, breaks, char_at, fold_table, is_combining_mark, is_unspaced,
+    joins_words,
+};
 
 /// One list of words: the near words of a detector, a dictionary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,8 +108,6 @@ struct Phrase {
 
 type Table<V> = HashMap<u64, V, BuildHasherDefault<AlreadyHashed>>;
 
-/// Latin letters up to this code point fold through a table.
-const FOLD_TABLE_LEN: usize = 0x250;
 /// 2^18 bits: about two in a hundred foreign words pass with 30,000 terms, and it stays in L1.
 const BLOOM_BITS: u64 = 1 << 18;
 /// Folded bytes that select the beginnings to try; shorter beginnings are whole words.
@@ -244,7 +245,8 @@ impl Lexicon {
         let word = Word { start: start as u32, end: at as u32, hash };
         if self.may_have(hash)
             && let Some(&entry) = self.whole.get(&hash)
-            && !(bytes[start].is_ascii_lowercase() && self.names_only.get(entry as usize) == Some(&true))
+            && !(bytes[start].is_ascii_lowercase()
+                && self.names_only.get(entry as usize) == Some(&true))
         {
             found.hits.push(Hit { start: word.start, end: word.end, entry });
         }
@@ -315,7 +317,9 @@ impl Lexicon {
                 continue;
             }
             for phrase in self.phrases.get(&key).into_iter().flatten() {
-                let Some(rest) = found.words.get(i + 1..i + 1 + phrase.rest.len()) else { continue };
+                let Some(rest) = found.words.get(i + 1..i + 1 + phrase.rest.len()) else {
+                    continue;
+                };
                 // The second word decides nearly always; comparing it alone first is the fast way out.
                 if rest[0].hash == phrase.rest[0]
                     && rest.iter().zip(&phrase.rest).all(|(word, hash)| word.hash == *hash)
@@ -363,7 +367,8 @@ impl Lexicon {
 
     fn insert(&mut self, list: ListId, term: &str) {
         if term.chars().next().is_some_and(is_unspaced) {
-            let hash = term.chars().filter(|c| is_unspaced(*c)).fold(FNV_START, |h, c| fnv_char(c, h));
+            let hash =
+                term.chars().filter(|c| is_unspaced(*c)).fold(FNV_START, |h, c| fnv_char(c, h));
             enter(&mut self.entries, self.unspaced.entry(hash), list);
             return;
         }
@@ -450,94 +455,6 @@ fn enter(
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Break,
-    Lower,
-    Upper,
-    Digit,
-    Wide,
-}
-
-const CLASS: [Class; 256] = class_table();
-
-const fn class_table() -> [Class; 256] {
-    let mut table = [Class::Break; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = match byte as u8 {
-            b'a'..=b'z' => Class::Lower,
-            b'A'..=b'Z' => Class::Upper,
-            b'0'..=b'9' => Class::Digit,
-            0x80..=0xff => Class::Wide,
-            _ => Class::Break,
-        };
-        byte += 1;
-    }
-    table
-}
-
-/// Whether a word ends between two characters: letter and digit, `camelCase`.
-fn breaks(previous: Class, next: Class) -> bool {
-    (previous == Class::Digit) != (next == Class::Digit)
-        || previous == Class::Lower && next == Class::Upper
-}
-
-/// Whether a character outside ASCII belongs to words.
-fn joins_words(c: char) -> bool {
-    c.is_alphabetic() || is_combining_mark(c) || ('\u{0900}'..='\u{0dff}').contains(&c)
-}
-
-fn is_combining_mark(c: char) -> bool {
-    matches!(c, '\u{0300}'..='\u{036f}' | '\u{064b}'..='\u{0652}' | '\u{0591}'..='\u{05c7}')
-}
-
-/// Scripts that put no space between words, so that any character may start a term.
-pub(crate) fn is_unspaced(c: char) -> bool {
-    matches!(c,
-        '\u{0e00}'..='\u{0e7f}' | '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{4dbf}'
-        | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}')
-}
-
-fn char_at(text: &str, at: usize) -> char {
-    text[at..].chars().next().expect("the offset is a character boundary inside the text")
-}
-
-fn fold_table() -> Box<[[u8; 2]; FOLD_TABLE_LEN]> {
-    let mut table = Box::new([[0; 2]; FOLD_TABLE_LEN]);
-    for (code, slot) in table.iter_mut().enumerate() {
-        let c = char::from_u32(code as u32).expect("no surrogate lies below the table's end");
-        *slot = fold_latin(c);
-    }
-    table
-}
-
-fn fold_latin(c: char) -> [u8; 2] {
-    match c {
-        'ß' => *b"ss",
-        'æ' | 'Æ' => *b"ae",
-        'œ' | 'Œ' => *b"oe",
-        'ø' | 'Ø' => [b'o', 0],
-        'ł' | 'Ł' => [b'l', 0],
-        'đ' | 'Đ' | 'ð' | 'Ð' => [b'd', 0],
-        'ı' => [b'i', 0],
-        'þ' | 'Þ' => *b"th",
-        _ => {
-            let mut base = None;
-            decompose_canonical(c, |part| {
-                base.get_or_insert(part);
-            });
-            match base {
-                Some(letter) if letter.is_ascii_alphanumeric() => {
-                    [letter.to_ascii_lowercase() as u8, 0]
-                }
-                // Letters without an ASCII base keep two bytes of their own.
-                _ => [0x80 | (c as u32 >> 6) as u8, 0x80 | (c as u32 & 0x3f) as u8],
-            }
-        }
-    }
-}
-
 const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 /// Keys of beginnings and of first words of phrases differ from whole words of the same letters.
@@ -589,7 +506,14 @@ mod tests {
         let mut builder = LexiconBuilder::default();
         builder.list(terms);
         let read = builder.build().read(text);
-        { let mut hits = read.hits; hits.sort_by_key(|h| h.start); hits }.iter().map(|h| text[h.start as usize..h.end as usize].to_owned()).collect()
+        {
+            let mut hits = read.hits;
+            hits.sort_by_key(|h| h.start);
+            hits
+        }
+        .iter()
+        .map(|h| text[h.start as usize..h.end as usize].to_owned())
+        .collect()
     }
 
     #[test]
@@ -607,7 +531,10 @@ mod tests {
 
     #[test]
     fn finds_the_end_of_a_compound() {
-        assert_eq!(found(&["*fraktur"], "Die Oberschenkelhalsfraktur"), ["Oberschenkelhalsfraktur"]);
+        assert_eq!(
+            found(&["*fraktur"], "Die Oberschenkelhalsfraktur"),
+            ["Oberschenkelhalsfraktur"]
+        );
     }
 
     #[test]

@@ -36,7 +36,8 @@ impl Detector for Marking {
             let range = hit.start as usize..hit.end as usize;
             let sentence = sentence_around(reading.text, &range);
             let asks = reading.text[sentence.clone()].trim_end().ends_with(['?', '？']);
-            let talked_about = asks || reading.hits_in(self.talk, sentence.clone()).next().is_some();
+            let talked_about =
+                asks || reading.hits_in(self.talk, sentence.clone()).next().is_some();
             let claimed = reading.hits_in(self.claims, sentence).next().is_some();
             let sure = match (is_heading(reading.text, &range), talked_about) {
                 (Heading::Capitals, _) | (Heading::OwnLine, false) => VeryLikely,
@@ -64,7 +65,10 @@ fn is_heading(text: &str, range: &Range<usize>) -> Heading {
     if mark.len() > 4 && !mark.chars().any(char::is_lowercase) && mark.is_ascii() {
         return Heading::Capitals;
     }
-    let starts = text[..range.start].trim_end_matches([' ', '*', '#', '[', '(', '-', '>', '"']).chars().next_back();
+    let starts = text[..range.start]
+        .trim_end_matches([' ', '*', '#', '[', '(', '-', '>', '"'])
+        .chars()
+        .next_back();
     let ends = text[range.end..].trim_start_matches([' ', '*', ']', ')', '"']).chars().next();
     let opens = starts.is_none_or(|c| c == '\n' || c == ':');
     let closes = ends.is_none_or(|c| matches!(c, '\n' | ':' | '-' | '–' | '—' | '.' | '|' | '/'));
@@ -74,11 +78,18 @@ fn is_heading(text: &str, range: &Range<usize>) -> Heading {
 /// From the last sentence end before the range to the next behind it, at most 240 bytes each way.
 pub(super) fn sentence_around(text: &str, range: &Range<usize>) -> Range<usize> {
     let ends = |c: char| matches!(c, '.' | '!' | '\n' | '。');
-    let low = (0..=range.start.saturating_sub(240)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    let low = (0..=range.start.saturating_sub(240))
+        .rev()
+        .find(|&i| text.is_char_boundary(i))
+        .unwrap_or(0);
     let start = text[low..range.start].rfind(ends).map_or(low, |at| low + at + 1);
-    let high = (range.end + 240..).find(|&i| i >= text.len() || text.is_char_boundary(i)).unwrap_or(text.len());
+    let high = (range.end + 240..)
+        .find(|&i| i >= text.len() || text.is_char_boundary(i))
+        .unwrap_or(text.len());
     let high = high.min(text.len());
-    let end = text[range.end..high].find(|c: char| ends(c) || c == '?').map_or(high, |at| range.end + at + 1);
+    let end = text[range.end..high]
+        .find(|c: char| ends(c) || c == '?')
+        .map_or(high, |at| range.end + at + 1);
     start..end
 }
 

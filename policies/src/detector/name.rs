@@ -12,7 +12,8 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
-use super::lexicon::{ListId, SetId, is_unspaced};
+use super::letters::is_unspaced;
+use super::lexicon::{ListId, SetId};
 use super::name_words as vocabulary;
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{self, Likely, Possible, VeryLikely};
@@ -39,6 +40,8 @@ struct PersonName {
     public: ListId,
     samples: ListId,
     soft: SetId,
+    works: SetId,
+    towards: ListId,
     fiction: ListId,
     story: ListId,
     fame: ListId,
@@ -64,6 +67,8 @@ impl PersonName {
             verbs: compiler.lexicon.set(vocabulary::VERBS),
             samples: compiler.lexicon.list(vocabulary::SAMPLES),
             fiction: compiler.lexicon.list(vocabulary::FICTION),
+            towards: compiler.lexicon.list(vocabulary::TOWARDS),
+            works: compiler.lexicon.set(vocabulary::WORKS),
             soft: compiler.lexicon.set(vocabulary::SOFT),
             story: compiler.lexicon.list(vocabulary::STORY),
             fame: compiler.lexicon.list(vocabulary::FAME),
@@ -83,8 +88,16 @@ impl Detector for PersonName {
         }
         for hit in reading.hits(self.surnames) {
             names.extend(self.surname_first(reading, hit.start as usize));
+            names.extend(self.by_surname(reading, hit.start as usize));
         }
-        let introduced = [(self.introductions, VeryLikely), (self.cues, VeryLikely), (self.relations, Likely), (self.titles, Likely), (self.provider_titles, Possible)];
+        let introduced = [
+            (self.introductions, VeryLikely),
+            (self.cues, VeryLikely),
+            (self.towards, Likely),
+            (self.relations, Likely),
+            (self.titles, Likely),
+            (self.provider_titles, Possible),
+        ];
         for (list, sure) in introduced {
             for hit in reading.hits(list) {
                 names.extend(self.after_cue(reading, hit.end as usize, sure, list));
@@ -118,14 +131,17 @@ impl PersonName {
             return self.given_alone(reading, &given, ambiguous);
         };
         let in_list = self.is_surname(reading, surname.text);
-        let thing = reading.lexicon.in_set(self.not_names, surname.text) || reading.lexicon.has(self.things, surname.text);
+        let thing = reading.lexicon.in_set(self.not_names, surname.text)
+            || reading.lexicon.has(self.things, surname.text);
         let common = thing || reading.lexicon.in_set(self.ambiguous, surname.text);
         let soft = reading.lexicon.in_set(self.soft, given.text);
         let sure = match (ambiguous, in_list, common) {
             (false, true, _) if !thing => Likely,
             (true, true, _) if soft && !thing => Likely,
             (true, true, false) => Likely,
-            (false, false, false) if surname.text.chars().count() > 3 && !surname.is_upper() => Likely,
+            (false, false, false) if surname.text.chars().count() > 3 && !surname.is_upper() => {
+                Likely
+            }
             (_, _, true) => return None,
             (true, false, false) if given.is_upper() || surname.is_upper() => return None,
             _ => Possible,
@@ -133,7 +149,12 @@ impl PersonName {
         Some(Name { range: given.start..surname.end(), sure, cued: false })
     }
 
-    fn given_alone(&self, reading: &Reading<'_>, given: &Token<'_>, ambiguous: bool) -> Option<Name> {
+    fn given_alone(
+        &self,
+        reading: &Reading<'_>,
+        given: &Token<'_>,
+        ambiguous: bool,
+    ) -> Option<Name> {
         if ambiguous || given.text.chars().count() < 3 || given.is_upper() {
             return None;
         }
@@ -145,10 +166,36 @@ impl PersonName {
         Some(Name { range: given.start..given.end(), sure, cued: false })
     }
 
+    /// `Kwabena Osei`: a surname behind a word that no list knows, where a person acts or is addressed.
+    fn by_surname(&self, reading: &Reading<'_>, start: usize) -> Option<Name> {
+        let text = reading.text;
+        let surname = Token::at(text, start).filter(|t| t.is_capital() && !t.is_upper())?;
+        let before = text[..start].strip_suffix(' ')?;
+        let first_start = before.rfind(|c: char| !c.is_alphabetic()).map_or(0, |at| at + 1);
+        let first = Token::at(text, before.get(first_start..).map(|_| first_start)?)?;
+        let is_word = |word: &str| {
+            reading.lexicon.in_set(self.ambiguous, word)
+                || reading.lexicon.in_set(self.not_names, word)
+                || reading.lexicon.in_set(self.particles, word)
+                || reading.lexicon.has(self.things, word)
+        };
+        let plausible = first.is_capital() && !first.is_upper() && first.text.len() > 2;
+        if !plausible || is_word(first.text) || is_word(surname.text) {
+            return None;
+        }
+        let next = self.next_token(text, &surname, false);
+        let acts = next.is_some_and(|word| reading.lexicon.in_set(self.verbs, word.text))
+            || text[surname.end()..].starts_with(" - ");
+        let addressed = self.follows(reading, self.towards, first.start);
+        let sure = if acts || addressed { Likely } else { Possible };
+        Some(Name { range: first.start..surname.end(), sure, cued: false })
+    }
+
     /// `Huber, Anna` and `HUBER Anna`.
     fn surname_first(&self, reading: &Reading<'_>, start: usize) -> Option<Name> {
         let text = reading.text;
-        let surname = Token::at(text, start).filter(|t| t.is_capital() && !is_inside_word(text, start))?;
+        let surname =
+            Token::at(text, start).filter(|t| t.is_capital() && !is_inside_word(text, start))?;
         let rest = &text[surname.end()..];
         let skip = match rest.as_bytes() {
             [b',', b' ', ..] => 2,
@@ -157,40 +204,86 @@ impl PersonName {
         };
         let given = Token::at(text, surname.end() + skip).filter(Token::is_capital)?;
         let lexicon = reading.lexicon;
-        let plain = |t: &Token<'_>| !lexicon.in_set(self.ambiguous, t.text) && !lexicon.in_set(self.not_names, t.text);
+        let plain = |t: &Token<'_>| {
+            !lexicon.in_set(self.ambiguous, t.text) && !lexicon.in_set(self.not_names, t.text)
+        };
         let fits = lexicon.has(self.given, given.text) && plain(&given) && plain(&surname);
         // `Smith, John and …` is a name; `Paris, Madrid, Oslo` is a list.
-        let listed = text[given.end()..].starts_with(", ") && Token::at(text, given.end() + 2).is_some_and(|t| t.is_capital());
-        (fits && !listed).then(|| Name { range: surname.start..given.end(), sure: Likely, cued: false })
+        let listed = text[given.end()..].starts_with(", ")
+            && Token::at(text, given.end() + 2).is_some_and(|t| t.is_capital());
+        (fits && !listed).then(|| Name {
+            range: surname.start..given.end(),
+            sure: Likely,
+            cued: false,
+        })
     }
 
     /// Capitalised tokens behind a cue, a title, an introduction or a relation.
-    fn after_cue(&self, reading: &Reading<'_>, cue_end: usize, sure: Likelihood, list: ListId) -> Option<Name> {
+    fn after_cue(
+        &self,
+        reading: &Reading<'_>,
+        cue_end: usize,
+        sure: Likelihood,
+        list: ListId,
+    ) -> Option<Name> {
         let text = reading.text;
         let gap = text[cue_end..].find(char::is_alphabetic).filter(|gap| (1..=6).contains(gap))?;
         let between = &text[cue_end..cue_end + gap];
-        if between.contains(['\n', '?', '(', ')', '!', '"', '/', '_', '-']) && !between.contains(": ") || between.contains(". ") && list != self.titles && list != self.provider_titles {
+        if between.contains(['\n', '?', '(', ')', '!', '"', '/', '_', '-'])
+            && !between.contains(": ")
+            || between.contains(". ") && list != self.titles && list != self.provider_titles
+        {
             return None;
         }
         let labelled = between.contains([':', '=']);
         let first = self.skip_to_name(reading, cue_end + gap)?;
         let last = self.last_token(reading, &first);
-        let known = |t: &Token<'_>| reading.lexicon.has(self.given, t.text) || self.is_surname(reading, t.text);
+        let known = |t: &Token<'_>| {
+            reading.lexicon.has(self.given, t.text) || self.is_surname(reading, t.text)
+        };
         let plain = |t: &Token<'_>| {
-            !reading.lexicon.in_set(self.ambiguous, t.text) || reading.lexicon.in_set(self.soft, t.text)
+            !reading.lexicon.in_set(self.ambiguous, t.text)
+                || reading.lexicon.in_set(self.soft, t.text)
         };
         let two = last.start != first.start;
+        if list == self.towards && !(two && self.is_addressable(reading, &first, &last)) {
+            return None;
+        }
         let is_cue = list == self.cues;
         let titled = list == self.titles || list == self.provider_titles;
         let fits = match (first.is_capital(), two) {
-            (true, true) => known(&first) || known(&last) || labelled && is_cue || titled || !is_cue,
+            // Arabic, Hebrew, Devanagari: no capitals to go by, so the cue and two words must do.
+            (false, true) if first.is_caseless() => is_cue || titled || list == self.introductions,
+            (true, true) => known(&first) || known(&last) || labelled || !is_cue,
             (true, false) if titled => first.text.chars().count() > 1,
-            (true, false) => known(&first) && plain(&first) && !first.is_upper() || list == self.introductions && first.text.len() > 2 && plain(&first),
-            (false, true) => !titled && known(&first) && known(&last) && plain(&first) && plain(&last),
+            (true, false) => {
+                known(&first) && plain(&first) && !first.is_upper()
+                    || list == self.introductions && first.text.len() > 2 && plain(&first)
+            }
+            (false, true) => {
+                !titled
+                    && list != self.towards
+                    && known(&first)
+                    && known(&last)
+                    && plain(&first)
+                    && plain(&last)
+            }
             (false, false) => list == self.introductions && known(&first) && plain(&first),
         };
         let sure = if two || list == self.introductions { sure } else { sure.min(Likely) };
         fits.then(|| Name { range: first.start..last.end(), sure, cued: true })
+    }
+
+    /// Whether somebody can be told something under this name: no product, department or doctor.
+    fn is_addressable(&self, reading: &Reading<'_>, first: &Token<'_>, last: &Token<'_>) -> bool {
+        let lexicon = reading.lexicon;
+        let is_word = |t: &Token<'_>| {
+            lexicon.in_set(self.ambiguous, t.text) && !lexicon.in_set(self.soft, t.text)
+                || lexicon.in_set(self.not_names, t.text)
+                || lexicon.has(self.things, t.text)
+        };
+        let provider = lexicon.has(self.provider_titles, first.text);
+        first.is_capital() && !first.is_upper() && !provider && !is_word(first) && !is_word(last)
     }
 
     /// The name's first token: a title or "is", "named" may stand before it.
@@ -227,7 +320,11 @@ impl PersonName {
             if !particle && (!capital || reading.lexicon.in_set(self.not_names, next.text)) {
                 break;
             }
-            if !first.is_capital() && !particle && !reading.lexicon.has(self.surnames, next.text) {
+            if !first.is_capital()
+                && !first.is_caseless()
+                && !particle
+                && !reading.lexicon.has(self.surnames, next.text)
+            {
                 break;
             }
             last = next;
@@ -241,8 +338,11 @@ impl PersonName {
         for _ in 0..3 {
             let initial = token.text.chars().count() == 1 && token.is_capital();
             let particle = reading.lexicon.in_set(self.particles, token.text);
-            let middle = token.is_capital() && reading.lexicon.has(self.given, token.text)
-                && self.next_token(reading.text, &token, false).is_some_and(|n| n.is_capital() && self.is_surname(reading, n.text));
+            let middle = token.is_capital()
+                && reading.lexicon.has(self.given, token.text)
+                && self
+                    .next_token(reading.text, &token, false)
+                    .is_some_and(|n| n.is_capital() && self.is_surname(reading, n.text));
             if !(initial || particle || middle) {
                 break;
             }
@@ -257,7 +357,8 @@ impl PersonName {
         let gap = rest.find(char::is_alphabetic).filter(|g| *g >= 1)?;
         let between = &rest[..gap];
         let initial = point && token.text.chars().count() == 1;
-        let fits = matches!(between, " " | "  " | "\t" | "_" | "\u{3000}") || initial && matches!(between, ". " | ".");
+        let fits = matches!(between, " " | "  " | "\t" | "_" | "\u{3000}")
+            || initial && matches!(between, ". " | ".");
         fits.then(|| Token::at(text, token.end() + gap)).flatten()
     }
 
@@ -270,15 +371,23 @@ impl PersonName {
     /// Russian and its neighbours by their endings: `Иванов Иван`, `Мария Петровна`.
     fn slavic(&self, reading: &Reading<'_>) -> Vec<Name> {
         let text = reading.text;
-        let is_cyrillic = |t: &Token<'_>| t.text.starts_with(|c| ('А'..='Я').contains(&c) || c == 'І');
-        let ends = |t: &Token<'_>, endings: &[&str]| t.text.chars().count() > 4 && endings.iter().any(|e| t.text.ends_with(e));
+        let is_cyrillic =
+            |t: &Token<'_>| t.text.starts_with(|c| ('А'..='Я').contains(&c) || c == 'І');
+        let ends = |t: &Token<'_>, endings: &[&str]| {
+            t.text.chars().count() > 4 && endings.iter().any(|e| t.text.ends_with(e))
+        };
         let mut found = Vec::new();
         let wide = reading.words.words.iter().filter(|w| text.as_bytes()[w.start as usize] >= 0x80);
         for word in wide {
-            let Some(first) = Token::at(text, word.start as usize).filter(is_cyrillic) else { continue };
-            let Some(second) = self.next_token(text, &first, true).filter(is_cyrillic) else { continue };
+            let Some(first) = Token::at(text, word.start as usize).filter(is_cyrillic) else {
+                continue;
+            };
+            let Some(second) = self.next_token(text, &first, true).filter(is_cyrillic) else {
+                continue;
+            };
             let patronymic = ends(&second, vocabulary::PATRONYMIC_ENDINGS);
-            let surname = ends(&first, vocabulary::SLAVIC_ENDINGS) || ends(&second, vocabulary::SLAVIC_ENDINGS);
+            let surname = ends(&first, vocabulary::SLAVIC_ENDINGS)
+                || ends(&second, vocabulary::SLAVIC_ENDINGS);
             if patronymic || surname {
                 found.push(Name { range: first.start..second.end(), sure: Likely, cued: true });
             }
@@ -292,15 +401,41 @@ impl PersonName {
         let is_suffix = vocabulary::EAST_ASIAN_SUFFIXES.contains(&&text[cue.clone()]);
         if is_suffix {
             let before = text[..cue.start].trim_end_matches(' ');
-            let name: Vec<(usize, char)> = before.char_indices().rev().take(4).take_while(|(_, c)| is_name_char(*c)).collect();
+            let name: Vec<(usize, char)> =
+                before.char_indices().rev().take(4).take_while(|(_, c)| is_name_char(*c)).collect();
             let start = name.last()?.0;
-            return (name.len() >= 2).then_some(Name { range: start..before.len(), sure: Likely, cued: true });
+            return (name.len() >= 2).then_some(Name {
+                range: start..before.len(),
+                sure: Likely,
+                cued: true,
+            });
         }
         let rest = &text[cue.end..];
-        let skipped = rest.find(|c: char| !matches!(c, ' ' | ':' | '：' | '是' | 'は' | 'の' | '、' | '은' | '는' | '이' | '叫' | '氏' | '名'))?;
+        let skipped = rest.find(|c: char| {
+            !matches!(
+                c,
+                ' ' | ':'
+                    | '：'
+                    | '是'
+                    | 'は'
+                    | 'の'
+                    | '、'
+                    | '은'
+                    | '는'
+                    | '이'
+                    | '叫'
+                    | '氏'
+                    | '名'
+            )
+        })?;
         let start = cue.end + skipped;
         let first = text[start..].chars().next()?;
-        let len: usize = text[start..].chars().take(4).take_while(|c| is_name_char(*c)).map(char::len_utf8).sum();
+        let len: usize = text[start..]
+            .chars()
+            .take(4)
+            .take_while(|c| is_name_char(*c))
+            .map(char::len_utf8)
+            .sum();
         let fits = len >= 6 && vocabulary::EAST_ASIAN_SURNAMES.contains(first);
         fits.then_some(Name { range: start..start + len.min(12), sure: VeryLikely, cued: true })
     }
@@ -310,8 +445,12 @@ impl PersonName {
         let range = name.range;
         let near = |list, reach| reading.distance(list, &range, reach).is_some();
         let after = reading.hits_in(self.things, range.end..range.end + 3).next();
-        let of_thing = after.is_some_and(|hit| is_same_sentence(&reading.text[range.end..hit.start as usize]));
-        if of_thing || is_citation(reading.text, range.end) || self.is_inside(reading, self.things, &range) {
+        let of_thing =
+            after.is_some_and(|hit| is_same_sentence(&reading.text[range.end..hit.start as usize]));
+        if of_thing
+            || is_citation(reading.text, range.end)
+            || self.is_inside(reading, self.things, &range)
+        {
             return None;
         }
         let public = self.is_inside(reading, self.public, &range);
@@ -323,11 +462,22 @@ impl PersonName {
             _ if sample => Possible,
             Likely if public || provider => Possible,
             _ if near(self.fiction, 240) => Possible,
+            _ if self.has_works(reading, range.end) => Possible,
             _ if !name.cued && (near(self.story, 120) || near(self.fame, 60)) => Possible,
             _ if !name.cued && self.follows(reading, self.role_of_fame, range.start) => Possible,
             sure => sure,
         };
         Some(Candidate { range, own: Own::Exactly(sure) })
+    }
+
+    /// `Michael Pollan's book`: somebody known for a work.
+    fn has_works(&self, reading: &Reading<'_>, end: usize) -> bool {
+        let work =
+            reading.text[end..].strip_prefix("'s ").or(reading.text[end..].strip_prefix("' "));
+        let word = work.and_then(|_| {
+            Token::at(reading.text, end + reading.text[end..].find(' ').map_or(0, |at| at + 1))
+        });
+        word.is_some_and(|word| reading.lexicon.in_set(self.works, word.text))
     }
 
     fn is_inside(&self, reading: &Reading<'_>, list: ListId, range: &Range<usize>) -> bool {
@@ -354,8 +504,11 @@ impl<'t> Token<'t> {
         let mut end = 0;
         let mut chars = rest.char_indices().peekable();
         while let Some((at, c)) = chars.next() {
-            let inner = matches!(c, '\'' | '-') && chars.peek().is_some_and(|(_, n)| n.is_uppercase());
-            if !(c.is_alphabetic() || inner) {
+            let inner =
+                matches!(c, '\'' | '-') && chars.peek().is_some_and(|(_, n)| n.is_uppercase());
+            let sign =
+                ('\u{0900}'..='\u{0dff}').contains(&c) || ('\u{064b}'..='\u{0652}').contains(&c);
+            if !(c.is_alphabetic() || inner || sign) {
                 break;
             }
             end = at + c.len_utf8();
@@ -371,6 +524,14 @@ impl<'t> Token<'t> {
         self.text.chars().next().is_some_and(char::is_uppercase)
     }
 
+    /// A script without capitals that separates words.
+    fn is_caseless(&self) -> bool {
+        self.text
+            .chars()
+            .next()
+            .is_some_and(|c| matches!(c, '\u{0590}'..='\u{06ff}' | '\u{0900}'..='\u{0dff}'))
+    }
+
     fn is_upper(&self) -> bool {
         self.text.chars().count() > 1 && !self.text.chars().any(char::is_lowercase)
     }
@@ -378,17 +539,24 @@ impl<'t> Token<'t> {
 
 /// Whether letters stand before the place: the second half of a compound or of `camelCase`.
 fn is_inside_word(text: &str, at: usize) -> bool {
-    text[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '@' | '/' | '#'))
+    text[..at]
+        .chars()
+        .next_back()
+        .is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '@' | '/' | '#'))
 }
 
 fn is_name_char(c: char) -> bool {
-    is_unspaced(c) && !('\u{3040}'..='\u{309f}').contains(&c) && !vocabulary::NOT_IN_EAST_ASIAN_NAMES.contains(c)
+    is_unspaced(c)
+        && !('\u{3040}'..='\u{309f}').contains(&c)
+        && !vocabulary::NOT_IN_EAST_ASIAN_NAMES.contains(c)
 }
 
 /// `(2019)`, `et al.`: the author of a paper.
 fn is_citation(text: &str, end: usize) -> bool {
     let rest = text[end..].trim_start();
-    let year = rest.strip_prefix('(').is_some_and(|r| r.len() > 4 && r.as_bytes()[..4].iter().all(u8::is_ascii_digit));
+    let year = rest
+        .strip_prefix('(')
+        .is_some_and(|r| r.len() > 4 && r.as_bytes()[..4].iter().all(u8::is_ascii_digit));
     year || rest.starts_with("et al")
 }
 

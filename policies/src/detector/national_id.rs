@@ -66,8 +66,13 @@ fn all_same(digits: &[u8]) -> bool {
 /// With the separators of the scheme the number stands alone; otherwise it needs a word.
 fn by_shape(number: &Number<'_>, shapes: &[&[usize]]) -> Own {
     let shape = number.window.shape();
-    let usual = shapes.contains(&shape.as_slice()) && number.window.is_evenly_separated(number.text);
-    if usual && number.window.groups.len() == number.window.run.len() { Own::AsSpecified } else { Own::NeedsContext }
+    let usual =
+        shapes.contains(&shape.as_slice()) && number.window.is_evenly_separated(number.text);
+    if usual && number.window.groups.len() == number.window.run.len() {
+        Own::AsSpecified
+    } else {
+        Own::NeedsContext
+    }
 }
 
 /// SSA rules: area not 000, 666 or 9xx, group not 00, serial not 0000; known void numbers.
@@ -76,7 +81,8 @@ fn us_ssn(number: &Number<'_>) -> Option<Own> {
     let area = u32::from(d[0]) * 100 + pair(&d[1..]);
     let serial = pair(&d[5..]) * 100 + pair(&d[7..]);
     let void = matches!(area, 0 | 666 | 900..) || pair(&d[3..]) == 0 || serial == 0;
-    let samples = [[0, 7, 8, 0, 5, 1, 1, 2, 0], [2, 1, 9, 0, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]];
+    let samples =
+        [[0, 7, 8, 0, 5, 1, 1, 2, 0], [2, 1, 9, 0, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]];
     if void || all_same(d) || samples.iter().any(|s| s == d) || is_part_of_longer(number) {
         return None;
     }
@@ -99,7 +105,8 @@ fn is_part_of_longer(number: &Number<'_>) -> bool {
     let first = window.first;
     let last = first + window.groups.len() - 1;
     let before = first > 0 && touches(window.run[first - 1].end, window.run[first].start);
-    let after = window.run.get(last + 1).is_some_and(|next| touches(window.run[last].end, next.start));
+    let after =
+        window.run.get(last + 1).is_some_and(|next| touches(window.run[last].end, next.start));
     before || after
 }
 
@@ -148,20 +155,25 @@ fn es_dni(code: &Code<'_>) -> Option<Own> {
 /// Sixteen characters: names, date, place and a check letter over odd and even positions.
 fn it_codice_fiscale(code: &Code<'_>) -> Option<Own> {
     const ODD: [u32; 36] = [
-        1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8,
-        12, 14, 16, 10, 22, 25, 24, 23,
+        1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3,
+        6, 8, 12, 14, 16, 10, 22, 25, 24, 23,
     ];
     let c = code.compact;
     let letters = c[..6].iter().all(u8::is_ascii_alphabetic) && b"ABCDEHLMPRST".contains(&c[8]);
     if !letters || !c[15].is_ascii_alphabetic() || !c[11].is_ascii_alphabetic() {
         return None;
     }
-    let value = |b: u8| if b.is_ascii_digit() { usize::from(b - b'0') } else { usize::from(b - b'A') + 10 };
-    let sum: u32 = c[..15].iter().enumerate().map(|(i, &b)| match i % 2 {
-        0 => ODD[value(b)],
-        _ if b.is_ascii_digit() => u32::from(b - b'0'),
-        _ => u32::from(b - b'A'),
-    }).sum();
+    let value =
+        |b: u8| if b.is_ascii_digit() { usize::from(b - b'0') } else { usize::from(b - b'A') + 10 };
+    let sum: u32 = c[..15]
+        .iter()
+        .enumerate()
+        .map(|(i, &b)| match i % 2 {
+            0 => ODD[value(b)],
+            _ if b.is_ascii_digit() => u32::from(b - b'0'),
+            _ => u32::from(b - b'A'),
+        })
+        .sum();
     (sum % 26 == u32::from(c[15] - b'A')).then_some(Own::AsSpecified)
 }
 
@@ -188,7 +200,8 @@ fn be_nn(number: &Number<'_>) -> Option<Own> {
 fn pl_pesel(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
     let sum = weighted(d, &[1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1]);
-    let valid = sum % 10 == 0 && is_month_day(pair(&d[2..]) % 20, pair(&d[4..])) && !all_same(d);
+    let valid =
+        sum.is_multiple_of(10) && is_month_day(pair(&d[2..]) % 20, pair(&d[4..])) && !all_same(d);
     valid.then_some(Own::NeedsContext)
 }
 
@@ -203,8 +216,8 @@ fn se_personnummer(number: &Number<'_>) -> Option<Own> {
 /// DDMMYY, individual number, two check digits mod 11.
 fn no_fodselsnummer(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
-    let first = weighted(d, &[3, 7, 6, 1, 8, 9, 4, 5, 2, 1]) % 11 == 0;
-    let second = weighted(d, &[5, 4, 3, 2, 7, 6, 5, 4, 3, 2, 1]) % 11 == 0;
+    let first = weighted(d, &[3, 7, 6, 1, 8, 9, 4, 5, 2, 1]).is_multiple_of(11);
+    let second = weighted(d, &[5, 4, 3, 2, 7, 6, 5, 4, 3, 2, 1]).is_multiple_of(11);
     let valid = first && second && is_month_day(pair(&d[2..]) % 40, pair(d) % 40);
     valid.then(|| by_shape(number, &[&[6, 5]]))
 }
@@ -231,7 +244,8 @@ fn fi_hetu(code: &Code<'_>) -> Option<Own> {
 /// 756 and an EAN-13 check digit.
 fn ch_ahv(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
-    let valid = d[..3] == [7, 5, 6] && weighted(d, &[1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]) % 10 == 0;
+    let sum = weighted(d, &[1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]);
+    let valid = d[..3] == [7, 5, 6] && sum.is_multiple_of(10);
     valid.then(|| by_shape(number, &[&[3, 4, 4, 2]]))
 }
 
@@ -254,8 +268,10 @@ fn pt_nif(number: &Number<'_>) -> Option<Own> {
 /// Two prefix letters by HMRC's rules, six digits, a suffix A to D.
 fn uk_nino(code: &Code<'_>) -> Option<Own> {
     let c = code.compact;
-    let prefix_ok = c[0].is_ascii_alphabetic() && c[1].is_ascii_alphabetic()
-        && !b"DFIQUV".contains(&c[0]) && !b"DFIOQUV".contains(&c[1])
+    let prefix_ok = c[0].is_ascii_alphabetic()
+        && c[1].is_ascii_alphabetic()
+        && !b"DFIQUV".contains(&c[0])
+        && !b"DFIOQUV".contains(&c[1])
         && ![*b"BG", *b"GB", *b"KN", *b"NK", *b"NT", *b"TN", *b"ZZ"].contains(&[c[0], c[1]]);
     if !prefix_ok || !c[2..8].iter().all(u8::is_ascii_digit) {
         return None;
@@ -281,24 +297,26 @@ fn ie_pps(code: &Code<'_>) -> Option<Own> {
     if !c[..7].iter().all(u8::is_ascii_digit) || !c[7].is_ascii_alphabetic() {
         return None;
     }
-    let second = c.get(8).map_or(0, |b| if *b == b'W' { 0 } else { u32::from(b.saturating_sub(b'A')) + 1 });
+    let second =
+        c.get(8).map_or(0, |b| if *b == b'W' { 0 } else { u32::from(b.saturating_sub(b'A')) + 1 });
     let d: Vec<u8> = c[..7].iter().map(|b| b - b'0').collect();
     let rest = (weighted(&d, &[8, 7, 6, 5, 4, 3, 2]) + second * 9) % 23;
     let letter = if rest == 0 { b'W' } else { b'A' + rest as u8 - 1 };
     (letter == c[7]).then_some(Own::NeedsContext)
 }
 
-/// Nine digits, Luhn, not starting with 0 or 8.
+/// Nine digits, Luhn, not starting with 8.
 fn ca_sin(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
-    (luhn(d) && !matches!(d[0], 0 | 8) && !all_same(d)).then_some(Own::NeedsContext)
+    (luhn(d) && d[0] != 8 && !all_same(d)).then_some(Own::NeedsContext)
 }
 
 /// Eleven digits, two check digits mod 11.
 fn br_cpf(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
     let check = |len: usize| {
-        let sum: u32 = d[..len].iter().enumerate().map(|(i, &v)| u32::from(v) * (len + 1 - i) as u32).sum();
+        let sum: u32 =
+            d[..len].iter().enumerate().map(|(i, &v)| u32::from(v) * (len + 1 - i) as u32).sum();
         sum * 10 % 11 % 10
     };
     let valid = check(9) == u32::from(d[9]) && check(10) == u32::from(d[10]) && !all_same(d);
@@ -315,13 +333,14 @@ fn au_tfn(number: &Number<'_>) -> Option<Own> {
         9 => weighted(d, &[1, 4, 3, 7, 5, 8, 6, 9, 10]),
         _ => weighted(d, &[10, 7, 8, 4, 6, 3, 5, 1]),
     };
-    (sum % 11 == 0 && !all_same(d)).then_some(Own::NeedsContext)
+    (sum.is_multiple_of(11) && !all_same(d)).then_some(Own::NeedsContext)
 }
 
 /// First digit 2 to 6, weights 1 3 7 9, ninth digit the check.
 fn au_medicare(number: &Number<'_>) -> Option<Own> {
     let d = number.digits;
-    let valid = matches!(d[0], 2..=6) && weighted(d, &[1, 3, 7, 9, 1, 3, 7, 9]) % 10 == u32::from(d[8]);
+    let valid =
+        matches!(d[0], 2..=6) && weighted(d, &[1, 3, 7, 9, 1, 3, 7, 9]) % 10 == u32::from(d[8]);
     valid.then_some(Own::NeedsContext)
 }
 
@@ -336,7 +355,11 @@ fn in_pan(code: &Code<'_>) -> Option<Own> {
     let c = code.compact;
     let letters = c[..5].iter().all(u8::is_ascii_alphabetic) && c[9].is_ascii_alphabetic();
     let valid = letters && c[5..9].iter().all(u8::is_ascii_digit) && b"PCHFATBLJG".contains(&c[3]);
-    (valid && code.range.len() == 10).then_some(if c[3] == b'P' { Own::AsSpecified } else { Own::NeedsContext })
+    (valid && code.range.len() == 10).then_some(if c[3] == b'P' {
+        Own::AsSpecified
+    } else {
+        Own::NeedsContext
+    })
 }
 
 /// Twelve digits, weights 6 5 4 3 2 7 6 5 4 3 2, mod 11.
@@ -392,8 +415,11 @@ fn tr_kimlik(number: &Number<'_>) -> Option<Own> {
 fn mx_curp(code: &Code<'_>) -> Option<Own> {
     let c = code.compact;
     let letters = |r: &[u8]| r.iter().all(u8::is_ascii_alphabetic);
-    let valid = letters(&c[..4]) && c[4..10].iter().all(u8::is_ascii_digit)
-        && matches!(c[10], b'H' | b'M' | b'X') && letters(&c[11..16]) && c[17].is_ascii_digit();
+    let valid = letters(&c[..4])
+        && c[4..10].iter().all(u8::is_ascii_digit)
+        && matches!(c[10], b'H' | b'M' | b'X')
+        && letters(&c[11..16])
+        && c[17].is_ascii_digit();
     valid.then_some(Own::AsSpecified)
 }
 

@@ -62,11 +62,23 @@ fn regex(spec: &DetectorSpec, field: &'static str, source: &str) -> Result<Regex
     };
     let built = regex::RegexBuilder::new(source).size_limit(PATTERN_BYTES_MAX).build();
     let built = built.map_err(|e| {
-        let last = e.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        error(format!("cannot compile the pattern: {last}"), "look-around and back-references are not in the language: use near_words")
+        let last = e
+            .to_string()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned();
+        error(
+            format!("cannot compile the pattern: {last}"),
+            "look-around and back-references are not in the language: use near_words",
+        )
     })?;
     if built.is_match("") {
-        return Err(error("the pattern matches the empty text".to_owned(), "a pattern must need at least one character"));
+        return Err(error(
+            "the pattern matches the empty text".to_owned(),
+            "a pattern must need at least one character",
+        ));
     }
     Ok(built)
 }

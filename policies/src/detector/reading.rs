@@ -77,7 +77,12 @@ impl<'a> Reading<'a> {
     }
 
     /// Distance in bytes to the nearest term of the list, if one is within `reach` of the range.
-    pub(crate) fn distance(&self, list: ListId, range: &Range<usize>, reach: usize) -> Option<usize> {
+    pub(crate) fn distance(
+        &self,
+        list: ListId,
+        range: &Range<usize>,
+        reach: usize,
+    ) -> Option<usize> {
         // Terms start before the range and may reach into it: 40 bytes is the longest phrase.
         let window = range.start.saturating_sub(reach + 40)..range.end + reach;
         self.hits_in(list, window)
@@ -99,7 +104,11 @@ impl<'a> Reading<'a> {
         if at >= table.range.end || at < table.header.end {
             return None;
         }
-        let line_start = self.text[..at].rfind('\n').map_or(0, |end| end + 1);
+        let low = at.saturating_sub(LINE_BYTES_MAX + 1);
+        let line_start = self.text.as_bytes()[low..at]
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map(|end| low + end + 1)?;
         let column = self.text[line_start..at].matches(table.separator).count();
         let mut cells = self.text[table.header.clone()].split(table.separator);
         let skipped: usize = cells.by_ref().take(column).map(|c| c.len() + 1).sum();
@@ -108,6 +117,9 @@ impl<'a> Reading<'a> {
         Some(start..start + cell.len())
     }
 }
+
+/// Wider lines are no table that anybody reads.
+const LINE_BYTES_MAX: usize = 4096;
 
 /// Consecutive lines that share a column separator.
 pub(crate) struct Table {
@@ -123,11 +135,18 @@ fn tables(text: &str) -> Vec<Table> {
     for line in text.split_inclusive('\n') {
         let range = start..start + line.len();
         start = range.end;
-        let open = tables.last_mut().filter(|t| t.range.end == range.start && line.contains(t.separator));
+        let open =
+            tables.last_mut().filter(|t| t.range.end == range.start && line.contains(t.separator));
         if let Some(table) = open {
             table.range.end = range.end;
-        } else if let Some(separator) = [',', '\t', ';', '|'].into_iter().find(|s| line.contains(*s)) {
-            tables.push(Table { range: range.clone(), header: range.start..range.start + line.trim_end().len(), separator });
+        } else if let Some(separator) =
+            [',', '\t', ';', '|'].into_iter().find(|s| line.contains(*s))
+        {
+            tables.push(Table {
+                range: range.clone(),
+                header: range.start..range.start + line.trim_end().len(),
+                separator,
+            });
         }
     }
     tables

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
+use super::contact::floor_boundary;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
@@ -16,7 +17,9 @@ use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
 pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
     Some(match name {
         "api_key" => Kind::Text(Box::new(ApiKey::new(compiler))),
-        "private_key" => Kind::Text(Box::new(PrivateKey { begins: compiler.literals(["-----BEGIN", "PuTTY-User-Key-File", "AGE-SECRET-KEY-1"]) })),
+        "private_key" => Kind::Text(Box::new(PrivateKey {
+            begins: compiler.literals(["-----BEGIN", "PuTTY-User-Key-File", "AGE-SECRET-KEY-1"]),
+        })),
         "jwt" => Kind::Text(Box::new(Jwt { starts: compiler.literals(["eyJ"]) })),
         "password" => Kind::Text(Box::new(Password::new(compiler))),
         "url_credentials" => Kind::Text(Box::new(UrlCredentials {
@@ -26,6 +29,11 @@ pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
         _ => return None,
     })
 }
+
+/// No token is longer; whatever goes on is something else.
+const TOKEN_BYTES_MAX: usize = 512;
+/// The same for signed tokens, which carry claims.
+const JWT_BYTES_MAX: usize = 16 << 10;
 
 /// A prefix that only one issuer uses, and what must follow it.
 struct TypedToken {
@@ -88,10 +96,22 @@ impl ApiKey {
         let bytes = reading.text.as_bytes();
         let starts = at.start == 0 || !bytes[at.start - 1].is_ascii_alphanumeric();
         let exact = &reading.text[at.clone()] == token.prefix;
-        let tail = bytes[at.end..].iter().take_while(|b| (token.alphabet)(**b)).count();
+        if !starts {
+            return None;
+        }
+        let tail = bytes[at.end..]
+            .iter()
+            .take(TOKEN_BYTES_MAX)
+            .take_while(|b| (token.alphabet)(**b))
+            .count();
         let ends = bytes.get(at.end + tail).is_none_or(|b| !b.is_ascii_alphanumeric());
         let value = &reading.text[at.end..at.end + tail];
-        let fits = starts && exact && ends && tail >= token.tail_min && has_digit(value) && !is_sample_token(value);
+        let fits = starts
+            && exact
+            && ends
+            && tail >= token.tail_min
+            && has_digit(value)
+            && !is_sample_token(value);
         fits.then(|| Candidate { range: at.start..at.end + tail, own: Own::Exactly(VeryLikely) })
     }
 }
@@ -99,7 +119,9 @@ impl ApiKey {
 impl Detector for ApiKey {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         for (id, at) in &reading.literals {
-            if let Some(index) = id.0.checked_sub(self.prefixes.start).filter(|_| id.0 < self.prefixes.end) {
+            if let Some(index) =
+                id.0.checked_sub(self.prefixes.start).filter(|_| id.0 < self.prefixes.end)
+            {
                 found.extend(ApiKey::typed(reading, &TOKENS[index as usize], at));
             }
         }
@@ -126,13 +148,15 @@ fn bare_value(text: &str, at: usize) -> Option<Range<usize>> {
     let value = text[at..].strip_prefix(' ')?.trim_start_matches(['"', '\'', '`']);
     let range = value_range(text, text.len() - value.len())?;
     let token = &text[range.clone()];
-    let is_token = token.len() >= 24 && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+/=.".contains(&b));
+    let is_token = token.len() >= 24
+        && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+/=.".contains(&b));
     is_token.then_some(range)
 }
 
 /// Typed tokens of documentation.
 fn is_sample_token(value: &str) -> bool {
-    const PARTS: [&str; 9] = ["example", "your", "placeholder", "xxxx", "****", "....", "redacted", "dummy", "_here"];
+    const PARTS: [&str; 9] =
+        ["example", "your", "placeholder", "xxxx", "****", "....", "redacted", "dummy", "_here"];
     let lower = value.to_ascii_lowercase();
     PARTS.iter().any(|p| lower.contains(p)) || entropy(value) < 2.5
 }
@@ -148,7 +172,8 @@ impl Detector for PrivateKey {
             let rest = &reading.text[at.end..];
             let head: String = rest.chars().take(60).collect();
             let is_pem = reading.text[at.clone()].starts_with("-----");
-            let has_body = rest.chars().skip(20).take(120).filter(|c| c.is_ascii_alphanumeric()).count() >= 24;
+            let has_body =
+                rest.chars().skip(20).take(120).filter(|c| c.is_ascii_alphanumeric()).count() >= 24;
             if (!is_pem || head.contains("PRIVATE KEY")) && has_body && !head.contains("...") {
                 let end = at.end + head.len();
                 found.push(Candidate { range: at.start..end, own: Own::Exactly(VeryLikely) });
@@ -165,10 +190,19 @@ struct Jwt {
 impl Detector for Jwt {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         for at in reading.literals_of(&self.starts) {
-            let end = at.start + reading.text[at.start..].bytes().take_while(|b| wide(*b)).count();
+            let inside =
+                at.start > 0 && reading.text.as_bytes()[at.start - 1].is_ascii_alphanumeric();
+            if inside {
+                continue;
+            }
+            let rest = reading.text[at.start..].bytes();
+            let end = at.start + rest.take(JWT_BYTES_MAX).take_while(|b| wide(*b)).count();
             let token = &reading.text[at.start..end];
             let parts: Vec<&str> = token.split('.').collect();
-            let is_jwt = parts.len() >= 3 && parts[0].len() >= 16 && parts[1].starts_with("eyJ") && parts[2].len() >= 20;
+            let is_jwt = parts.len() >= 3
+                && parts[0].len() >= 16
+                && parts[1].starts_with("eyJ")
+                && parts[2].len() >= 20;
             if is_jwt && token.starts_with("eyJ") && !is_sample_jwt(token) {
                 found.push(Candidate { range: at.start..end, own: Own::Exactly(VeryLikely) });
             }
@@ -178,7 +212,8 @@ impl Detector for Jwt {
 
 /// The token that jwt.io shows to everyone.
 fn is_sample_jwt(token: &str) -> bool {
-    token.contains("SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c") || token.contains("eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lI")
+    token.contains("SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c")
+        || token.contains("eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lI")
 }
 
 /// `password = …`, `pwd: …`, "the password is …", `--password …`.
@@ -191,7 +226,9 @@ impl Password {
     fn new(compiler: &mut Compiler) -> Self {
         Password {
             names: compiler.lexicon.list(PASSWORD_NAMES),
-            talk: compiler.lexicon.list(["hash", "policy", "manager", "reset", "field", "strength", "column", "input"]),
+            talk: compiler.lexicon.list([
+                "hash", "policy", "manager", "reset", "field", "strength", "column", "input",
+            ]),
         }
     }
 }
@@ -201,9 +238,16 @@ impl Detector for Password {
         for hit in reading.hits(self.names) {
             let at = hit.end as usize;
             let assigned = assigned_value(reading.text, at).map(|range| (range, true));
-            let Some((range, _)) = assigned.or_else(|| stated_value(reading.text, at).map(|r| (r, false))) else { continue };
+            let Some((range, _)) =
+                assigned.or_else(|| stated_value(reading.text, at).map(|r| (r, false)))
+            else {
+                continue;
+            };
             let value = &reading.text[range.clone()];
-            if is_placeholder(value) || is_code(value) || reading.hits_in(self.talk, at..range.start).next().is_some() {
+            if is_placeholder(value)
+                || is_code(value)
+                || reading.hits_in(self.talk, at..range.start).next().is_some()
+            {
                 continue;
             }
             let sure = if looks_chosen(value) { VeryLikely } else { Possible };
@@ -227,7 +271,8 @@ fn looks_chosen(value: &str) -> bool {
 /// The value after `:`, `=`, `=>` or `:=`, with or without quotes.
 fn assigned_value(text: &str, at: usize) -> Option<Range<usize>> {
     let rest = &text[at..];
-    let name_end = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').unwrap_or(rest.len());
+    let name_end =
+        rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').unwrap_or(rest.len());
     let tail = &rest[name_end..];
     let operator = tail.trim_start_matches(['"', '\'', '`', ']', ' ', ')', '*']);
     let skipped = tail.len() - operator.len();
@@ -241,11 +286,15 @@ fn assigned_value(text: &str, at: usize) -> Option<Range<usize>> {
 
 /// "is hunter2!", `--password hunter2!`.
 fn stated_value(text: &str, at: usize) -> Option<Range<usize>> {
-    const VERBS: &[&str] = &[" is ", " was ", " lautet ", " ist ", " est ", " es ", " è ", " é ", " to ", " "];
+    const VERBS: &[&str] =
+        &[" is ", " was ", " lautet ", " ist ", " est ", " es ", " è ", " é ", " to ", " "];
     // "the password for the router is …": a few words may stand between.
-    let words = text[at..].find(|c: char| !(c.is_alphabetic() || c == ' ')).unwrap_or(text.len() - at);
+    let words =
+        text[at..].find(|c: char| !(c.is_alphabetic() || c == ' ')).unwrap_or(text.len() - at);
     let window = &text[at..at + words];
-    let jump = [" is ", " ist ", " est ", " es ", " lautet "].iter().find_map(|v| window.find(v).filter(|j| *j <= 32));
+    let jump = [" is ", " ist ", " est ", " es ", " lautet "]
+        .iter()
+        .find_map(|v| window.find(v).filter(|j| *j <= 32));
     let rest = &text[at + jump.unwrap_or(0)..];
     let verb = VERBS.iter().find(|v| rest.starts_with(**v))?;
     let value = rest[verb.len()..].trim_start_matches(['"', '\'', '`', ':', ' ']);
@@ -254,8 +303,10 @@ fn stated_value(text: &str, at: usize) -> Option<Range<usize>> {
 }
 
 fn value_range(text: &str, start: usize) -> Option<Range<usize>> {
-    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';' | '<' | '>' | ')');
-    let end = text[start..].find(ends).map_or(text.len(), |e| start + e);
+    let ends =
+        |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';' | '<' | '>' | ')');
+    let window = &text[start..floor_boundary(text, start + TOKEN_BYTES_MAX)];
+    let end = start + window.find(ends).unwrap_or(window.len());
     let value = text[start..end].trim_end_matches(['.', '?', '*']);
     (value.len() >= 4).then(|| start..start + value.len())
 }
@@ -270,26 +321,46 @@ impl Detector for UrlCredentials {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         for at in reading.literals_of(&self.scheme) {
             let rest = &reading.text[at.end..];
-            let authority = &rest[..rest.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '<' | '`')).unwrap_or(rest.len())];
+            let authority = &rest[..rest
+                .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '<' | '`'))
+                .unwrap_or(rest.len())];
             let Some((user, host)) = authority.rsplit_once('@') else { continue };
             let Some((name, password)) = user.split_once(':') else { continue };
-            if password.len() >= 3 && !host.is_empty() && name.len() < 64 && !is_placeholder(password) && !is_weak_sample(name, password) {
-                found.push(Candidate { range: at.end..at.end + user.len(), own: Own::Exactly(VeryLikely) });
+            if password.len() >= 3
+                && !host.is_empty()
+                && name.len() < 64
+                && !is_placeholder(password)
+                && !is_weak_sample(name, password)
+            {
+                found.push(Candidate {
+                    range: at.end..at.end + user.len(),
+                    own: Own::Exactly(VeryLikely),
+                });
             }
         }
         for at in reading.literals_of(&self.basic) {
             let rest = &reading.text[at.end..];
-            let pair = &rest[..rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'')).unwrap_or(rest.len())];
+            let pair = &rest[..rest
+                .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+                .unwrap_or(rest.len())];
             let Some((name, password)) = pair.split_once(':') else { continue };
-            if !name.is_empty() && password.len() >= 4 && !is_placeholder(password) && !is_weak_sample(name, password) {
-                found.push(Candidate { range: at.end..at.end + pair.len(), own: Own::Exactly(VeryLikely) });
+            if !name.is_empty()
+                && password.len() >= 4
+                && !is_placeholder(password)
+                && !is_weak_sample(name, password)
+            {
+                found.push(Candidate {
+                    range: at.end..at.end + pair.len(),
+                    own: Own::Exactly(VeryLikely),
+                });
             }
         }
     }
 }
 
 fn is_weak_sample(name: &str, password: &str) -> bool {
-    name.eq_ignore_ascii_case(password) || matches!((name, password), ("user", _) | ("username", _)) && !has_digit(password)
+    name.eq_ignore_ascii_case(password)
+        || matches!((name, password), ("user", _) | ("username", _)) && !has_digit(password)
 }
 
 fn has_digit(value: &str) -> bool {
@@ -299,20 +370,101 @@ fn has_digit(value: &str) -> bool {
 /// Values that stand for a value.
 fn is_placeholder(value: &str) -> bool {
     const PARTS: &[&str] = &[
-        "example", "your", "placeholder", "changeme", "change_me", "xxxx", "****", "....", "redacted", "dummy", "fake", "sample", "insert", "todo", "test1234", "foobar", "hunter2", "abcdef", "12345678", "secret_here", "my_", "_here", "<", "${", "{{", "%s", "$(", "process.env", "os.environ", "getenv", "env.", "config.", "settings.", "args.", "self.", "password", "passwort", "masked", "hidden", "deadbeef", "00000000",
+        "example",
+        "your",
+        "placeholder",
+        "changeme",
+        "change_me",
+        "xxxx",
+        "****",
+        "....",
+        "redacted",
+        "dummy",
+        "fake",
+        "sample",
+        "insert",
+        "todo",
+        "test1234",
+        "foobar",
+        "hunter2",
+        "abcdef",
+        "12345678",
+        "secret_here",
+        "my_",
+        "_here",
+        "<",
+        "${",
+        "{{",
+        "%s",
+        "$(",
+        "process.env",
+        "os.environ",
+        "getenv",
+        "env.",
+        "config.",
+        "settings.",
+        "args.",
+        "self.",
+        "password",
+        "passwort",
+        "masked",
+        "hidden",
+        "deadbeef",
+        "00000000",
     ];
     let lower = value.to_ascii_lowercase();
     let same = lower.bytes().all(|b| b == lower.as_bytes()[0]);
-    same || lower.starts_with(['$', '%', '{', '[', '(', '@']) && !has_digit(&lower) || PARTS.iter().any(|p| lower.contains(p))
+    same || lower.starts_with(['$', '%', '{', '[', '(', '@']) && !has_digit(&lower)
+        || PARTS.iter().any(|p| lower.contains(p))
 }
 
 /// Expressions and types of programs: `hash(x)`, `String`, `req.body.password`.
 fn is_code(value: &str) -> bool {
-    const WORDS: &[&str] = &["string", "str", "null", "none", "true", "false", "undefined", "required", "optional", "varchar", "text", "char", "bytes", "function", "await", "input", "nil", "self", "this", "request", "param", "bool", "boolean", "integer", "number", "any", "object"];
+    const WORDS: &[&str] = &[
+        "string",
+        "str",
+        "null",
+        "none",
+        "true",
+        "false",
+        "undefined",
+        "required",
+        "optional",
+        "varchar",
+        "text",
+        "char",
+        "bytes",
+        "function",
+        "await",
+        "input",
+        "nil",
+        "self",
+        "this",
+        "request",
+        "param",
+        "bool",
+        "boolean",
+        "integer",
+        "number",
+        "any",
+        "object",
+    ];
     let lower = value.to_ascii_lowercase();
     let bare = lower.trim_end_matches(|c: char| !c.is_alphanumeric());
-    let starts_like_code = WORDS.iter().any(|w| bare == *w || lower.strip_prefix(w).is_some_and(|rest| rest.starts_with(['(', '[', '.', '<', '|', '?'])));
-    let is_path = value.contains('(') || value.contains("->") || value.contains("::") || (value.contains('.') && value.split('.').all(|p| p.chars().next().is_some_and(char::is_alphabetic) && p.chars().all(|c| c.is_alphanumeric() || c == '_')));
+    let starts_like_code = WORDS.iter().any(|w| {
+        bare == *w
+            || lower
+                .strip_prefix(w)
+                .is_some_and(|rest| rest.starts_with(['(', '[', '.', '<', '|', '?']))
+    });
+    let is_path = value.contains('(')
+        || value.contains("->")
+        || value.contains("::")
+        || (value.contains('.')
+            && value.split('.').all(|p| {
+                p.chars().next().is_some_and(char::is_alphabetic)
+                    && p.chars().all(|c| c.is_alphanumeric() || c == '_')
+            }));
     starts_like_code || is_path
 }
 

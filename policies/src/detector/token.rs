@@ -15,7 +15,11 @@ const SINGLES_MAX: usize = 34;
 const LETTERS_MAX: usize = 6;
 
 /// Calls `found` with every code of at most `chars_max` characters that has a digit and a letter.
-pub(crate) fn for_each_code(reading: &Reading<'_>, chars_max: usize, mut found: impl FnMut(Code<'_>)) {
+pub(crate) fn for_each_code(
+    reading: &Reading<'_>,
+    chars_max: usize,
+    mut found: impl FnMut(Code<'_>),
+) {
     if !reading.text.bytes().any(|b| b.is_ascii_digit()) {
         return;
     }
@@ -23,7 +27,8 @@ pub(crate) fn for_each_code(reading: &Reading<'_>, chars_max: usize, mut found: 
     let mut compact = [0u8; 64];
     for first in 0..chunks.len() {
         let mut len = 0;
-        let spelled = chunks[first].len() == 1 && chunks.get(first + 1).is_some_and(|c| c.len() == 1);
+        let spelled =
+            chunks[first].len() == 1 && chunks.get(first + 1).is_some_and(|c| c.len() == 1);
         let most = if spelled { SINGLES_MAX } else { CHUNKS_MAX };
         for last in first..chunks.len().min(first + most) {
             if last > first && !joins(reading.text, &chunks[last - 1], &chunks[last]) {
@@ -58,7 +63,8 @@ fn chunks(reading: &Reading<'_>) -> Vec<Range<usize>> {
             last_digit = Some(i);
         }
         // Far from any digit nothing can be a code; three words are looked ahead.
-        let ahead = || words[i + 1..].iter().take(3).any(|w| bytes[w.start as usize].is_ascii_digit());
+        let ahead =
+            || words[i + 1..].iter().take(3).any(|w| bytes[w.start as usize].is_ascii_digit());
         let close = last_digit.is_some_and(|d| i - d <= 3) || ahead();
         match chunks.last_mut() {
             Some((last, has_digit)) if last.end == range.start => {
@@ -70,11 +76,20 @@ fn chunks(reading: &Reading<'_>) -> Vec<Range<usize>> {
         }
     }
     let digit = |i: usize| chunks.get(i).is_some_and(|(_, digit)| *digit);
-    let near_digit = |i: usize, len: usize| digit(i) || i > 0 && digit(i - 1) || digit(i + 1) || len == 1 && digit(i + 2);
-    let keep = |i: usize, r: &Range<usize>| {
-        near_digit(i, r.len()) && (digit(i) || r.len() <= LETTERS_MAX) && bytes[r.clone()].is_ascii()
+    let near_digit = |i: usize, len: usize| {
+        digit(i) || i > 0 && digit(i - 1) || digit(i + 1) || len == 1 && digit(i + 2)
     };
-    chunks.iter().enumerate().filter(|(i, (r, _))| keep(*i, r)).map(|(_, (r, _))| r.clone()).collect()
+    let keep = |i: usize, r: &Range<usize>| {
+        near_digit(i, r.len())
+            && (digit(i) || r.len() <= LETTERS_MAX)
+            && bytes[r.clone()].is_ascii()
+    };
+    chunks
+        .iter()
+        .enumerate()
+        .filter(|(i, (r, _))| keep(*i, r))
+        .map(|(_, (r, _))| r.clone())
+        .collect()
 }
 
 fn joins(text: &str, before: &Range<usize>, after: &Range<usize>) -> bool {

@@ -40,12 +40,13 @@ pub(super) fn decode(
             b'&' if signs.has_ampersand => entity(text, at),
             b'=' if signs.has_equals => escapes(text, at, quoted_printable),
             byte if is_token(byte) => {
-                let found = token(text, at, signs, budget, opaque);
-                if found.is_none() {
-                    at = token_end(bytes, at);
+                let (end, decoded) = token(text, at, signs, budget, opaque);
+                if decoded.is_none() {
+                    // What could not be decoded is not tried again from its middle.
+                    at = end;
                     continue;
                 }
-                found
+                decoded.map(|decoded| (end, decoded))
             }
             _ => None,
         };
@@ -71,33 +72,34 @@ fn token_end(bytes: &[u8], at: usize) -> usize {
     at + bytes[at..].iter().take_while(|b| is_token(**b)).count()
 }
 
-/// A token that starts here, decoded as hexadecimal or base64.
+/// A token that starts here: where it ends, and what it decodes to as hexadecimal or base64.
 fn token(
     text: &str,
     start: usize,
     signs: &Signs,
     budget: &mut Budget,
     opaque: &mut Vec<(ContentKind, Range<usize>)>,
-) -> Found {
+) -> (usize, Option<String>) {
     let bytes = text.as_bytes();
     let end = token_end(bytes, start);
-    if signs.has_hex_pairs
-        && let Some(found) = hex_pairs(text, start)
-    {
-        return Some(found);
+    if signs.has_hex_pairs {
+        let (pairs_end, decoded) = hex_pairs(text, start);
+        if pairs_end > start {
+            return (pairs_end.max(end), decoded);
+        }
     }
     if end - start < TOKEN_BYTES_MIN {
-        return None;
+        return (end, None);
     }
     if let Some(decoded) = hex(&bytes[start..end]).and_then(|b| readable(&b)) {
-        return Some((end, decoded));
+        return (end, Some(decoded));
     }
     base64_block(text, start, end, budget, opaque)
 }
 
 fn hex(digits: &[u8]) -> Option<Vec<u8>> {
     let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     digits.chunks_exact(2).map(|pair| hex_byte(pair[0], pair[1])).collect()
@@ -108,14 +110,16 @@ fn hex_byte(high: u8, low: u8) -> Option<u8> {
     Some((value(high)? * 16 + value(low)?) as u8)
 }
 
-/// `35 33 36`, `35:33:36`, `0x35, 0x33`.
-fn hex_pairs(text: &str, start: usize) -> Found {
+/// `35 33 36`, `35:33:36`, `0x35, 0x33`: the end of the pairs, and their text.
+fn hex_pairs(text: &str, start: usize) -> (usize, Option<String>) {
     let bytes = text.as_bytes();
     let mut decoded = Vec::new();
     let (mut at, mut end) = (start, start);
     loop {
         let prefix = if bytes[at..].starts_with(b"0x") { 2 } else { 0 };
-        let (Some(&high), Some(&low)) = (bytes.get(at + prefix), bytes.get(at + prefix + 1)) else { break };
+        let (Some(&high), Some(&low)) = (bytes.get(at + prefix), bytes.get(at + prefix + 1)) else {
+            break;
+        };
         let Some(byte) = hex_byte(high, low) else { break };
         if bytes.get(at + prefix + 2).is_some_and(|b| is_token(*b)) {
             break;
@@ -128,9 +132,12 @@ fn hex_pairs(text: &str, start: usize) -> Found {
             break;
         }
     }
+    if decoded.len() < HEX_PAIRS_MIN {
+        return (start, None);
+    }
     let has_letter = decoded.iter().any(|b| !b.is_ascii_digit());
-    let decoded = (decoded.len() >= HEX_PAIRS_MIN).then(|| readable(&decoded)).flatten()?;
-    (has_letter || decoded.len() >= 9).then_some((end, decoded))
+    let text = readable(&decoded).filter(|text| has_letter || text.len() >= 9);
+    (end, text)
 }
 
 /// Base64 from `start`, over wrapped lines and padding.
@@ -140,7 +147,7 @@ fn base64_block(
     first_end: usize,
     budget: &mut Budget,
     opaque: &mut Vec<(ContentKind, Range<usize>)>,
-) -> Found {
+) -> (usize, Option<String>) {
     let bytes = text.as_bytes();
     let mut end = first_end;
     let mut line_start = start;
@@ -155,21 +162,22 @@ fn base64_block(
     let padded_end = end + bytes[end..].iter().take(2).take_while(|b| **b == b'=').count();
     let body = &bytes[start..end];
     if is_plain_word(body) {
-        return None;
+        return (end, None);
     }
-    let data = base64(body)?;
+    let Some(data) = base64(body) else { return (end, None) };
     let decoded = readable(&data).or_else(|| inflated(&data, budget));
     if decoded.is_none() && data.len() >= OPAQUE_BYTES_MIN && !is_public(text, start) {
         opaque.push((kind_of(&data), start..padded_end));
     }
-    Some((padded_end, decoded?))
+    (padded_end, decoded)
 }
 
 /// Words, paths and identifiers: base64 of any length mixes cases or holds digits.
 fn is_plain_word(token: &[u8]) -> bool {
     let has = |test: fn(&u8) -> bool| token.iter().any(test);
     let separators = token.iter().filter(|b| matches!(b, b'-' | b'_' | b'/')).count();
-    let is_mixed = has(u8::is_ascii_uppercase) && (has(u8::is_ascii_lowercase) || has(u8::is_ascii_digit));
+    let is_mixed =
+        has(u8::is_ascii_uppercase) && (has(u8::is_ascii_lowercase) || has(u8::is_ascii_digit));
     !is_mixed || separators * 8 > token.len()
 }
 
@@ -206,7 +214,8 @@ fn readable(data: &[u8]) -> Option<String> {
     if let Ok(text) = std::str::from_utf8(data) {
         let total = text.chars().count();
         let printable = text.chars().filter(|c| !c.is_control() || c.is_whitespace()).count();
-        return (total >= 4 && printable * 100 >= total * PRINTABLE_PERCENT_MIN).then(|| text.to_owned());
+        return (total >= 4 && printable * 100 >= total * PRINTABLE_PERCENT_MIN)
+            .then(|| text.to_owned());
     }
     utf16(data)
 }
@@ -224,7 +233,9 @@ fn inflated(data: &[u8], budget: &mut Budget) -> Option<String> {
     let most = budget.left().min(data.len() * INFLATE_FACTOR_MAX) as u64;
     let mut unpacked = Vec::new();
     let complete = match data {
-        [0x1f, 0x8b, ..] => flate2::read::GzDecoder::new(data).take(most + 1).read_to_end(&mut unpacked),
+        [0x1f, 0x8b, ..] => {
+            flate2::read::GzDecoder::new(data).take(most + 1).read_to_end(&mut unpacked)
+        }
         [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => {
             flate2::read::ZlibDecoder::new(data).take(most + 1).read_to_end(&mut unpacked)
         }
@@ -248,7 +259,11 @@ fn inflated(data: &[u8], budget: &mut Budget) -> Option<String> {
 fn is_public(text: &str, start: usize) -> bool {
     let before = &text.as_bytes()[start.saturating_sub(64)..start];
     let has = |needle: &[u8]| before.windows(needle.len()).any(|w| w.eq_ignore_ascii_case(needle));
-    has(b"CERTIFICATE") || has(b"PUBLIC KEY") || has(b"ssh-rsa") || has(b"sha512-") || has(b"SIGNATURE")
+    has(b"CERTIFICATE")
+        || has(b"PUBLIC KEY")
+        || has(b"ssh-rsa")
+        || has(b"sha512-")
+        || has(b"SIGNATURE")
 }
 
 fn kind_of(data: &[u8]) -> ContentKind {
@@ -280,7 +295,7 @@ fn escapes(text: &str, start: usize, one: fn(&[u8]) -> Option<(usize, Escaped)>)
     if at == start {
         return None;
     }
-    String::from_utf8(decoded).ok().map(|decoded| (at, decoded))
+    Some((at, String::from_utf8_lossy(&decoded).into_owned()))
 }
 
 enum Escaped {
@@ -331,8 +346,14 @@ fn backslash(rest: &[u8]) -> Option<(usize, Escaped)> {
 /// An HTML character reference, numeric or one of the names that occur in running text.
 fn entity(text: &str, start: usize) -> Found {
     const NAMES: [(&str, char); 8] = [
-        ("amp", '&'), ("lt", '<'), ("gt", '>'), ("quot", '"'), ("apos", '\''), ("nbsp", ' '),
-        ("shy", '\u{ad}'), ("zwnj", '\u{200c}'),
+        ("amp", '&'),
+        ("lt", '<'),
+        ("gt", '>'),
+        ("quot", '"'),
+        ("apos", '\''),
+        ("nbsp", ' '),
+        ("shy", '\u{ad}'),
+        ("zwnj", '\u{200c}'),
     ];
     let rest = &text[start + 1..];
     let end = rest.bytes().take(10).position(|b| b == b';')?;

@@ -103,7 +103,8 @@ impl Folding {
             self.replace_twins();
         }
         self.word_start = self.text.len();
-        (self.word_has_latin, self.word_has_confusable, self.word_has_other) = (false, false, false);
+        (self.word_has_latin, self.word_has_confusable, self.word_has_other) =
+            (false, false, false);
     }
 
     fn replace_twins(&mut self) {
@@ -113,10 +114,12 @@ impl Folding {
         let old = self.pieces.split_off(first);
         for (offset, c) in word.char_indices() {
             let at = self.word_start + offset;
-            let source = old[..old.partition_point(|p| p.view as usize <= at)].last().copied().or(carried);
+            let source =
+                old[..old.partition_point(|p| p.view as usize <= at)].last().copied().or(carried);
             let source = source.expect("every character was put with a piece");
             let parent = source.parent_of(at).0;
-            let end = if source.copied { parent + c.len_utf8() } else { source.parent_end as usize };
+            let end =
+                if source.copied { parent + c.len_utf8() } else { source.parent_end as usize };
             let twin = latin_twin(c).unwrap_or(c);
             self.pieces.push(piece(self.text.len(), parent, end - parent, twin));
             self.text.push(twin);
@@ -187,13 +190,54 @@ const ZERO_DIGITS: [u32; 66] = [
 /// The Latin letter that looks the same as a Cyrillic, Greek, Armenian or Cherokee one.
 fn latin_twin(c: char) -> Option<char> {
     const TWINS: &[(&str, char)] = &[
-        ("аɑα", 'a'), ("АΑᎪ", 'A'), ("ВΒᏴ", 'B'), ("Ьь", 'b'), ("сϲ", 'c'), ("СϹᏟ", 'C'), ("ԁ", 'd'),
-        ("Ꭰ", 'D'), ("еє", 'e'), ("ЕΕᎬ", 'E'), ("ɡ", 'g'), ("Ԍ", 'G'), ("һհ", 'h'), ("НΗᎻ", 'H'),
-        ("іιı", 'i'), ("ІΙӀ", 'I'), ("ј", 'j'), ("Ј", 'J'), ("κк", 'k'), ("КΚ", 'K'), ("ӏ", 'l'),
-        ("Ꮮ", 'L'), ("м", 'm'), ("МΜ", 'M'), ("ոп", 'n'), ("Ν", 'N'), ("оοօ", 'o'), ("ОΟՕ", 'O'),
-        ("рρ", 'p'), ("РΡᏢ", 'P'), ("ԛ", 'q'), ("Ԛ", 'Q'), ("г", 'r'), ("ѕ", 's'), ("ЅᏚ", 'S'),
-        ("т", 't'), ("ТΤᎢ", 'T'), ("υս", 'u'), ("Ս", 'U'), ("ν", 'v'), ("Ѵ", 'V'), ("ѡԝω", 'w'),
-        ("ԜᎳ", 'W'), ("хχ", 'x'), ("ХΧ", 'X'), ("уγү", 'y'), ("УΥҮ", 'Y'), ("Ζ", 'Z'),
+        ("аɑα", 'a'),
+        ("АΑᎪ", 'A'),
+        ("ВΒᏴ", 'B'),
+        ("Ьь", 'b'),
+        ("сϲ", 'c'),
+        ("СϹᏟ", 'C'),
+        ("ԁ", 'd'),
+        ("Ꭰ", 'D'),
+        ("еє", 'e'),
+        ("ЕΕᎬ", 'E'),
+        ("ɡ", 'g'),
+        ("Ԍ", 'G'),
+        ("һհ", 'h'),
+        ("НΗᎻ", 'H'),
+        ("іιı", 'i'),
+        ("ІΙӀ", 'I'),
+        ("ј", 'j'),
+        ("Ј", 'J'),
+        ("κк", 'k'),
+        ("КΚ", 'K'),
+        ("ӏ", 'l'),
+        ("Ꮮ", 'L'),
+        ("м", 'm'),
+        ("МΜ", 'M'),
+        ("ոп", 'n'),
+        ("Ν", 'N'),
+        ("оοօ", 'o'),
+        ("ОΟՕ", 'O'),
+        ("рρ", 'p'),
+        ("РΡᏢ", 'P'),
+        ("ԛ", 'q'),
+        ("Ԛ", 'Q'),
+        ("г", 'r'),
+        ("ѕ", 's'),
+        ("ЅᏚ", 'S'),
+        ("т", 't'),
+        ("ТΤᎢ", 'T'),
+        ("υս", 'u'),
+        ("Ս", 'U'),
+        ("ν", 'v'),
+        ("Ѵ", 'V'),
+        ("ѡԝω", 'w'),
+        ("ԜᎳ", 'W'),
+        ("хχ", 'x'),
+        ("ХΧ", 'X'),
+        ("уγү", 'y'),
+        ("УΥҮ", 'Y'),
+        ("Ζ", 'Z'),
     ];
     if !matches!(c as u32, 0x131 | 0x250..=0x58f | 0x13a0..=0x13ff) {
         return None;

@@ -13,7 +13,9 @@ pub(super) fn digits(text: &str, budget: &mut Budget) -> Option<Rewritten> {
     while at < bytes.len() {
         let end = at + bytes[at..].iter().take_while(|b| b.is_ascii_alphanumeric()).count();
         if is_disguised(&bytes[at..end]) && has_digits_beside(bytes, at, end) {
-            for (i, byte) in bytes[at..end].iter().enumerate().filter(|(_, b)| b.is_ascii_alphabetic()) {
+            for (i, byte) in
+                bytes[at..end].iter().enumerate().filter(|(_, b)| b.is_ascii_alphabetic())
+            {
                 let digit = twin(*byte).expect("is_disguised let only twins through");
                 rewrite.replace(text, at + i..at + i + 1, digit);
             }
@@ -27,7 +29,10 @@ pub(super) fn digits(text: &str, budget: &mut Budget) -> Option<Rewritten> {
 /// Digits and a few letters that look like digits, more of the former.
 fn is_disguised(token: &[u8]) -> bool {
     let digits = token.iter().filter(|b| b.is_ascii_digit()).count();
-    digits >= 2 && digits < token.len() && token.len() - digits <= digits && token.iter().all(|b| b.is_ascii_digit() || twin(*b).is_some())
+    digits >= 2
+        && digits < token.len()
+        && token.len() - digits <= digits
+        && token.iter().all(|b| b.is_ascii_digit() || twin(*b).is_some())
 }
 
 fn has_digits_beside(bytes: &[u8], start: usize, end: usize) -> bool {

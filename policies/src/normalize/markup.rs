@@ -39,7 +39,8 @@ fn replacement(mark: &str) -> &'static str {
     const BLOCKS: [&str; 10] = ["br", "p", "div", "td", "tr", "th", "li", "h", "table", "ul"];
     let name = mark.trim_start_matches(['<', '/']).to_ascii_lowercase();
     let is_block = |block: &str| {
-        name.strip_prefix(block).is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_lowercase()))
+        name.strip_prefix(block)
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_lowercase()))
     };
     if mark.starts_with('<') && BLOCKS.into_iter().any(is_block) { " " } else { "" }
 }
@@ -47,7 +48,8 @@ fn replacement(mark: &str) -> &'static str {
 /// End of the tag or comment that starts here, or `start` if this is no tag.
 fn tag_end(text: &str, start: usize) -> usize {
     let bytes = text.as_bytes();
-    let opens = bytes.get(start + 1).is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'/' | b'!'));
+    let opens =
+        bytes.get(start + 1).is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'/' | b'!'));
     let window = &bytes[start..bytes.len().min(start + TAG_BYTES_MAX)];
     match window.iter().position(|b| *b == b'>') {
         Some(offset) if opens => start + offset + 1,
@@ -58,13 +60,20 @@ fn tag_end(text: &str, start: usize) -> usize {
 /// End of `" + "`, `", "`, `" "` between two short literals of digits or token characters.
 fn joined_literals_end(bytes: &[u8], start: usize) -> usize {
     let quote = bytes[start];
-    let Some(offset) = bytes[start + 1..].iter().take(12).position(|b| *b == quote) else { return start };
+    let Some(offset) = bytes[start + 1..].iter().take(12).position(|b| *b == quote) else {
+        return start;
+    };
     let end = start + 1 + offset;
     let between = &bytes[start + 1..end];
     let is_glue = |b: &u8| matches!(b, b' ' | b'+' | b'.' | b'&' | b'\n' | b'\t' | b'\\');
-    let is_value = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(b));
+    let is_value =
+        |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(b));
     let inside = start.checked_sub(1).and_then(|i| bytes.get(i));
-    if !between.is_empty() && between.iter().all(is_glue) && is_value(inside) && is_value(bytes.get(end + 1)) {
+    if !between.is_empty()
+        && between.iter().all(is_glue)
+        && is_value(inside)
+        && is_value(bytes.get(end + 1))
+    {
         return end + 1;
     }
     start

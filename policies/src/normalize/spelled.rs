@@ -16,7 +16,7 @@ pub(super) fn digits(text: &str, budget: &mut Budget) -> Option<Rewritten> {
     let mut words = Words { text, at: 0 };
     while let Some((start, word)) = words.next() {
         let Some(sequence) = Sequence::read(text, start, word, &mut words) else { continue };
-        if sequence.word_count >= ITEMS_MIN && sequence.digits.len() >= ITEMS_MIN + 1 {
+        if sequence.word_count >= ITEMS_MIN && sequence.digits.len() > ITEMS_MIN {
             if !budget.take(text.len() / 8 + 64) {
                 break;
             }
@@ -39,7 +39,8 @@ pub(super) fn may_spell_digits(text: &str) -> bool {
             continue;
         }
         let len = bytes[at..].iter().take_while(|b| is_letter(**b)).count();
-        in_a_row = if len <= 10 && BEGINNINGS.contains(&bytes[at..at + len]) { in_a_row + 1 } else { 0 };
+        in_a_row =
+            if len <= 10 && BEGINNINGS.contains(&bytes[at..at + len]) { in_a_row + 1 } else { 0 };
         if in_a_row >= ITEMS_MIN {
             return true;
         }
@@ -162,7 +163,8 @@ impl<'a> Words<'a> {
 
 /// Whether two number words belong to one dictation.
 fn joins(between: &str) -> bool {
-    between.len() <= 3 && between.bytes().all(|b| matches!(b, b' ' | b',' | b'-' | b'.' | b'/' | b'\n'))
+    between.len() <= 3
+        && between.bytes().all(|b| matches!(b, b' ' | b',' | b'-' | b'.' | b'/' | b'\n'))
 }
 
 /// How often the next word counts.

@@ -35,6 +35,18 @@ pub(crate) struct Files {
     pub(crate) detectors: Vec<Document>,
 }
 
+impl Files {
+    /// A pack that is given and not named would be silently without effect.
+    fn check_named(&self, pack: &Source) -> Result<(), PolicyError> {
+        if self.packs.iter().any(|(document, _)| document.source == *pack) {
+            return Ok(());
+        }
+        let message = "is given but the site does not name it".to_owned();
+        let hint = format!("add {} under packs: in the site file", pack.name);
+        Err(PolicyError::about_file(&pack.name, message, Some(hint)))
+    }
+}
+
 /// The names and texts of all shipped policy files: site, packs, detector files.
 pub fn shipped_sources() -> Vec<Source> {
     let mut sources = vec![source("site.yaml", SHIPPED_SITE)];
@@ -124,7 +136,11 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
         }
     }
     match site {
-        Some(site) => gather(site, &Shelf::Given(sources), given),
+        Some(site) => {
+            let files = gather(site, &Shelf::Given(sources), given)?;
+            packs.iter().try_for_each(|pack| files.check_named(&pack.source))?;
+            Ok(files)
+        }
         None => {
             let site = Document::parse(source("site.yaml", SHIPPED_SITE))?;
             let mut spec: SiteSpec = typed(&site)?;
