@@ -19,6 +19,7 @@ use sluice_policies::{
 };
 use tokio::time::Instant;
 
+use crate::active_policy::ActivePolicy;
 use crate::api::{ApiError, Request};
 use crate::audit::{AuditLog, RefusalRecord};
 use crate::identity::Callers;
@@ -45,8 +46,8 @@ pub struct Gateway {
 pub struct Parts {
     /// Trial or production.
     pub mode: Mode,
-    /// The active policies.
-    pub policy: Arc<PolicySet>,
+    /// The policies in force.
+    pub policy: ActivePolicy,
     /// Who may call.
     pub callers: Callers,
     /// What can answer, in the config's order.
@@ -64,6 +65,8 @@ pub struct Parts {
 /// One request under way: what all its attempts share.
 struct Ask {
     id: String,
+    /// The policies in force when it came: all its decisions are theirs.
+    policy: Arc<PolicySet>,
     request: Request,
     classification: Classification,
     stripped: Vec<String>,
@@ -85,8 +88,8 @@ impl Gateway {
         &self.parts.callers
     }
 
-    /// The active policies.
-    pub fn policy(&self) -> &PolicySet {
+    /// The policies in force.
+    pub fn policy(&self) -> &ActivePolicy {
         &self.parts.policy
     }
 
@@ -108,14 +111,15 @@ impl Gateway {
     /// Answers a request. Dropping the future, or the reply's stream, cancels the upstream.
     pub async fn handle(&self, mut request: Request) -> Reply {
         let started = Instant::now();
-        let Some(mut classification) = self.classify(&request.prompt).await else {
+        let policy = self.parts.policy.current();
+        let Some(mut classification) = classify(&policy, &request.prompt).await else {
             return Reply::error(&ApiError::internal());
         };
         // Nothing here puts placeholders in yet, so policy must decide as if none could be.
         classification.redactable = false;
         let stripped = request.chat.strip(&classification.strip);
         let mut facts = self.facts(&request);
-        let mut decision = self.parts.policy.decide(&classification, &facts);
+        let mut decision = policy.decide(&classification, &facts);
         self.parts.metrics.decision(started.elapsed());
         // Of the text itself, not of the moment: an audit log that was down must not taint for good.
         let never_cloud = classification.never_cloud || facts.tainted;
@@ -126,7 +130,8 @@ impl Gateway {
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
-        let ask = Ask { id, request, classification, stripped, allowed, never_cloud, started };
+        let ask =
+            Ask { id, policy, request, classification, stripped, allowed, never_cloud, started };
         if !ask.is_stripped_whole() {
             return self.refuse(&ask, &decision, &facts, &ApiError::internal()).await;
         }
@@ -144,7 +149,7 @@ impl Gateway {
                 step = (step * 2).min(QUEUE_STEP_MAX);
                 asked.clear();
                 facts = self.facts(&ask.request);
-                decision = self.parts.policy.decide(&ask.classification, &facts);
+                decision = ask.policy.decide(&ask.classification, &facts);
                 continue;
             };
             number += 1;
@@ -168,20 +173,10 @@ impl Gateway {
                     last = Some(error);
                 }
             }
-            decision = self.parts.policy.decide(&ask.classification, &facts);
+            decision = ask.policy.decide(&ask.classification, &facts);
         }
         let error = final_error(&decision, last.as_ref());
         self.refuse(&ask, &decision, &facts, &error).await
-    }
-
-    /// Scans a prompt. `None` if the scan itself died: then nothing is known and nothing leaves.
-    async fn classify(&self, prompt: &Arc<Prompt>) -> Option<Classification> {
-        let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
-        if bytes <= SCAN_INLINE_BYTES_MAX {
-            return Some(self.parts.policy.classify(prompt));
-        }
-        let (policy, prompt) = (self.parts.policy.clone(), prompt.clone());
-        tokio::task::spawn_blocking(move || policy.classify(&prompt)).await.ok()
     }
 
     fn facts(&self, request: &Request) -> Facts {
@@ -267,7 +262,7 @@ impl Gateway {
             id: &ask.id,
             route,
             upstream: upstream.map(|u| u.id().as_str()),
-            quality: upstream.map_or("none", |u| self.quality(u)),
+            quality: upstream.map_or("none", |u| Gateway::quality(ask, u)),
             decision,
             stripped: &ask.stripped,
         }
@@ -285,8 +280,8 @@ impl Gateway {
         );
     }
 
-    fn quality(&self, upstream: &Upstream) -> &'static str {
-        match self.parts.policy.standing(&upstream.facts(), today()).quality {
+    fn quality(ask: &Ask, upstream: &Upstream) -> &'static str {
+        match ask.policy.standing(&upstream.facts(), today()).quality {
             Quality::Demo => "demo",
             Quality::General => "general",
             Quality::Approved => "approved",
@@ -323,6 +318,7 @@ impl Gateway {
             engine: engine.map(|f| (f.running, f.waiting)),
             audit_writable: self.parts.audit.is_writable(),
             audit_failures: self.parts.audit.failures(),
+            policy_reload_failed: self.parts.policy.reload_failed(),
         }
     }
 }
@@ -341,6 +337,16 @@ fn may_queue(ask: &Ask, decision: &Decision, last: Option<&UpstreamError>, step:
     let Some(queue_ms_max) = decision.queue_ms_max else { return false };
     let time_is_up = ask.started + Duration::from_millis(queue_ms_max);
     last.is_none_or(UpstreamError::may_pass) && Instant::now() + step <= time_is_up
+}
+
+/// Scans a prompt. `None` if the scan itself died: then nothing is known and nothing leaves.
+async fn classify(policy: &Arc<PolicySet>, prompt: &Arc<Prompt>) -> Option<Classification> {
+    let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
+    if bytes <= SCAN_INLINE_BYTES_MAX {
+        return Some(policy.classify(prompt));
+    }
+    let (policy, prompt) = (policy.clone(), prompt.clone());
+    tokio::task::spawn_blocking(move || policy.classify(&prompt)).await.ok()
 }
 
 fn mark_down(facts: &mut Facts, upstream: &Upstream) {

@@ -9,6 +9,7 @@
 //! reply is in a log, metric, error, audit record or `Debug`.
 #![forbid(unsafe_code)]
 
+pub mod active_policy;
 pub mod api;
 pub mod audit;
 pub mod breaker;
@@ -28,10 +29,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sluice_engine::{Engine, EngineOptions};
-use sluice_policies::PolicySet;
 
 pub use error::ServeError;
 
+use crate::active_policy::ActivePolicy;
 use crate::audit::AuditLog;
 use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
 use crate::gateway::{Gateway, Parts};
@@ -50,7 +51,8 @@ pub struct Started {
     pub gateway: Arc<Gateway>,
 }
 
-/// Serves until SIGTERM or ctrl-c, then drains. `ready` is called once both listeners are open.
+/// Serves until SIGTERM or ctrl-c, then drains; SIGHUP reads the policy files again. `ready` is called
+/// once both listeners are open.
 ///
 /// Every edge upstream in `config` must name its model.
 pub async fn serve(config: Config, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
@@ -76,24 +78,52 @@ pub async fn serve_until(
         .await
         .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))?;
     let gateway = Arc::new(gateway);
+    let reloading = reload_on_hangup(gateway.clone())?;
     ready(&Started {
         traffic: traffic_address,
         metrics: metrics_address,
         gateway: gateway.clone(),
     });
     server::Server::new(gateway).run(traffic, metrics, limits, patience, stop).await;
+    reloading.abort();
     Ok(())
+}
+
+/// Reads the policy files again at every SIGHUP, for as long as the returned task runs.
+#[cfg(unix)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it holds no request; the caller ends it after the drain"
+)]
+fn reload_on_hangup(gateway: Arc<Gateway>) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
+    Ok(tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            let gateway = gateway.clone();
+            let reloaded = tokio::task::spawn_blocking(move || gateway.policy().reload()).await;
+            match reloaded {
+                Ok(Ok(set)) => tracing::info!(digest = set.digest(), "policies reloaded"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "policies refused; the last good set stays in force");
+                }
+                Err(_) => tracing::error!("policy reload died; the last good set stays in force"),
+            }
+        }
+    }))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::disallowed_methods, reason = "it does nothing")]
+fn reload_on_hangup(_: Arc<Gateway>) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    Ok(tokio::spawn(std::future::ready(())))
 }
 
 /// Builds a gateway from its config: policies, keys, models, clients, audit log. Reads files and may
 /// take seconds.
 pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
-    let policy = match &config.policy.site {
-        Some(site) => PolicySet::load_site(site),
-        None => PolicySet::shipped(),
-    }
-    .map_err(ServeError::Policy)?;
-    for warning in policy.warnings() {
+    let policy = ActivePolicy::load(config.policy.site.clone()).map_err(ServeError::Policy)?;
+    for warning in policy.current().warnings() {
         tracing::warn!(%warning, "policy has a weakness");
     }
     let callers = match &config.identity.keys {
@@ -102,7 +132,7 @@ pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
     };
     Ok(Gateway::new(Parts {
         mode: config.mode,
-        policy: Arc::new(policy),
+        policy,
         callers,
         upstreams: config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
         offline_declared: config.offline.declared,

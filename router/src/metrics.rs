@@ -35,6 +35,7 @@ pub struct Metrics {
     engine_waiting: IntGauge,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
+    policy_reload_failed: IntGauge,
     reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
@@ -49,6 +50,8 @@ pub struct Snapshot<'a> {
     pub audit_writable: bool,
     /// Records that could not be written.
     pub audit_failures: u64,
+    /// The last policy reload was refused.
+    pub policy_reload_failed: bool,
 }
 
 impl Metrics {
@@ -116,6 +119,11 @@ impl Metrics {
                 r,
                 "sluice_audit_write_failures",
                 "Audit records that could not be written since the start.",
+            )?,
+            policy_reload_failed: gauge(
+                r,
+                "sluice_policy_reload_failed",
+                "1 if the last policy reload was refused and an older set is in force.",
             )?,
             reply_findings: counters(
                 r,
@@ -199,6 +207,7 @@ impl Metrics {
             self.engine_waiting.set(waiting as i64);
         }
         self.audit_writable.set(i64::from(now.audit_writable));
+        self.policy_reload_failed.set(i64::from(now.policy_reload_failed));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
         let mut text = String::new();
         TextEncoder::new()
@@ -305,6 +314,7 @@ mod tests {
         let now = Snapshot {
             upstreams: vec![("edge", true), ("cloud", false)],
             engine: Some((2, 5)),
+            policy_reload_failed: false,
             audit_writable: true,
             audit_failures: 3,
         };

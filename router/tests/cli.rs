@@ -223,6 +223,44 @@ fn serves_what_it_announces_and_drains_on_sigterm() {
     assert!(Path::new(state.path()).join("sluice/audit/audit.jsonl").exists());
 }
 
+#[test]
+fn sighup_puts_a_changed_policy_in_force_and_keeps_the_last_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = folder.path().join("site.yaml");
+    let shipped = include_str!("../../policies/site.yaml");
+    std::fs::write(&site, shipped).unwrap();
+    let policies = site.to_str().unwrap();
+    let serve = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--policies", policies];
+    let mut child =
+        command(&serve).env("XDG_STATE_HOME", folder.path()).spawn().expect("the binary starts");
+    let metrics = announced(&mut child, "metrics");
+    let address = metrics.trim_start_matches("http://").replace("/metrics", "");
+    let ready = || -> Value {
+        let reply = get(&address, "/readyz");
+        serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap()
+    };
+    let hang_up = |until: &dyn Fn(&Value) -> bool| {
+        let killed = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        let seen = std::iter::repeat_with(|| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            ready()
+        });
+        seen.take(1500).find(|detail| until(detail)).expect("the reload shows within half a minute")
+    };
+    let first = ready()["policy"].clone();
+
+    std::fs::write(&site, shipped.replace("caller_unknown:", "caller_unknwon:")).unwrap();
+    let refused = hang_up(&|detail| detail["policy_reload"] != "ok");
+    assert_eq!((&refused["policy"], &refused["ready"]), (&first, &Value::Bool(true)));
+
+    std::fs::write(&site, shipped.replace("version: \"1.0.0\"", "version: \"1.0.1\"")).unwrap();
+    let renewed = hang_up(&|detail| detail["policy"] != first);
+    assert_eq!(renewed["policy_reload"], "ok");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// The address in the announcement; the rest of stdout is read on, so that the pipe stays open.
 fn announced(child: &mut Child, name: &str) -> String {
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();

@@ -153,7 +153,8 @@ impl fmt::Display for Announcement<'_> {
         for upstream in started.gateway.upstreams() {
             writeln!(f, "  upstream  {}", upstream_words(upstream))?;
         }
-        let digest = started.gateway.policy().digest();
+        let policy = started.gateway.policy().current();
+        let digest = policy.digest();
         writeln!(f, "  policies  {}, digest {digest:.12}", about.policies)?;
         writeln!(f, "  audit     {}", started.gateway.audit().path().display())?;
         writeln!(f, "  traffic   http://{}", started.traffic)?;

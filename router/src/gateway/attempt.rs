@@ -123,7 +123,7 @@ impl Gateway {
             reply: Some(Watched {
                 print: taint.reply(&ask.request.caller),
                 // What never goes to a cloud is remembered anyway: there is nothing more to find.
-                scan: (!ask.never_cloud).then(|| ReplyScan::new(self.parts.policy.clone())),
+                scan: (!ask.never_cloud).then(|| ReplyScan::new(ask.policy.clone())),
                 caller: ask.request.caller.clone(),
                 session: ask.request.session.clone(),
             }),

@@ -31,6 +31,7 @@ fn ask() -> Ask {
     .unwrap();
     Ask {
         id: "id".into(),
+        policy: Arc::new(PolicySet::shipped().unwrap()),
         request: chat::read(body, hints, caller).ok().unwrap(),
         classification,
         stripped: vec![],

@@ -41,7 +41,8 @@ fn ready(server: &Server) -> Response<Full<Bytes>> {
     let detail = json!({
         "ready": ready,
         "draining": server.is_draining(),
-        "policy": gateway.policy().digest(),
+        "policy": gateway.policy().current().digest(),
+        "policy_reload": if now.policy_reload_failed { "failed; the last good set is in force" } else { "ok" },
         "offline": gateway.offline(),
         "audit": if now.audit_writable { "writable" } else { "down" },
         "upstreams": upstreams,
