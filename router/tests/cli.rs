@@ -123,6 +123,46 @@ fn the_shipped_policies_pass_their_tests_and_the_lint() {
 }
 
 #[test]
+fn a_report_counts_misses_and_false_alarms_without_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = folder.path().join("rows.jsonl");
+    let rows = [
+        format!(
+            r#"{{"id":"a","text":"{CARD}","expect":"private","kind":"card","lang":"en","labels":["PCI"]}}"#
+        ),
+        r#"{"id":"b","text":"Write a haiku","expect":"private","kind":"poem","lang":"en"}"#
+            .to_owned(),
+        r#"{"id":"c","text":"Write a haiku","expect":"cloud","kind":"poem","lang":"en"}"#
+            .to_owned(),
+    ];
+    std::fs::write(&corpus, rows.join("\n")).unwrap();
+    let path = corpus.to_str().unwrap();
+    let output = sluice(&["policy", "report", path, "--json"], "");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(report["recall"], 0.5);
+    assert_eq!((&report["false_alarms"], &report["missed"][0]), (&0.0.into(), &"b".into()));
+    assert_eq!(report["by_label"]["PCI"]["wrong"], 0);
+    assert!(!stdout(&output).contains("4111") && !stdout(&output).contains("haiku"));
+
+    std::fs::write(&corpus, r#"{"text":"no label"}"#).unwrap();
+    let output = sluice(&["policy", "report", path], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("rows.jsonl:1") && stderr(&output).contains("expect"));
+}
+
+#[test]
+fn schemas_and_explanations_are_printed() {
+    for kind in ["pack", "site", "detectors"] {
+        let output = sluice(&["policy", "schema", kind], "");
+        let schema: Value = serde_json::from_str(stdout(&output)).unwrap();
+        assert!(schema["properties"].is_object(), "{kind}");
+    }
+    let output = sluice(&["policy", "explain"], CARD);
+    assert!(stdout(&output).contains("What would have changed it"), "{}", stdout(&output));
+}
+
+#[test]
 fn a_failing_policy_test_is_a_finding_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let pack = folder.path().join("mine.yaml");

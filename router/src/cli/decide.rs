@@ -48,7 +48,7 @@ pub(super) struct Args {
 }
 
 /// Everything that a decision rests on.
-struct Judge {
+pub(super) struct Judge {
     policies: PolicySet,
     facts: Facts,
 }
@@ -110,8 +110,18 @@ fn judge(args: &Args) -> Result<Judge, Failure> {
 }
 
 impl Judge {
+    /// Decides by a set over assumed facts: the edge idle and healthy, one cloud without a vouch.
+    pub(super) fn assumed(policies: PolicySet) -> Judge {
+        Judge { policies, facts: facts::assumed(today()) }
+    }
+
+    /// The policies that decide.
+    pub(super) fn policies(&self) -> &PolicySet {
+        &self.policies
+    }
+
     /// Decides over one line of a batch.
-    fn line(&self, line: &[u8]) -> Verdict {
+    pub(super) fn line(&self, line: &[u8]) -> Verdict {
         self.verdict(Question::from_line(line))
     }
 

@@ -1,5 +1,7 @@
 //! `sluice policy`: work on policy files before they are served.
 
+mod report;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +9,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use sluice_policies::{PolicySet, Proof, Source, TestFailure, TestReport};
+use sluice_policies::{FileSchema, PolicySet, Proof, Source, TestFailure, TestReport};
 
 use super::{Failure, OrUsage, Outcome, Status, out};
 
@@ -20,6 +22,31 @@ pub(super) enum Verb {
     Read(ReadArgs),
     /// Find what is unwise, and prove that never-cloud text reaches no cloud
     Lint(LintArgs),
+    /// Say in words why a text would go where it would: what was found, which clause held, what would have changed it
+    Explain(super::decide::Args),
+    /// Measure how well a labelled corpus is sorted: recall and false alarms, by kind, language and label
+    Report(report::Args),
+    /// Print the JSON Schema of a kind of policy file, for editors
+    Schema(SchemaArgs),
+}
+
+/// Flags of `sluice policy schema`.
+#[derive(clap::Args, Debug)]
+pub(super) struct SchemaArgs {
+    /// Which kind of file
+    #[arg(value_enum)]
+    kind: Kind,
+}
+
+/// Kinds of policy files.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Kind {
+    /// packs/*.yaml
+    Pack,
+    /// site.yaml
+    Site,
+    /// detectors/*.yaml
+    Detectors,
 }
 
 /// Flags of `sluice policy read`.
@@ -58,6 +85,9 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Test(args) => test(args),
         Verb::Read(args) => read(args),
         Verb::Lint(args) => lint(args),
+        Verb::Explain(args) => super::decide::run(args),
+        Verb::Report(args) => report::run(args),
+        Verb::Schema(args) => schema(args.kind),
     }
 }
 
@@ -72,6 +102,16 @@ pub(super) fn load_site(path: Option<&Path>) -> Result<PolicySet, Failure> {
 /// A folder of policies is named by its site file.
 pub(super) fn site_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join("site.yaml") } else { path.to_owned() }
+}
+
+fn schema(kind: Kind) -> Outcome {
+    let schema = match kind {
+        Kind::Pack => FileSchema::Pack,
+        Kind::Site => FileSchema::Site,
+        Kind::Detectors => FileSchema::Detectors,
+    };
+    out::piece(&schema.json())?;
+    Ok(Status::Done)
 }
 
 fn read(args: &ReadArgs) -> Outcome {

@@ -10,32 +10,32 @@ use sluice_policies::{Classification, Decision, Finding, Route};
 
 /// Where one request would go, and why.
 #[derive(Serialize, Debug)]
-pub(super) struct Verdict {
+pub(in crate::cli) struct Verdict {
     /// The request's own `id`, whatever JSON it is; null if it has none.
-    pub(super) id: Value,
+    pub(in crate::cli) id: Value,
     /// Sensitivity class; null if the request could not be read.
-    pub(super) class: Option<String>,
-    pub(super) labels: Vec<String>,
+    pub(in crate::cli) class: Option<String>,
+    pub(in crate::cli) labels: Vec<String>,
     /// Latency class; null if the request could not be read.
-    pub(super) latency: Option<String>,
-    pub(super) route: Route,
+    pub(in crate::cli) latency: Option<String>,
+    pub(in crate::cli) route: Route,
     /// The first choice; null if nothing may answer.
-    pub(super) upstream: Option<String>,
+    pub(in crate::cli) upstream: Option<String>,
     /// Every upstream that may answer, best first.
-    pub(super) allowed: Vec<String>,
+    pub(in crate::cli) allowed: Vec<String>,
     /// Findings would be replaced by placeholders before the text is sent.
-    pub(super) redact: bool,
+    pub(in crate::cli) redact: bool,
     /// Ids of the rules that matched, sorted.
-    pub(super) rules: Vec<String>,
-    pub(super) findings: Vec<Finding>,
-    pub(super) reason: String,
+    pub(in crate::cli) rules: Vec<String>,
+    pub(in crate::cli) findings: Vec<Finding>,
+    pub(in crate::cli) reason: String,
     /// Why the request could not be read.
-    pub(super) error: Option<String>,
+    pub(in crate::cli) error: Option<String>,
 }
 
 impl Verdict {
     /// The policy's decision.
-    pub(super) fn decided(id: Value, found: Classification, decision: Decision) -> Self {
+    pub(in crate::cli) fn decided(id: Value, found: Classification, decision: Decision) -> Self {
         Verdict {
             id,
             class: Some(decision.class),
@@ -53,7 +53,7 @@ impl Verdict {
     }
 
     /// A request that could not be read goes nowhere.
-    pub(super) fn unreadable(id: Value, why: String) -> Self {
+    pub(in crate::cli) fn unreadable(id: Value, why: String) -> Self {
         Verdict {
             id,
             class: None,
