@@ -93,9 +93,14 @@ fn default_tenant() -> String {
 }
 
 impl Callers {
-    /// A gateway that does not tell callers apart.
+    /// A trial that does not tell callers apart: whoever asks is the caller `anyone`.
     pub fn anyone() -> Callers {
         Callers { keys: None }
+    }
+
+    /// Nobody is known: the site's answer to `caller_unknown` holds for every request.
+    pub fn nobody() -> Callers {
+        Callers { keys: Some(Vec::new()) }
     }
 
     /// Reads a keys file.
@@ -224,6 +229,13 @@ mod tests {
             assert_eq!(callers().identify(&headers(wrong)).id, None, "{wrong}");
         }
         assert_eq!(callers().identify(&HeaderMap::new()).id, None);
+    }
+
+    #[test]
+    fn without_keys_everybody_is_anyone_in_a_trial_and_nobody_in_production() {
+        let asked = headers("Bearer sk-ward");
+        assert_eq!(Callers::anyone().identify(&asked).id.as_deref(), Some(ANYONE));
+        assert_eq!(Callers::nobody().identify(&asked).id, None);
     }
 
     #[test]

@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sluice_engine::{Engine, EngineOptions};
+use sluice_policies::Mode;
 
 pub use error::ServeError;
 
@@ -128,6 +129,7 @@ pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
     }
     let callers = match &config.identity.keys {
         Some(keys) => Callers::load(keys)?,
+        None if config.mode == Mode::Production => Callers::nobody(),
         None => Callers::anyone(),
     };
     Ok(Gateway::new(Parts {

@@ -82,14 +82,16 @@ pub(super) fn sentence_around(text: &str, range: &Range<usize>) -> Range<usize> 
         .rev()
         .find(|&i| text.is_char_boundary(i))
         .unwrap_or(0);
-    let start = text[low..range.start].rfind(ends).map_or(low, |at| low + at + 1);
+    // Just behind the character at `at`: full stops of Chinese and Japanese are three bytes long.
+    let behind = |at: usize| at + text[at..].chars().next().map_or(0, char::len_utf8);
+    let start = text[low..range.start].rfind(ends).map_or(low, |at| behind(low + at));
     let high = (range.end + 240..)
         .find(|&i| i >= text.len() || text.is_char_boundary(i))
         .unwrap_or(text.len());
     let high = high.min(text.len());
     let end = text[range.end..high]
         .find(|c: char| ends(c) || c == '?')
-        .map_or(high, |at| range.end + at + 1);
+        .map_or(high, |at| behind(range.end + at));
     start..end
 }
 
