@@ -210,6 +210,25 @@ impl Tiles {
     }
 }
 
+/// First row of each job among the rows of all, and the end. Panics if the shapes disagree.
+fn first_rows(cols: usize, jobs: &[ExpertJob<'_>]) -> Vec<usize> {
+    let inner = jobs[0].weights.gate.shape.rows;
+    let mut starts = vec![0];
+    for job in jobs {
+        let w = job.weights;
+        assert!(w.gate.shape.cols == cols && w.up.shape.cols == cols, "expert inputs disagree");
+        assert!(w.gate.shape.rows == inner && w.up.shape.rows == inner, "expert sizes differ");
+        assert!(w.down.shape.cols == inner, "expert's down matrix disagrees with its gate");
+        assert_eq!(job.out.len(), job.rows.len() * w.down.shape.rows, "expert output length");
+        starts.push(starts[starts.len() - 1] + job.rows.len());
+    }
+    starts
+}
+
+fn is_quantised(w: MatrixRef<'_>) -> bool {
+    w.shape.dtype.is_quantised()
+}
+
 fn tile_range(from: usize, rows: usize) -> std::ops::Range<usize> {
     from..(from + TILE_ROWS).min(rows)
 }
@@ -281,25 +300,29 @@ impl Cpu {
         cols: usize,
         jobs: &mut [ExpertJob<'_>],
     ) {
-        let Some(first) = jobs.first() else { return };
-        let inner = first.weights.gate.shape.rows;
-        // First row of each job in `h`, and the end.
-        let mut starts = vec![0];
-        for job in jobs.iter() {
-            let w = job.weights;
-            assert!(w.gate.shape.cols == cols && w.up.shape.cols == cols, "expert inputs disagree");
-            assert!(w.gate.shape.rows == inner && w.up.shape.rows == inner, "expert sizes differ");
-            assert!(w.down.shape.cols == inner, "expert's down matrix disagrees with its gate");
-            assert_eq!(job.out.len(), job.rows.len() * w.down.shape.rows, "expert output length");
-            starts.push(starts[starts.len() - 1] + job.rows.len());
+        if jobs.is_empty() {
+            return;
         }
-        let quantised = |w: MatrixRef<'_>| w.shape.dtype.is_quantised();
-        let any = jobs.iter().any(|j| quantised(j.weights.gate) || quantised(j.weights.up));
-        self.input.fill(&mut self.pool, k, x, cols, any);
+        let starts = first_rows(cols, jobs);
+        self.gate_and_up(k, x, cols, jobs, &starts);
+        self.down(k, jobs, &starts);
+    }
+
+    /// Fills `h = silu(gate · x) ⊙ (up · x)`, [rows of all jobs, inner].
+    fn gate_and_up<K: Kernels>(
+        &mut self,
+        k: K,
+        x: &[f32],
+        cols: usize,
+        jobs: &[ExpertJob<'_>],
+        starts: &[usize],
+    ) {
+        let inner = jobs[0].weights.gate.shape.rows;
+        let quantised =
+            |j: &ExpertJob<'_>| is_quantised(j.weights.gate) || is_quantised(j.weights.up);
+        self.input.fill(&mut self.pool, k, x, cols, jobs.iter().any(quantised));
         let inputs = Inputs::new(x, cols, &self.input);
         self.h.resize(starts[jobs.len()] * inner, 0.0);
-
-        // h = silu(gate · x) ⊙ (up · x), [rows of all jobs, inner]
         let tiles = Tiles::over(jobs.iter().map(|_| inner));
         let h = Scattered::new(&mut self.h);
         self.pool.run(tiles.count(), |task| {
@@ -308,7 +331,6 @@ impl Cpu {
             let rows = || rows.iter().map(|t| *t as usize);
             let at = |r: usize, i: usize| (starts[job] + i) * inner + r;
             let range = tile_range(from, inner);
-            let width = range.len();
             // One task writes gate values and then multiplies them in place: same elements.
             // SAFETY: a task owns its rows of gate and up, hence these columns of its job's h.
             #[expect(unsafe_code, reason = "disjoint columns, see above")]
@@ -319,11 +341,14 @@ impl Cpu {
                     *g = silu(*g) * v;
                 });
             }
-            debug_assert!(width <= TILE_ROWS);
         });
+    }
 
-        let any = jobs.iter().any(|j| quantised(j.weights.down));
-        self.hidden.fill(&mut self.pool, k, &self.h, inner, any);
+    /// Multiplies each job's rows of `h` by its down matrix.
+    fn down<K: Kernels>(&mut self, k: K, jobs: &mut [ExpertJob<'_>], starts: &[usize]) {
+        let inner = jobs[0].weights.gate.shape.rows;
+        let quantised = jobs.iter().any(|j| is_quantised(j.weights.down));
+        self.hidden.fill(&mut self.pool, k, &self.h, inner, quantised);
         let inputs = Inputs::new(&self.h, inner, &self.hidden);
         let tiles = Tiles::over(jobs.iter().map(|j| j.weights.down.shape.rows));
         let outs: Vec<_> =
@@ -332,19 +357,14 @@ impl Cpu {
             let (job, from) = tiles.at(task);
             let (down, out) = &outs[job];
             let rows = down.shape.rows;
-            inputs.tile(
-                k,
-                *down,
-                tile_range(from, rows),
-                starts[job]..starts[job + 1],
-                |r, i, v| {
-                    // SAFETY: a task owns its rows of down, hence these columns of its job's output.
-                    #[expect(unsafe_code, reason = "disjoint columns, see above")]
-                    unsafe {
-                        out.write(i * rows + r, v);
-                    }
-                },
-            );
+            let members = starts[job]..starts[job + 1];
+            inputs.tile(k, *down, tile_range(from, rows), members, |r, i, v| {
+                // SAFETY: a task owns its rows of down, hence these columns of its job's output.
+                #[expect(unsafe_code, reason = "disjoint columns, see above")]
+                unsafe {
+                    out.write(i * rows + r, v);
+                }
+            });
         });
     }
 
