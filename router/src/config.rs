@@ -249,8 +249,18 @@ impl Config {
         }
     }
 
-    /// Reads and checks a file.
+    /// Reads and checks a file, its secrets included.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, file::Secrets::Read)
+    }
+
+    /// Reads and checks a file for decisions that contact nothing: secrets are left where they are, so
+    /// that an officer who holds none can ask.
+    pub fn load_for_decisions(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, file::Secrets::Leave)
+    }
+
+    fn load_with(path: &Path, secrets: file::Secrets) -> Result<Config, ConfigError> {
         let file = path.display().to_string();
         let unreadable = |message: String| ConfigError {
             file: file.clone(),
@@ -270,12 +280,12 @@ impl Config {
         let source = std::fs::read_to_string(path)
             .map_err(|e| unreadable(format!("failed to read the config: {e}")))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        Config::parse(&file, &source, folder)
+        file::parse(&file, &source, folder, secrets)
     }
 
     /// Checks the text of a file; `folder` is where its relative paths start.
     pub fn parse(file: &str, source: &str, folder: &Path) -> Result<Config, ConfigError> {
-        file::parse(file, source, folder)
+        file::parse(file, source, folder, file::Secrets::Read)
     }
 }
 

@@ -95,7 +95,7 @@ fn facts_line(facts: &Facts) -> serde_json::Result<String> {
 }
 
 fn judge(args: &Args) -> Result<Judge, Failure> {
-    let config = args.config.as_deref().map(Config::load).transpose().or_usage()?;
+    let config = args.config.as_deref().map(Config::load_for_decisions).transpose().or_usage()?;
     let today = today();
     let mut facts = match (&args.facts, &config) {
         (Some(path), _) => facts::read(path, today).or_usage()?,

@@ -13,18 +13,30 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use sluice_policies::Mode;
 
 use super::diagnose::{self, ConfigError};
-use super::scalar::{BaseUrl, Bytes, Plain, Secret, Span};
+use super::scalar::{BaseUrl, Bytes, Plain, Secret, SecretName, Span};
 use super::{
     AuditConfig, Config, Drain, EdgeConfig, Fsync, Identity, Limits, Listen, Offline, OpenAiConfig,
     PolicyFiles, Timeouts, UpstreamConfig, UpstreamKind, state_folder,
 };
 use crate::upstream::UpstreamId;
 
+/// Whether secrets are read: a decision that contacts nothing needs none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Read,
+    Leave,
+}
+
 /// Reads and checks the text of a file.
-pub(super) fn parse(file: &str, source: &str, folder: &Path) -> Result<Config, ConfigError> {
+pub(super) fn parse(
+    file: &str,
+    source: &str,
+    folder: &Path,
+    secrets: Secrets,
+) -> Result<Config, ConfigError> {
     let parsed: ConfigFile =
         serde_yaml::from_str(source).map_err(|e| diagnose::from_yaml(file, source, &e))?;
-    Lowering { file, source, folder }.config(parsed)
+    Lowering { file, source, folder, secrets }.config(parsed)
 }
 
 /// The whole file.
@@ -79,7 +91,7 @@ struct UpstreamSection {
     threads: Option<usize>,
     context_tokens: Option<usize>,
     base_url: Option<BaseUrl>,
-    key: Option<Secret>,
+    key: Option<SecretName>,
     key_file: Option<Plain>,
     #[serde(default)]
     models: Aliases,
@@ -172,6 +184,7 @@ struct Lowering<'a> {
     file: &'a str,
     source: &'a str,
     folder: &'a Path,
+    secrets: Secrets,
 }
 
 impl Lowering<'_> {
@@ -289,9 +302,14 @@ impl Lowering<'_> {
             let message = format!("upstreams.{name}: expected key or key_file, got both");
             return Err(self.error(&["upstreams", name, "key_file"], &message, None));
         }
-        let key = match s.key_file {
-            Some(path) => Some(self.key_file(name, &self.folder.join(path.0))?),
-            None => s.key,
+        let key = match (s.key_file, s.key) {
+            _ if self.secrets == Secrets::Leave => None,
+            (Some(path), _) => Some(self.key_file(name, &self.folder.join(path.0))?),
+            (None, Some(variable)) => Some(variable.read().map_err(|what| {
+                let message = format!("upstreams.{name}.key: {what}");
+                self.error(&["upstreams", name, "key"], &message, None)
+            })?),
+            (None, None) => None,
         };
         let given = s.timeouts.unwrap_or_default();
         let standard = Timeouts::default();

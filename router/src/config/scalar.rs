@@ -3,7 +3,7 @@
 //! Each is a type of its own whose `Deserialize` checks the value, so that the YAML reader reports
 //! a wrong one at its own line and column, and the rest of the gateway works with checked values.
 //!
-//! Invariant: `${NAME}` is read from the environment in [`Secret`] alone; every other text refuses
+//! Invariant: `${NAME}` is read from the environment in [`SecretName`] alone; every other text refuses
 //! it, because a config that changes with the environment cannot be reviewed.
 
 use std::fmt;
@@ -41,6 +41,10 @@ pub struct BaseUrl {
     /// Path without a trailing slash: `/v1`.
     pub path: String,
 }
+
+/// The environment variable that holds a secret: `${NAME}` in the file.
+#[derive(Debug)]
+pub(super) struct SecretName(String);
 
 impl Secret {
     /// Keeps a secret that was read from a file.
@@ -217,21 +221,32 @@ impl<'de> Deserialize<'de> for BaseUrl {
     }
 }
 
-impl<'de> Deserialize<'de> for Secret {
+impl<'de> Deserialize<'de> for SecretName {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Scalar { expected: "${NAME} of an environment variable", parse: secret })
+        let parse = secret_name;
+        d.deserialize_str(Scalar { expected: "${NAME} of an environment variable", parse })
     }
 }
 
-/// Reads a secret from the environment. One written into the file is refused, and not echoed.
-fn secret(text: &str) -> Result<Secret, String> {
+/// Where a secret is. One written into the file is refused, and not echoed.
+fn secret_name(text: &str) -> Result<SecretName, String> {
     let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).ok_or(
         "expected ${NAME} of an environment variable, got a literal value; \
          keep secrets out of this file, or use key_file",
     )?;
-    match std::env::var(name) {
-        Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
-        _ => Err(format!("expected the environment variable {name} to be set, but it is not")),
+    Ok(SecretName(name.to_owned()))
+}
+
+impl SecretName {
+    /// Reads the secret from the environment.
+    pub(super) fn read(&self) -> Result<Secret, String> {
+        match std::env::var(&self.0) {
+            Ok(value) if !value.is_empty() => Ok(Secret::new(value)),
+            _ => Err(format!(
+                "expected the environment variable {} to be set, but it is not",
+                self.0
+            )),
+        }
     }
 }
 

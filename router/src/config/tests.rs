@@ -78,6 +78,14 @@ fn secrets_come_from_the_environment_or_a_file() {
     let config = parse(&upstream("key: \"${PATH}\"")).unwrap();
     assert_eq!(openai(&config, "a").key.unwrap().expose(), std::env::var("PATH").unwrap());
 
+    let unset = parse(&upstream("key: \"${SLUICE_TEST_UNSET}\"")).unwrap_err();
+    assert!(unset.at.is_some(), "{unset}");
+    assert!(unset.message.contains("SLUICE_TEST_UNSET"), "{unset}");
+    let path = folder.path().join("sluice.yaml");
+    std::fs::write(&path, upstream("key: \"${SLUICE_TEST_UNSET}\"")).unwrap();
+    assert!(Config::load(&path).is_err());
+    assert!(openai(&Config::load_for_decisions(&path).unwrap(), "a").key.is_none());
+
     let literal = parse(&upstream("key: sk-literal")).unwrap_err().message;
     assert!(literal.contains("keep secrets out of this file"), "{literal}");
     assert!(!literal.contains("sk-literal"), "the error repeats the secret");
