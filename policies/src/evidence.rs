@@ -5,7 +5,19 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 /// How sure a detector is, in the words that officers use in their files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Likelihood {
     /// The shape fits; nothing else speaks for it.

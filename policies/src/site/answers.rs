@@ -347,8 +347,6 @@ fn reply_answer(given: &At<String>) -> Result<ReplyAnswer, Complaint> {
     match given.value.as_str() {
         "taint" => Ok(ReplyAnswer::Taint),
         "cut" => Ok(ReplyAnswer::Cut),
-        other => {
-            Err(given.complaint(format!("expected taint or cut, got \"{other}\""), None))
-        }
+        other => Err(given.complaint(format!("expected taint or cut, got \"{other}\""), None)),
     }
 }

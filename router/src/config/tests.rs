@@ -79,7 +79,7 @@ fn secrets_come_from_the_environment_or_a_file() {
     assert_eq!(openai(&config, "a").key.unwrap().expose(), std::env::var("PATH").unwrap());
 
     let unset = parse(&upstream("key: \"${SLUICE_TEST_UNSET}\"")).unwrap_err();
-    assert!(unset.at.is_some(), "{unset}");
+    assert_eq!(unset.at, Some((2, 41)), "{unset}");
     assert!(unset.message.contains("SLUICE_TEST_UNSET"), "{unset}");
     let path = folder.path().join("sluice.yaml");
     std::fs::write(&path, upstream("key: \"${SLUICE_TEST_UNSET}\"")).unwrap();
