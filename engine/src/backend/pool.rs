@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
@@ -21,6 +21,9 @@ const SPINS: u32 = 2_000;
 
 /// A region's word: epoch in the upper half, the next unclaimed task in the lower.
 const TASK_BITS: u32 = 32;
+
+/// A region that hands out nothing: its next task is beyond every total.
+const CLOSED: u64 = u32::MAX as u64;
 
 /// Threads that run regions of numbered tasks together with the caller.
 pub(crate) struct Pool {
@@ -91,11 +94,16 @@ impl Pool {
         assert!(tasks < u32::MAX as usize, "a region has fewer than 2^32 tasks");
         let shared = &*self.shared;
         let call: Trampoline = trampoline::<F>;
+        // The last region is closed before its words are replaced: a worker that looked at it late
+        // could otherwise claim a task of the old epoch under the new, larger total.
+        let last = shared.claim.load(Ordering::Relaxed) >> TASK_BITS;
+        shared.claim.store((last.wrapping_add(1) << TASK_BITS) | CLOSED, Ordering::Relaxed);
+        fence(Ordering::Release);
         shared.data.store((&raw const task).cast_mut().cast(), Ordering::Relaxed);
         shared.call.store(call as *mut (), Ordering::Relaxed);
         shared.total.store(tasks, Ordering::Relaxed);
         shared.done.store(0, Ordering::Relaxed);
-        let epoch = (shared.claim.load(Ordering::Relaxed) >> TASK_BITS).wrapping_add(1);
+        let epoch = last.wrapping_add(2);
         shared.claim.store(epoch << TASK_BITS, Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             drop(shared.lock.lock());
@@ -162,6 +170,9 @@ impl Shared {
             if word >> TASK_BITS != epoch || task >= self.total.load(Ordering::Relaxed) {
                 return;
             }
+            // With the release fence in `run`: if any word above is of a later region, the exchange
+            // sees that this one was closed.
+            fence(Ordering::Acquire);
             if self
                 .claim
                 .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed)
@@ -172,7 +183,7 @@ impl Shared {
             // SAFETY: `call` was stored from a `Trampoline` and `data` from the closure that it
             // expects, both before `claim` took this epoch. The exchange succeeded in this epoch on
             // an unclaimed task, so `run` still waits for `done` and the closure is alive; the words
-            // change only after every task of the epoch has been claimed and has ended.
+            // change only after the epoch was closed, which makes the exchange fail.
             let result = catch_unwind(AssertUnwindSafe(|| unsafe {
                 let call = std::mem::transmute::<*mut (), Trampoline>(call);
                 call(data, task);
@@ -252,16 +263,21 @@ mod tests {
         }
     }
 
+    /// Regions of different sizes: a worker that is late for a small one must not run a task of the
+    /// next, larger one.
     #[test]
-    fn many_short_regions_lose_no_task() {
+    fn short_regions_of_changing_size_run_every_task_once() {
         let mut pool = Pool::new(4);
-        let sum = AtomicUsize::new(0);
-        for _ in 0..20_000 {
-            pool.run(5, |i| {
-                sum.fetch_add(i, Ordering::Relaxed);
+        let counts: Vec<AtomicUsize> = (0..64).map(|_| AtomicUsize::new(0)).collect();
+        for round in 0..200_000_usize {
+            let tasks = 2 + round * 7 % 60;
+            pool.run(tasks, |i| {
+                counts[i].fetch_add(1, Ordering::Relaxed);
             });
+            for (i, count) in counts.iter().enumerate() {
+                assert_eq!(count.swap(0, Ordering::Relaxed), usize::from(i < tasks), "{round} {i}");
+            }
         }
-        assert_eq!(sum.load(Ordering::Relaxed), 20_000 * 10);
     }
 
     #[test]
