@@ -31,6 +31,7 @@ mod read;
 mod rule;
 mod schema;
 mod site;
+mod swar;
 mod yaml;
 
 pub use classification::Classification;

@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::prompt::ContentKind;
+use crate::swar;
 
 pub(crate) use fold::fold;
 
@@ -266,6 +267,9 @@ impl Signs {
         while at < bytes.len() {
             let start = at;
             let mut kinds = 0u8;
+            // Plain words first, in one look; what goes on behind them byte by byte.
+            at = swar::end_of_run(bytes, at, b'a', b'z');
+            kinds |= if at > start { 2 } else { 0 };
             while at < bytes.len() && SIGN[bytes[at] as usize] & IN_TOKEN != 0 {
                 kinds |= if bytes[at].is_ascii_digit() { 1 } else { 2 };
                 at += 1;

@@ -33,10 +33,10 @@ struct Icd10;
 
 impl Detector for Icd10 {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        let bytes = reading.text.as_bytes();
-        if !bytes.iter().any(u8::is_ascii_digit) {
+        if !reading.digits.any {
             return;
         }
+        let bytes = reading.text.as_bytes();
         for pair in reading.words.words.windows(2) {
             let (letter, digits) = (&pair[0], &pair[1]);
             let start = letter.start as usize;

@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+use crate::swar;
+
 /// Consecutive digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
@@ -33,6 +35,8 @@ pub(crate) struct Digits {
     pub(crate) groups: Vec<Group>,
     /// Ranges of indices into `groups`.
     pub(crate) runs: Vec<Range<usize>>,
+    /// There is a digit, free or not: without one no code can be found.
+    pub(crate) any: bool,
 }
 
 /// Separators that may stand between two groups of one run, in bytes: a dash with two spaces is the
@@ -46,10 +50,10 @@ impl Digits {
         let mut digits = Digits::default();
         let mut run_start = 0;
         let mut at = 0;
-        while let Some(offset) = bytes[at..].iter().position(u8::is_ascii_digit) {
-            let start = at + offset;
-            let end = start + bytes[start..].iter().take_while(|b| b.is_ascii_digit()).count();
+        while let Some(start) = swar::find_digit(bytes, at) {
+            let end = swar::end_of_run(bytes, start, b'0', b'9');
             at = end;
+            digits.any = true;
             if !stands_free(text, start, end) {
                 digits.close_run(&mut run_start);
                 continue;

@@ -67,13 +67,13 @@ impl<'a> Reading<'a> {
     /// Hits of a list that start inside the range.
     pub(crate) fn hits_in(&self, list: ListId, range: Range<usize>) -> impl Iterator<Item = &Hit> {
         let hits = self.words.of(list);
-        let first = hits.partition_point(|(_, h)| (h.start as usize) < range.start);
-        hits[first..].iter().map(|(_, h)| h).take_while(move |h| (h.start as usize) < range.end)
+        let first = hits.partition_point(|h| (h.start as usize) < range.start);
+        hits[first..].iter().take_while(move |h| (h.start as usize) < range.end)
     }
 
     /// All hits of a list.
     pub(crate) fn hits(&self, list: ListId) -> impl Iterator<Item = &Hit> {
-        self.words.of(list).iter().map(|(_, hit)| hit)
+        self.words.of(list).iter()
     }
 
     /// Distance in bytes to the nearest term of the list, if one is within `reach` of the range.

@@ -20,7 +20,7 @@ pub(crate) fn for_each_code(
     chars_max: usize,
     mut found: impl FnMut(Code<'_>),
 ) {
-    if !reading.text.bytes().any(|b| b.is_ascii_digit()) {
+    if !reading.digits.any {
         return;
     }
     let chunks = chunks(reading);

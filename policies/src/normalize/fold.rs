@@ -16,7 +16,7 @@ use super::{Budget, Piece, View};
 /// The folded view of a text; borrows it when there is nothing to fold.
 pub(crate) fn fold<'a>(text: &'a str, budget: &mut Budget) -> View<'a> {
     let unchanged = View { text: Cow::Borrowed(text), map: None, parent: None, depth: 0 };
-    if text.is_ascii() && !text.bytes().any(is_hidden_control) || !budget.take(text.len()) {
+    if is_plain(text) || !budget.take(text.len()) {
         return unchanged;
     }
     let mut folding = Folding::default();
@@ -28,6 +28,14 @@ pub(crate) fn fold<'a>(text: &'a str, budget: &mut Budget) -> View<'a> {
         return unchanged;
     }
     View { text: Cow::Owned(folding.text), map: Some(folding.pieces), parent: None, depth: 0 }
+}
+
+/// Whether every character is ASCII and visible, so that folding changes nothing.
+fn is_plain(text: &str) -> bool {
+    // No early way out inside a block: the compiler looks at many bytes at once.
+    let strange =
+        |block: &[u8]| block.iter().fold(false, |any, &b| any | (b >= 0x80) | is_hidden_control(b));
+    !text.as_bytes().chunks(256).any(strange)
 }
 
 #[derive(Default)]

@@ -1,0 +1,161 @@
+//! Collects the terms of all lists and compiles them into the lexicon's tables.
+//!
+//! A term is a word, a phrase, a beginning (`diabet*`), the end of a long word (`*fraktur`), or
+//! characters of a script without spaces. Terms without a letter or digit are dropped.
+
+use std::collections::hash_map::Entry;
+
+use super::hash::{self, Folded, Heads, Sieve};
+use super::{BEGINNING, ENDING, Lexicon, ListId, PHRASE, Phrase, SetId, Table};
+use crate::detector::letters::{fold_table, is_unspaced};
+
+/// Collects terms until [`LexiconBuilder::build`].
+#[derive(Default)]
+pub(crate) struct LexiconBuilder {
+    terms: Vec<(ListId, String)>,
+    list_count: u16,
+    /// Lists whose words count only with a capital.
+    capital: Vec<ListId>,
+    sets: Vec<Vec<String>>,
+}
+
+impl LexiconBuilder {
+    /// Opens a new list.
+    pub(crate) fn list<S: AsRef<str>>(&mut self, terms: impl IntoIterator<Item = S>) -> ListId {
+        let id = ListId(self.list_count);
+        self.list_count += 1;
+        self.terms.extend(terms.into_iter().map(|t| (id, t.as_ref().to_owned())));
+        id
+    }
+
+    /// Opens a new list of names: only words that start with a capital are hits.
+    pub(crate) fn names<S: AsRef<str>>(&mut self, terms: impl IntoIterator<Item = S>) -> ListId {
+        let id = self.list(terms);
+        self.capital.push(id);
+        id
+    }
+
+    /// Opens a new set: its words make no hits.
+    pub(crate) fn set<S: AsRef<str>>(&mut self, words: impl IntoIterator<Item = S>) -> SetId {
+        self.sets.push(words.into_iter().map(|w| w.as_ref().to_owned()).collect());
+        SetId(self.sets.len() as u16 - 1)
+    }
+
+    /// Compiles the tables.
+    pub(crate) fn build(self) -> Lexicon {
+        let mut lexicon = Lexicon {
+            folded: fold_table(),
+            common: Sieve::new(),
+            names: Sieve::new(),
+            whole: Table::default(),
+            beginnings: Table::default(),
+            endings: Table::default(),
+            phrases: Table::default(),
+            unspaced: Table::default(),
+            heads: Heads::new(),
+            tails: Heads::new(),
+            list_count: usize::from(self.list_count),
+            entries: Vec::new(),
+            names_only: Vec::new(),
+            sets: Vec::new(),
+        };
+        for (list, term) in &self.terms {
+            lexicon.insert(*list, term, self.capital.contains(list));
+        }
+        for words in &self.sets {
+            let set = words.iter().map(|word| lexicon.fold_hash(word)).collect();
+            lexicon.sets.push(set);
+        }
+        let is_name = |lists: &Vec<ListId>| lists.iter().all(|list| self.capital.contains(list));
+        lexicon.names_only = lexicon.entries.iter().map(is_name).collect();
+        lexicon
+    }
+}
+
+impl Lexicon {
+    fn insert(&mut self, list: ListId, term: &str, is_name: bool) {
+        if term.chars().next().is_some_and(is_unspaced) {
+            let mut hash = Folded::new();
+            term.chars().filter(|c| is_unspaced(*c)).for_each(|c| hash.push_char(c));
+            enter(&mut self.entries, self.unspaced.entry(hash.value()), list);
+            return;
+        }
+        if let Some(ending) = term.strip_prefix('*') {
+            return self.insert_ending(list, ending);
+        }
+        let (term, is_beginning) = match term.strip_suffix('*') {
+            Some(stem) => (stem, true),
+            None => (term, false),
+        };
+        let words = self.read(term).words;
+        match words.as_slice() {
+            [] => {}
+            [only] if is_beginning => self.insert_beginning(list, term, only.hash),
+            [only] => self.insert_word(list, only.hash, is_name),
+            [first, rest @ ..] => {
+                let rest: Box<[u64]> = rest.iter().map(|w| w.hash).collect();
+                self.insert_phrase(list, first.hash, rest);
+            }
+        }
+    }
+
+    fn insert_word(&mut self, list: ListId, hash: u64, is_name: bool) {
+        let sieve = if is_name { &mut self.names } else { &mut self.common };
+        sieve.add(hash, Sieve::WORD);
+        enter(&mut self.entries, self.whole.entry(hash), list);
+    }
+
+    fn insert_beginning(&mut self, list: ListId, stem: &str, hash: u64) {
+        let (mut folded, mut head) = (Folded::new(), None);
+        for c in stem.trim().chars() {
+            self.fold_char(c, &mut folded);
+            if folded.len >= Heads::BYTES && head.is_none() {
+                head = (folded.len == Heads::BYTES).then(|| folded.value());
+            }
+        }
+        let Some(head) = head.filter(|_| folded.len <= Heads::LEN_MAX) else {
+            // A head that no reading stops at: keep the term as a whole word rather than lose it.
+            return self.insert_word(list, hash, false);
+        };
+        self.heads.add(head, folded.len);
+        enter(&mut self.entries, self.beginnings.entry(hash ^ BEGINNING), list);
+    }
+
+    fn insert_ending(&mut self, list: ListId, ending: &str) {
+        let ending = self.folded_bytes(ending);
+        let len = ending.len();
+        if !(Heads::BYTES..=Heads::LEN_MAX).contains(&len) {
+            return self.insert_word(list, hash::folded(&ending), false);
+        }
+        self.tails.add(hash::folded(&ending[len - Heads::BYTES..]), len);
+        let key = hash::folded(&ending) ^ ENDING;
+        enter(&mut self.entries, self.endings.entry(key), list);
+    }
+
+    fn insert_phrase(&mut self, list: ListId, first: u64, rest: Box<[u64]>) {
+        self.common.add(first, Sieve::PHRASE);
+        let phrases = self.phrases.entry(first ^ PHRASE).or_default();
+        match phrases.iter().find(|phrase| phrase.rest == rest) {
+            Some(known) => note(&mut self.entries[known.entry as usize], list),
+            None => {
+                phrases.push(Phrase { rest, entry: self.entries.len() as u32 });
+                self.entries.push(vec![list]);
+            }
+        }
+    }
+}
+
+/// Notes that the term at `slot` belongs to one more list.
+fn enter(entries: &mut Vec<Vec<ListId>>, slot: Entry<'_, u64, u32>, list: ListId) {
+    let entry = *slot.or_insert_with(|| {
+        entries.push(Vec::new());
+        entries.len() as u32 - 1
+    });
+    note(&mut entries[entry as usize], list);
+}
+
+fn note(lists: &mut Vec<ListId>, list: ListId) {
+    if !lists.contains(&list) {
+        lists.push(list);
+    }
+}

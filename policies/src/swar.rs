@@ -1,0 +1,97 @@
+//! Looks at eight bytes at a time in one machine word, without unsafe code and on any processor.
+//!
+//! Most of a text is plain words and spaces; telling where a word ends costs one load and a few
+//! additions instead of a branch for every letter, and no misprediction at every word's end.
+//! Source of the range test: H. S. Warren, Hacker's Delight, section 6-1 (byte-wise comparison).
+
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// The bytes from `at`, first byte lowest; zeros behind the end.
+pub(crate) fn load(bytes: &[u8], at: usize) -> u64 {
+    match bytes.get(at..at + 8) {
+        Some(eight) => u64::from_le_bytes(eight.try_into().expect("the slice has eight bytes")),
+        None => load_tail(bytes, at),
+    }
+}
+
+#[cold]
+fn load_tail(bytes: &[u8], at: usize) -> u64 {
+    let mut eight = [0; 8];
+    let tail = bytes.get(at..).unwrap_or_default();
+    eight[..tail.len()].copy_from_slice(tail);
+    u64::from_le_bytes(eight)
+}
+
+/// The high bit of every byte from `low` to `high`, both ASCII and included.
+fn in_range(x: u64, low: u8, high: u8) -> u64 {
+    let seven = x & !HIGH;
+    let at_least = seven + splat(0x80 - low);
+    let above = seven + splat(0x7f - high);
+    at_least & !above & !x & HIGH
+}
+
+/// Index of the first byte from `at` that is outside `low..=high`; the text's length if none is.
+pub(crate) fn end_of_run(bytes: &[u8], mut at: usize, low: u8, high: u8) -> usize {
+    loop {
+        let outside = !in_range(load(bytes, at), low, high) & HIGH;
+        at += outside.trailing_zeros() as usize / 8;
+        if outside != 0 {
+            return at.min(bytes.len());
+        }
+    }
+}
+
+/// Index of the first ASCII digit from `at` on.
+pub(crate) fn find_digit(bytes: &[u8], mut at: usize) -> Option<usize> {
+    while at < bytes.len() {
+        let digits = in_range(load(bytes, at), b'0', b'9');
+        if digits != 0 {
+            return Some(at + digits.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    None
+}
+
+/// Letters in lower case; digits stay as they are. For words of ASCII letters or digits only.
+pub(crate) fn to_lower(word: u64) -> u64 {
+    word | splat(0x20)
+}
+
+/// The first `count` bytes, zeros behind; all eight from eight on.
+pub(crate) fn first(word: u64, count: usize) -> u64 {
+    if count >= 8 { word } else { word & ((1 << (8 * count)) - 1) }
+}
+
+const fn splat(byte: u8) -> u64 {
+    byte as u64 * 0x0101_0101_0101_0101
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_judged_as_one_at_a_time() {
+        for (low, high) in [(b'a', b'z'), (b'A', b'Z'), (b'0', b'9'), (0x20, 0x7e)] {
+            for byte in 0..=255u8 {
+                for place in 0..8 {
+                    let mut eight = [low; 8];
+                    eight[place] = byte;
+                    let run = eight.iter().take_while(|b| (low..=high).contains(b)).count();
+                    assert_eq!(end_of_run(&eight, 0, low, high), run, "{byte:#x} at {place}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn runs_and_digits_are_found_over_the_borders_of_words() {
+        let text = b"abcdefghijklmnopqrs, 7";
+        assert_eq!(end_of_run(text, 3, b'a', b'z'), 19);
+        assert_eq!(find_digit(text, 0), Some(21));
+        assert_eq!(find_digit(text, 22), None);
+        assert_eq!(find_digit(b"", 0), None);
+        assert_eq!(first(to_lower(load(b"AbC9!", 0)), 4).to_le_bytes(), *b"abc9\0\0\0\0");
+    }
+}
