@@ -265,34 +265,25 @@ impl Signs {
         let beginnings = spelled::beginnings();
         let mut at = 0;
         while at < bytes.len() {
-            let start = at;
-            let mut kinds = 0u8;
-            // Plain words first, in one look; what goes on behind them byte by byte.
-            at = swar::end_of_run(bytes, at, b'a', b'z');
-            kinds |= if at > start { 2 } else { 0 };
-            while at < bytes.len() && SIGN[bytes[at] as usize] & IN_TOKEN != 0 {
-                kinds |= if bytes[at].is_ascii_digit() { 1 } else { 2 };
+            let sign = SIGN[bytes[at] as usize];
+            if sign & IN_TOKEN == 0 {
+                seen |= sign;
                 at += 1;
+                continue;
             }
+            let start = at;
+            let kinds = skip_token(bytes, &mut at);
             let len = at - start;
-            if kinds == 2 && len <= 10 && beginnings.contains(&bytes[start..at]) {
+            if kinds == OTHERS && len <= 10 && beginnings.contains(bytes, start, len) {
                 number_words += 1;
                 signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
-            } else if len > 0 && kinds != 1 {
+            } else if kinds != DIGITS {
                 number_words = 0;
             }
             signs.has_long_token |= len >= decode::TOKEN_BYTES_MIN;
-            signs.has_mixed_token |= kinds == 3;
-            pairs = match len {
-                2 | 4 => pairs + 1,
-                0 => pairs,
-                _ => 0,
-            };
+            signs.has_mixed_token |= kinds == DIGITS | OTHERS;
+            pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };
             signs.has_hex_pairs |= pairs >= decode::HEX_PAIRS_MIN - 1;
-            if at < bytes.len() {
-                seen |= SIGN[bytes[at] as usize];
-                at += 1;
-            }
         }
         signs.has_percent = seen & PERCENT != 0;
         signs.has_backslash = seen & BACKSLASH != 0;
@@ -317,6 +308,40 @@ impl Signs {
     fn may_be_markup(&self) -> bool {
         self.has_angle || self.has_quote || self.has_pipe_or_star
     }
+}
+
+/// A token has digits; letters or `+/-_`.
+const DIGITS: u8 = 1;
+const OTHERS: u8 = 2;
+
+/// Moves behind letters, digits and `+/-_`; says what there was.
+fn skip_token(bytes: &[u8], at: &mut usize) -> u8 {
+    // Most tokens are short words in small letters.
+    let len = swar::run(swar::in_range(swar::load(bytes, *at), b'a', b'z'));
+    let behind = bytes.get(*at + len).map_or(0, |byte| SIGN[*byte as usize]);
+    if len < 8 && behind & IN_TOKEN == 0 {
+        *at += len;
+        return OTHERS;
+    }
+    skip_any_token(bytes, at)
+}
+
+fn skip_any_token(bytes: &[u8], at: &mut usize) -> u8 {
+    let (mut any_digits, mut any_others) = (0, 0);
+    loop {
+        let x = swar::load(bytes, *at);
+        let digits = swar::in_range(x, b'0', b'9');
+        let signs = swar::equal(x, b'+') | swar::equal(x, b'/');
+        let others = swar::letters(x) | signs | swar::equal(x, b'-') | swar::equal(x, b'_');
+        let len = swar::run(digits | others);
+        any_digits |= swar::first(digits, len);
+        any_others |= swar::first(others, len);
+        *at += len;
+        if len < 8 {
+            break;
+        }
+    }
+    DIGITS * u8::from(any_digits != 0) | OTHERS * u8::from(any_others != 0)
 }
 
 const PERCENT: u8 = 1;

@@ -23,19 +23,34 @@ fn load_tail(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The high bit of every byte from `low` to `high`, both ASCII and included.
-fn in_range(x: u64, low: u8, high: u8) -> u64 {
+pub(crate) fn in_range(x: u64, low: u8, high: u8) -> u64 {
     let seven = x & !HIGH;
     let at_least = seven + splat(0x80 - low);
     let above = seven + splat(0x7f - high);
     at_least & !above & !x & HIGH
 }
 
+/// The high bit of every letter.
+pub(crate) fn letters(x: u64) -> u64 {
+    in_range(x | splat(0x20), b'a', b'z')
+}
+
+/// The high bit of every byte of this value, below 0x7f.
+pub(crate) fn equal(x: u64, byte: u8) -> u64 {
+    in_range(x, byte, byte)
+}
+
+/// How many bytes from the first on have their high bit set.
+pub(crate) fn run(marked: u64) -> usize {
+    (!marked & HIGH).trailing_zeros() as usize / 8
+}
+
 /// Index of the first byte from `at` that is outside `low..=high`; the text's length if none is.
 pub(crate) fn end_of_run(bytes: &[u8], mut at: usize, low: u8, high: u8) -> usize {
     loop {
-        let outside = !in_range(load(bytes, at), low, high) & HIGH;
-        at += outside.trailing_zeros() as usize / 8;
-        if outside != 0 {
+        let len = run(in_range(load(bytes, at), low, high));
+        at += len;
+        if len < 8 {
             return at.min(bytes.len());
         }
     }

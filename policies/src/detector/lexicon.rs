@@ -73,11 +73,14 @@ pub(crate) struct Lexicon {
     folded: Box<[[u8; 2]; FOLD_TABLE_LEN]>,
     /// Terms that count in any case, and first words of phrases.
     common: Sieve,
+    /// First two words of phrases.
+    pairs: Sieve,
     /// Terms of lists of names: most words start with a small letter and need not ask here.
     names: Sieve,
     whole: Table<u32>,
     beginnings: Table<u32>,
     endings: Table<u32>,
+    /// By their first two words.
     phrases: Table<Vec<Phrase>>,
     unspaced: Table<u32>,
     heads: Heads,
@@ -92,16 +95,18 @@ pub(crate) struct Lexicon {
 }
 
 struct Phrase {
+    /// The words behind the first two.
     rest: Box<[u64]>,
     entry: u32,
 }
 
 type Table<V> = HashMap<u64, V, BuildHasherDefault<AlreadyHashed>>;
 
-/// Keys of beginnings, endings and phrases differ from whole words of the same letters.
-const BEGINNING: u64 = 0x9e37_79b9_7f4a_7c15;
-const ENDING: u64 = 0xd6e8_feb8_6659_fd93;
-const PHRASE: u64 = 0xc2b2_ae3d_27d4_eb4f;
+/// Key of a phrase.
+fn pair(first: u64, second: u64) -> u64 {
+    first.rotate_left(23) ^ second
+}
+
 /// Shorter words are no compounds.
 const COMPOUND_BYTES_MIN: usize = 9;
 /// Characters that a term of an unspaced script may have.
@@ -291,7 +296,7 @@ impl Lexicon {
         for len in
             (Heads::BYTES..=folded.len().min(Heads::LEN_MAX)).filter(|l| lengths >> l & 1 == 1)
         {
-            let key = hash::folded(&folded[folded.len() - len..]) ^ ENDING;
+            let key = hash::folded(&folded[folded.len() - len..]);
             if let Some(&entry) = self.endings.get(&key) {
                 pass.hit(word.clone(), entry);
             }
@@ -312,7 +317,7 @@ impl Lexicon {
     }
 
     fn match_beginning(&self, hash: u64, beginning: Range<usize>, pass: &mut Pass<'_>) {
-        if let Some(&entry) = self.beginnings.get(&(hash ^ BEGINNING)) {
+        if let Some(&entry) = self.beginnings.get(&hash) {
             pass.hit(beginning, entry);
         }
     }
@@ -339,13 +344,15 @@ impl Lexicon {
         let words = &pass.found.words;
         for &head in &pass.found.heads {
             let head = head as usize;
-            for phrase in self.phrases.get(&(words[head].hash ^ PHRASE)).into_iter().flatten() {
-                let last = head + phrase.rest.len();
-                let Some(rest) = words.get(head + 1..=last) else { continue };
-                // The second word decides nearly always; comparing it alone first is the fast way out.
-                if rest[0].hash == phrase.rest[0]
-                    && rest.iter().zip(&phrase.rest).all(|(word, hash)| word.hash == *hash)
-                {
+            let Some(second) = words.get(head + 1) else { break };
+            let pair = pair(words[head].hash, second.hash);
+            if self.pairs.of(pair) & Sieve::PHRASE == 0 {
+                continue;
+            }
+            for phrase in self.phrases.get(&pair).into_iter().flatten() {
+                let last = head + 1 + phrase.rest.len();
+                let Some(rest) = words.get(head + 2..=last) else { continue };
+                if rest.iter().zip(&phrase.rest).all(|(word, hash)| word.hash == *hash) {
                     let (start, end) = (words[head].start, words[last].end);
                     pass.hits.push(Hit { start, end, entry: phrase.entry });
                 }

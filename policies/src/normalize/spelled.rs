@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use super::{Budget, Rewrite, Rewritten};
+use crate::swar;
 
 /// Number words that a text must hold before it is worth a view.
 pub(super) const ITEMS_MIN: usize = 3;
@@ -39,8 +40,8 @@ pub(super) fn may_spell_digits(text: &str) -> bool {
             continue;
         }
         let len = bytes[at..].iter().take_while(|b| is_letter(**b)).count();
-        in_a_row =
-            if len <= 10 && BEGINNINGS.contains(&bytes[at..at + len]) { in_a_row + 1 } else { 0 };
+        let may_be = len <= 10 && BEGINNINGS.contains(bytes, at, len);
+        in_a_row = if may_be { in_a_row + 1 } else { 0 };
         if in_a_row >= ITEMS_MIN {
             return true;
         }
@@ -65,20 +66,22 @@ static BEGINNINGS: LazyLock<Beginnings> = LazyLock::new(|| {
     let mut bits = Beginnings([0; 512]);
     let words = VALUES.iter().flat_map(|(_, row)| row.iter().map(|(name, _)| *name));
     for word in words.chain(["double", "triple", "treble", "doppel", "doble", "dubbel"]) {
-        let slot = Beginnings::slot(word.as_bytes());
+        let slot = Beginnings::slot(swar::load(word.as_bytes(), 0), word.len());
         bits.0[slot / 64] |= 1 << (slot % 64);
     }
     bits
 });
 
 impl Beginnings {
-    fn slot(word: &[u8]) -> usize {
-        let letter = |i: usize| usize::from(word.get(i).map_or(0, |b| b & 31));
-        letter(0) << 10 | letter(1) << 5 | letter(2)
+    /// Slot of a word by its first eight bytes and its length.
+    fn slot(start: u64, len: usize) -> usize {
+        let letters = swar::first(start, len) as usize;
+        (letters & 31) << 10 | (letters >> 8 & 31) << 5 | letters >> 16 & 31
     }
 
-    pub(super) fn contains(&self, word: &[u8]) -> bool {
-        let slot = Beginnings::slot(word);
+    /// Whether a number word may start like the word of `len` bytes at `at`.
+    pub(super) fn contains(&self, text: &[u8], at: usize, len: usize) -> bool {
+        let slot = Beginnings::slot(swar::load(text, at), len);
         self.0[slot / 64] >> (slot % 64) & 1 == 1
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::hash_map::Entry;
 
 use super::hash::{self, Folded, Heads, Sieve};
-use super::{BEGINNING, ENDING, Lexicon, ListId, PHRASE, Phrase, SetId, Table};
+use super::{Lexicon, ListId, Phrase, SetId, Table, pair};
 use crate::detector::letters::{fold_table, is_unspaced};
 
 /// Collects terms until [`LexiconBuilder::build`].
@@ -46,6 +46,7 @@ impl LexiconBuilder {
         let mut lexicon = Lexicon {
             folded: fold_table(),
             common: Sieve::new(),
+            pairs: Sieve::new(),
             names: Sieve::new(),
             whole: Table::default(),
             beginnings: Table::default(),
@@ -92,9 +93,9 @@ impl Lexicon {
             [] => {}
             [only] if is_beginning => self.insert_beginning(list, term, only.hash),
             [only] => self.insert_word(list, only.hash, is_name),
-            [first, rest @ ..] => {
-                let rest: Box<[u64]> = rest.iter().map(|w| w.hash).collect();
-                self.insert_phrase(list, first.hash, rest);
+            [first, second, rest @ ..] => {
+                let rest = rest.iter().map(|w| w.hash).collect();
+                self.insert_phrase(list, first.hash, second.hash, rest);
             }
         }
     }
@@ -118,7 +119,7 @@ impl Lexicon {
             return self.insert_word(list, hash, false);
         };
         self.heads.add(head, folded.len);
-        enter(&mut self.entries, self.beginnings.entry(hash ^ BEGINNING), list);
+        enter(&mut self.entries, self.beginnings.entry(hash), list);
     }
 
     fn insert_ending(&mut self, list: ListId, ending: &str) {
@@ -128,13 +129,15 @@ impl Lexicon {
             return self.insert_word(list, hash::folded(&ending), false);
         }
         self.tails.add(hash::folded(&ending[len - Heads::BYTES..]), len);
-        let key = hash::folded(&ending) ^ ENDING;
+        let key = hash::folded(&ending);
         enter(&mut self.entries, self.endings.entry(key), list);
     }
 
-    fn insert_phrase(&mut self, list: ListId, first: u64, rest: Box<[u64]>) {
+    fn insert_phrase(&mut self, list: ListId, first: u64, second: u64, rest: Box<[u64]>) {
+        let pair = pair(first, second);
         self.common.add(first, Sieve::PHRASE);
-        let phrases = self.phrases.entry(first ^ PHRASE).or_default();
+        self.pairs.add(pair, Sieve::PHRASE);
+        let phrases = self.phrases.entry(pair).or_default();
         match phrases.iter().find(|phrase| phrase.rest == rest) {
             Some(known) => note(&mut self.entries[known.entry as usize], list),
             None => {
