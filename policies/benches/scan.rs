@@ -1,13 +1,16 @@
 //! Throughput of the scanner with every shipped detector: ordinary prose, a chat request, hard input.
 //!
 //! Run with `cargo bench -p sluice-policies --bench scan`. Prose should stay above 100 MB/s on one
-//! core and a 2 KB chat request below 200 µs.
+//! core and a 2 KB chat request below 200 µs. Allocations of each are counted too.
 
 #![forbid(unsafe_code)]
 
 use divan::counter::BytesCount;
-use divan::{Bencher, black_box};
-use sluice_policies::{PolicySet, Prompt, Role, Text};
+use divan::{AllocProfiler, Bencher, black_box};
+use sluice_policies::{PolicySet, Prompt, Role, ScanCache, ScanMemory, Text};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 fn main() {
     divan::main();
@@ -39,12 +42,22 @@ fn prose(bytes: usize) -> String {
 }
 
 fn chat() -> Prompt {
-    let turns = [
+    conversation(vec![
         (Role::System, prose(500)),
         (Role::User, prose(700)),
         (Role::Assistant, prose(400)),
         (Role::User, prose(448)),
-    ];
+    ])
+}
+
+/// A conversation whose turns all differ.
+fn long_chat(turns: usize) -> Prompt {
+    let role = |turn| if turn % 2 == 0 { Role::User } else { Role::Assistant };
+    let said = |turn| format!("Turn {turn}. {}", prose(500 + turn * 7 % 300));
+    conversation((0..turns).map(|turn| (role(turn), said(turn))).collect())
+}
+
+fn conversation(turns: Vec<(Role, String)>) -> Prompt {
     let texts = turns.into_iter().enumerate().map(|(i, (role, text))| Text {
         place: format!("messages[{i}].content"),
         message: Some(i),
@@ -57,6 +70,30 @@ fn chat() -> Prompt {
 #[divan::bench]
 fn classify_chat_request_of_2_kb(bencher: Bencher<'_, '_>) {
     let (set, prompt) = (shipped(), chat());
+    bencher.bench(|| set.classify(black_box(&prompt)));
+}
+
+/// The next turn of a long conversation whose earlier turns were scanned before.
+#[divan::bench(args = [10, 100])]
+fn classify_next_turn(bencher: Bencher<'_, '_>, turns: usize) {
+    let (set, cache) = (shipped(), ScanCache::new(64 << 20, &[7; 32]));
+    let memory = ScanMemory { cache: &cache, scope: "bench" };
+    set.classify_with(&long_chat(turns), memory);
+    let mut next = 0;
+    bencher
+        .with_inputs(|| {
+            next += 1;
+            let mut prompt = long_chat(turns + 1);
+            prompt.texts.last_mut().expect("there are turns").text.push_str(&next.to_string());
+            prompt
+        })
+        .bench_local_refs(|prompt| set.classify_with(black_box(prompt), memory));
+}
+
+/// The same without memory.
+#[divan::bench(args = [10, 100])]
+fn classify_whole_conversation(bencher: Bencher<'_, '_>, turns: usize) {
+    let (set, prompt) = (shipped(), long_chat(turns + 1));
     bencher.bench(|| set.classify(black_box(&prompt)));
 }
 

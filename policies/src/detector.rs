@@ -14,6 +14,7 @@
 
 mod bank;
 mod birth;
+mod cache;
 mod card;
 #[cfg(test)]
 mod cases;
@@ -39,10 +40,13 @@ mod words;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use crate::evidence::{Finding, Likelihood};
 use crate::normalize::{Budget, Views};
 use crate::prompt::{Prompt, Unscanned};
+use cache::Remembered;
+pub use cache::{ScanCache, ScanMemory};
 use compile::{Compiled, Kind};
 use joined::Joined;
 use reading::{Candidate, Reading};
@@ -93,45 +97,34 @@ impl Scanner {
 
     /// Scans every text of a prompt, one by one and joined.
     pub fn scan(&self, prompt: &Prompt) -> Scan {
-        let mut budget = Budget::new(VIEW_BYTES_MAX);
-        let mut scan = Scan::default();
-        for (index, text) in prompt.texts.iter().enumerate() {
-            let mut found = self.scan_text(&text.text, &mut budget, &mut scan.failed);
-            found.thin_out();
-            scan.unscanned.extend(
-                found.opaque.into_iter().map(|kind| Unscanned { kind, place: text.place.clone() }),
-            );
-            scan.findings.extend(found.spans.into_iter().map(|s| self.finding(prompt, index, s)));
-        }
+        self.scan_with(prompt, "", None)
+    }
+
+    /// Scans with results of earlier scans by the same set of policies.
+    pub(crate) fn scan_with(
+        &self,
+        prompt: &Prompt,
+        policy: &str,
+        memory: Option<ScanMemory<'_>>,
+    ) -> Scan {
+        let mut pass = Pass {
+            scanner: self,
+            prompt,
+            policy,
+            memory,
+            budget: Budget::new(VIEW_BYTES_MAX),
+            scan: Scan::default(),
+        };
+        pass.scan_each();
         if prompt.texts.len() > 1 {
-            self.scan_joined(prompt, &mut budget, &mut scan);
+            pass.scan_joined();
         }
+        let Pass { mut scan, budget, .. } = pass;
         scan.findings.sort_by(|a, b| {
             (a.text, a.span.start, &a.detector).cmp(&(b.text, b.span.start, &b.detector))
         });
         scan.incomplete = budget.exceeded;
         scan
-    }
-
-    /// What no text holds alone: the joined texts are scanned twice, glued and with line breaks.
-    fn scan_joined(&self, prompt: &Prompt, budget: &mut Budget, scan: &mut Scan) {
-        for joined in Joined::all(prompt, budget) {
-            let mut found = self.scan_text(&joined.text, budget, &mut scan.failed);
-            found.thin_out();
-            for span in found.spans {
-                let Some((text, range)) = joined.place(&span.range) else { continue };
-                let span = Span { range, ..span };
-                let known = scan.findings.iter_mut().find(|f| {
-                    f.text == text
-                        && f.detector == self.compiled.detectors[span.detector].spec.id
-                        && overlaps(&f.span, &span.range)
-                });
-                match known {
-                    Some(known) => known.likelihood = known.likelihood.max(span.likelihood),
-                    None => scan.findings.push(self.finding(prompt, text, span)),
-                }
-            }
-        }
     }
 
     fn scan_text(&self, text: &str, budget: &mut Budget, failed: &mut Vec<String>) -> Found {
@@ -148,6 +141,7 @@ impl Scanner {
             }
         }
         found.opaque = views.opaque.iter().map(|(kind, _)| *kind).collect();
+        found.thin_out();
         found
     }
 
@@ -198,14 +192,80 @@ impl Scanner {
         }
     }
 
-    fn finding(&self, prompt: &Prompt, text: usize, span: Span) -> Finding {
+    fn finding(&self, prompt: &Prompt, text: usize, span: &Span) -> Finding {
         Finding {
             detector: self.compiled.detectors[span.detector].spec.id.clone(),
             place: prompt.texts[text].place.clone(),
             likelihood: span.likelihood,
             text,
-            span: span.range,
+            span: span.range.clone(),
         }
+    }
+}
+
+/// The scan of one prompt under way.
+struct Pass<'a> {
+    scanner: &'a Scanner,
+    prompt: &'a Prompt,
+    policy: &'a str,
+    memory: Option<ScanMemory<'a>>,
+    budget: Budget,
+    scan: Scan,
+}
+
+impl Pass<'_> {
+    fn scan_each(&mut self) {
+        for (index, text) in self.prompt.texts.iter().enumerate() {
+            let known = self.scan_text(&text.text);
+            let opaque = known.found.opaque.iter();
+            let place = |kind| Unscanned { kind, place: text.place.clone() };
+            self.scan.unscanned.extend(opaque.map(|kind| place(*kind)));
+            let spans = known.found.spans.iter();
+            self.scan.findings.extend(spans.map(|s| self.scanner.finding(self.prompt, index, s)));
+        }
+    }
+
+    /// What no text holds alone: the joined texts are scanned glued and with line breaks.
+    fn scan_joined(&mut self) {
+        let mut of_text = vec![Vec::new(); self.prompt.texts.len()];
+        for (index, finding) in self.scan.findings.iter().enumerate() {
+            of_text[finding.text].push(index);
+        }
+        for joined in Joined::all(self.prompt, &mut self.budget) {
+            let known = self.scan_text(&joined.text);
+            for span in &known.found.spans {
+                let Some((text, range)) = joined.place(&span.range) else { continue };
+                self.add_joined(&mut of_text[text], text, &Span { range, ..span.clone() });
+            }
+        }
+    }
+
+    /// Adds a finding of the joined texts, or what it says about one that is known.
+    fn add_joined(&mut self, of_text: &mut Vec<usize>, text: usize, span: &Span) {
+        let id = &self.scanner.compiled.detectors[span.detector].spec.id;
+        let is_same = |f: &Finding| f.detector == *id && overlaps(&f.span, &span.range);
+        match of_text.iter().find(|index| is_same(&self.scan.findings[**index])) {
+            Some(&index) => {
+                let known = &mut self.scan.findings[index];
+                known.likelihood = known.likelihood.max(span.likelihood);
+            }
+            None => {
+                of_text.push(self.scan.findings.len());
+                self.scan.findings.push(self.scanner.finding(self.prompt, text, span));
+            }
+        }
+    }
+
+    fn scan_text(&mut self, text: &str) -> Arc<Remembered> {
+        let (scanner, failed) = (self.scanner, &mut self.scan.failed);
+        cache::through(
+            self.memory,
+            self.policy,
+            text,
+            &mut self.budget,
+            failed,
+            |budget, failed| scanner.scan_text(text, budget, failed),
+        )
     }
 }
 
@@ -218,13 +278,18 @@ struct Span {
 }
 
 /// What one text held.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Found {
     spans: Vec<Span>,
     opaque: Vec<crate::prompt::ContentKind>,
 }
 
 impl Found {
+    /// Memory that it takes besides itself.
+    fn bytes(&self) -> usize {
+        self.spans.capacity() * size_of::<Span>() + self.opaque.capacity()
+    }
+
     /// Leaves one span of each detector where several overlap (views repeat each other), and not
     /// more than [`FINDINGS_MAX`] of each.
     fn thin_out(&mut self) {
@@ -252,6 +317,7 @@ impl Found {
                 }
             }
         }
+        kept.shrink_to_fit();
         self.spans = kept;
     }
 }

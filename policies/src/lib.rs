@@ -1,6 +1,7 @@
 //! Decides how private a request is, how long its caller can wait, and therefore where it may go.
 //!
-//! Pure functions over text: nothing here opens a socket, reads a clock or keeps state between calls.
+//! Pure functions over text: nothing here opens a socket, reads a clock or keeps state between calls
+//! (a [`ScanCache`] is the caller's, and changes how fast an answer comes, never the answer).
 //! The same prompt, facts and policy set always give the same decision, on any machine, in any order
 //! of rules and files; that is what makes a decision replayable and a policy provable.
 //!
@@ -39,7 +40,7 @@ pub use decision::{
     Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
 };
 pub use demand::Standing;
-pub use detector::{DetectorSpec, Scan, Scanner, SpecError};
+pub use detector::{DetectorSpec, Scan, ScanCache, ScanMemory, Scanner, SpecError};
 pub use error::{Diagnostic, PolicyError};
 pub use evidence::{Finding, Likelihood};
 pub use explain::{Clause, Explanation, RuleExplanation};

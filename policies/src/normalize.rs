@@ -52,7 +52,7 @@ impl Budget {
         true
     }
 
-    fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.left
     }
 }

@@ -13,7 +13,7 @@ use crate::classification::{Classification, Level};
 use crate::condition::{Condition, Scene, Vocabulary};
 use crate::decision::UpstreamFacts;
 use crate::demand::{GoesTo, Standing};
-use crate::detector::Scanner;
+use crate::detector::{Scan, ScanMemory, Scanner};
 use crate::error::{Diagnostic, PolicyError};
 use crate::evidence::Finding;
 use crate::latency::{Latency, LatencyClass};
@@ -243,7 +243,16 @@ impl PolicySet {
 
     /// Scans a prompt and evaluates every rule.
     pub fn classify(&self, prompt: &Prompt) -> Classification {
-        let scan = self.scanner.scan(prompt);
+        self.classify_scan(prompt, self.scanner.scan(prompt))
+    }
+
+    /// Like [`PolicySet::classify`], with results of earlier scans: the turns of a conversation that
+    /// came before are not scanned again.
+    pub fn classify_with(&self, prompt: &Prompt, memory: ScanMemory<'_>) -> Classification {
+        self.classify_scan(prompt, self.scanner.scan_with(prompt, &self.digest, Some(memory)))
+    }
+
+    fn classify_scan(&self, prompt: &Prompt, scan: Scan) -> Classification {
         let mut unscanned = prompt.unscanned.clone();
         unscanned.extend(scan.unscanned.iter().cloned());
         let mut base = Base { class: self.answers.unlabelled, ..Base::default() };

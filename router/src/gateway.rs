@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Classification, Decision, Facts, Mode, PolicySet, Prompt, Quality, Refusal, RefusalCode, Route,
+    Classification, Decision, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode, Route,
+    ScanCache, ScanMemory,
 };
 use tokio::time::Instant;
 
@@ -58,6 +59,8 @@ pub struct Parts {
     pub audit: AuditLog,
     /// Which conversations have held never-cloud text.
     pub taint: Arc<TaintStore>,
+    /// What earlier turns of conversations held.
+    pub scans: Arc<ScanCache>,
     /// What operators watch.
     pub metrics: Arc<Metrics>,
 }
@@ -112,7 +115,7 @@ impl Gateway {
     pub async fn handle(&self, mut request: Request) -> Reply {
         let started = Instant::now();
         let policy = self.parts.policy.current();
-        let Some(mut classification) = classify(&policy, &request.prompt).await else {
+        let Some(mut classification) = self.classify(&policy, &request).await else {
             return Reply::error(&ApiError::internal());
         };
         // Nothing here puts placeholders in yet, so policy must decide as if none could be.
@@ -177,6 +180,20 @@ impl Gateway {
         }
         let error = final_error(&decision, last.as_ref());
         self.refuse(&ask, &decision, &facts, &error).await
+    }
+
+    /// Scans a prompt. `None` if the scan itself died: then nothing is known and nothing leaves.
+    async fn classify(&self, policy: &Arc<PolicySet>, request: &Request) -> Option<Classification> {
+        let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
+        let (policy, prompt, cache) =
+            (policy.clone(), request.prompt.clone(), self.parts.scans.clone());
+        let scope = request.caller.tenant.clone();
+        let classify =
+            move || policy.classify_with(&prompt, ScanMemory { cache: &cache, scope: &scope });
+        if bytes <= SCAN_INLINE_BYTES_MAX {
+            return Some(classify());
+        }
+        tokio::task::spawn_blocking(classify).await.ok()
     }
 
     fn facts(&self, request: &Request) -> Facts {
@@ -337,16 +354,6 @@ fn may_queue(ask: &Ask, decision: &Decision, last: Option<&UpstreamError>, step:
     let Some(queue_ms_max) = decision.queue_ms_max else { return false };
     let time_is_up = ask.started + Duration::from_millis(queue_ms_max);
     last.is_none_or(UpstreamError::may_pass) && Instant::now() + step <= time_is_up
-}
-
-/// Scans a prompt. `None` if the scan itself died: then nothing is known and nothing leaves.
-async fn classify(policy: &Arc<PolicySet>, prompt: &Arc<Prompt>) -> Option<Classification> {
-    let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
-    if bytes <= SCAN_INLINE_BYTES_MAX {
-        return Some(policy.classify(prompt));
-    }
-    let (policy, prompt) = (policy.clone(), prompt.clone());
-    tokio::task::spawn_blocking(move || policy.classify(&prompt)).await.ok()
 }
 
 fn mark_down(facts: &mut Facts, upstream: &Upstream) {

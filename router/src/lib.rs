@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sluice_engine::{Engine, EngineOptions};
-use sluice_policies::Mode;
+use sluice_policies::{Mode, ScanCache};
 
 pub use error::ServeError;
 
@@ -39,7 +39,7 @@ use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::Callers;
 use crate::metrics::Metrics;
-use crate::taint::TaintStore;
+use crate::taint::{NoRandomness, TaintStore};
 use crate::upstream::{EdgeUpstream, OpenAiUpstream, Upstream, UpstreamId};
 
 /// A gateway that takes requests.
@@ -140,8 +140,16 @@ pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
         offline_declared: config.offline.declared,
         audit: AuditLog::open(&config.audit)?,
         taint: Arc::new(TaintStore::new()?),
+        scans: Arc::new(scan_cache()?),
         metrics: Arc::new(Metrics::new()),
     }))
+}
+
+/// Memory of what earlier turns of conversations held: some ten thousand messages.
+fn scan_cache() -> Result<ScanCache, NoRandomness> {
+    const BYTES_MAX: usize = 16 << 20;
+    let key = ring::rand::generate(&ring::rand::SystemRandom::new()).map_err(|_| NoRandomness)?;
+    Ok(ScanCache::new(BYTES_MAX, &key.expose()))
 }
 
 fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {

@@ -1,7 +1,11 @@
 //! All texts of a prompt as one: what is split over parts, messages and turns comes together.
 //!
 //! Long texts contribute their ends only: whatever crosses a border lies near it, and the texts
-//! themselves were scanned whole.
+//! themselves were scanned whole. A long conversation is joined in overlapping windows of texts, so
+//! that a new turn changes the last window only and the others are known from the turn before.
+//!
+//! Invariant: neighbouring texts of [`OVERLAP_BYTES`] together lie whole in some window, and so do
+//! any two neighbours.
 
 use std::ops::Range;
 
@@ -10,6 +14,11 @@ use crate::prompt::{Prompt, Role, Text};
 
 /// Bytes of a text on either side of a border that take part.
 const BORDER_BYTES: usize = 768;
+
+/// A window is full with so many bytes, and two texts.
+const WINDOW_BYTES: usize = 3072;
+/// Windows share texts of so many bytes, and one text: a card number of one digit a message fits.
+const OVERLAP_BYTES: usize = 1024;
 
 /// How near: the word that introduces a number may be what was cut.
 const NEAR_BYTES: usize = 40;
@@ -33,28 +42,28 @@ impl Joined {
     /// Glued (a number cut in the middle), glued without the replies between the user's turns, and
     /// by lines (a context word in the text before).
     pub(crate) fn all(prompt: &Prompt, budget: &mut Budget) -> Vec<Joined> {
-        let is_user = |text: &Text| text.role == Role::User;
-        let users = prompt.texts.iter().filter(|t| is_user(t)).count();
-        let mut all = vec![
-            Joined::new(prompt, "", true, |_| true),
-            Joined::new(prompt, "\n", false, |_| true),
-        ];
-        if users > 1 && users < prompt.texts.len() {
-            all.push(Joined::new(prompt, "", true, is_user));
+        let indices = |takes: fn(&Text) -> bool| -> Vec<usize> {
+            let texts = prompt.texts.iter().enumerate();
+            texts.filter(|(_, text)| takes(text)).map(|(index, _)| index).collect()
+        };
+        let (every, users) = (indices(|_| true), indices(|text| text.role == Role::User));
+        let mut all = Vec::new();
+        for window in windows(prompt, &every) {
+            all.push(Joined::new(prompt, window, "", true));
+            all.push(Joined::new(prompt, window, "\n", false));
+        }
+        if users.len() > 1 && users.len() < every.len() {
+            let windows = windows(prompt, &users);
+            all.extend(windows.map(|window| Joined::new(prompt, window, "", true)));
         }
         all.retain(|joined| budget.take(joined.text.len()));
         all
     }
 
-    fn new(
-        prompt: &Prompt,
-        glue: &str,
-        borders_only: bool,
-        takes: impl Fn(&Text) -> bool,
-    ) -> Joined {
+    fn new(prompt: &Prompt, texts: &[usize], glue: &str, borders_only: bool) -> Joined {
         let mut joined = Joined { text: String::new(), pieces: Vec::new(), borders_only };
-        for (index, text) in prompt.texts.iter().enumerate().filter(|(_, text)| takes(text)) {
-            let text = text.text.as_str();
+        for &index in texts {
+            let text = prompt.texts[index].text.as_str();
             if text.len() <= 2 * BORDER_BYTES {
                 joined.add(index, text, 0..text.len());
             } else {
@@ -94,6 +103,29 @@ impl Joined {
     }
 }
 
+/// Overlapping windows, each found from the one before, so that what is appended moves none of them.
+fn windows<'t>(prompt: &Prompt, texts: &'t [usize]) -> impl Iterator<Item = &'t [usize]> {
+    let bytes = |index: &usize| prompt.texts[*index].text.len().min(2 * BORDER_BYTES);
+    let mut next_start = Some(0);
+    std::iter::from_fn(move || {
+        let start = next_start.take()?;
+        let (mut end, mut total) = (start, 0);
+        while end < texts.len() && (total < WINDOW_BYTES || end - start < 2) {
+            total += bytes(&texts[end]);
+            end += 1;
+        }
+        if end < texts.len() {
+            let (mut next, mut shared) = (end, 0);
+            while next > start + 1 && shared < OVERLAP_BYTES {
+                next -= 1;
+                shared += bytes(&texts[next]);
+            }
+            next_start = Some(next);
+        }
+        Some(&texts[start..end])
+    })
+}
+
 fn head_end(text: &str) -> usize {
     (BORDER_BYTES..).find(|&at| text.is_char_boundary(at)).expect("the text's end is a boundary")
 }
@@ -101,4 +133,40 @@ fn head_end(text: &str) -> usize {
 fn tail_start(text: &str) -> usize {
     let at = text.len() - BORDER_BYTES;
     (0..=at).rev().find(|&at| text.is_char_boundary(at)).expect("0 is a boundary")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(lengths: &[usize]) -> Prompt {
+        let texts = lengths.iter().map(|len| Text {
+            place: String::new(),
+            message: None,
+            role: Role::User,
+            text: "x".repeat(*len),
+        });
+        Prompt { texts: texts.collect(), ..Prompt::default() }
+    }
+
+    #[test]
+    fn every_short_run_of_texts_lies_in_a_window_and_appending_moves_none() {
+        let lengths: Vec<usize> = (0..200).map(|i| [1, 900, 40, 5000, 3][i * i % 5] + i).collect();
+        let prompt = prompt(&lengths);
+        for count in 1..lengths.len() {
+            let texts: Vec<usize> = (0..count).collect();
+            let all: Vec<&[usize]> = windows(&prompt, &texts).collect();
+            for start in 0..count {
+                let fits =
+                    |end: &usize| lengths[start..*end].iter().sum::<usize>() <= OVERLAP_BYTES;
+                let run =
+                    (start + 2..=count).take_while(fits).last().unwrap_or(start + 2).min(count);
+                let whole = |w: &&[usize]| w[0] <= start && w[w.len() - 1] + 1 >= run;
+                assert!(all.iter().any(whole), "{start}..{run} of {count}");
+            }
+            let longer: Vec<usize> = (0..count + 1).collect();
+            let changed = windows(&prompt, &longer).filter(|window| !all.contains(window)).count();
+            assert_eq!(changed, 1, "{count}");
+        }
+    }
 }

@@ -1,0 +1,206 @@
+//! Remembers what texts held, so that the earlier turns of a conversation are not scanned again.
+//!
+//! Clients send the whole conversation with every turn. A text is known by a keyed digest of itself,
+//! of the policies that scanned it and of a scope that the caller chooses (the tenant), so that an
+//! entry of one scope answers nobody else; the text is not kept, only what was found and where.
+//!
+//! Invariants: a hit gives exactly what a scan would give; memory stays below the budget; nothing
+//! incomplete or failed is remembered. Two generations: when the young one is full it becomes the
+//! old one, whose unused entries are forgotten with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ring::hmac;
+
+use super::Found;
+use crate::normalize::Budget;
+
+/// Shorter texts are scanned faster than looked up.
+const TEXT_BYTES_MIN: usize = 64;
+
+/// Results of earlier scans.
+pub struct ScanCache {
+    key: hmac::Key,
+    /// Bytes of one generation.
+    bytes_max: usize,
+    generations: Mutex<Generations>,
+}
+
+/// A cache as one caller may use it.
+#[derive(Clone, Copy)]
+pub struct ScanMemory<'a> {
+    /// Where results are kept.
+    pub cache: &'a ScanCache,
+    /// Results are found again in the same scope only: the tenant.
+    pub scope: &'a str,
+}
+
+#[derive(Default)]
+struct Generations {
+    young: HashMap<[u8; 32], Arc<Remembered>>,
+    old: HashMap<[u8; 32], Arc<Remembered>>,
+    young_bytes: usize,
+}
+
+/// What the scan of one text gave.
+pub(super) struct Remembered {
+    pub(super) found: Found,
+    /// What its views took of the request's budget.
+    view_bytes: usize,
+}
+
+impl ScanCache {
+    /// A cache that takes about `bytes_max` bytes; `key` must be random and secret.
+    pub fn new(bytes_max: usize, key: &[u8; 32]) -> ScanCache {
+        ScanCache {
+            key: hmac::Key::new(hmac::HMAC_SHA256, key),
+            bytes_max: bytes_max / 2,
+            generations: Mutex::default(),
+        }
+    }
+
+    fn digest(&self, scope: &str, policy: &str, text: &str) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.key);
+        for part in [scope, policy] {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part.as_bytes());
+        }
+        context.update(text.as_bytes());
+        context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    fn get(&self, digest: &[u8; 32]) -> Option<Arc<Remembered>> {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = generations.young.get(digest) {
+            return Some(known.clone());
+        }
+        let known = generations.old.remove(digest)?;
+        generations.put(*digest, known.clone(), self.bytes_max);
+        Some(known)
+    }
+
+    fn put(&self, digest: [u8; 32], remembered: Arc<Remembered>) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.put(digest, remembered, self.bytes_max);
+    }
+}
+
+impl Generations {
+    fn put(&mut self, digest: [u8; 32], remembered: Arc<Remembered>, bytes_max: usize) {
+        let bytes = remembered.bytes();
+        if bytes > bytes_max {
+            return;
+        }
+        if self.young_bytes + bytes > bytes_max {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        if self.young.insert(digest, remembered).is_none() {
+            self.young_bytes += bytes;
+        }
+    }
+}
+
+impl Remembered {
+    /// With the maps' share.
+    fn bytes(&self) -> usize {
+        size_of::<Remembered>() + 96 + self.found.bytes()
+    }
+}
+
+/// Scans through a cache: `scan` runs for texts that are not known.
+pub(super) fn through(
+    memory: Option<ScanMemory<'_>>,
+    policy: &str,
+    text: &str,
+    budget: &mut Budget,
+    failed: &mut Vec<String>,
+    scan: impl FnOnce(&mut Budget, &mut Vec<String>) -> Found,
+) -> Arc<Remembered> {
+    let memory = memory.filter(|_| text.len() >= TEXT_BYTES_MIN);
+    let digest = memory.map(|m| (m.cache, m.cache.digest(m.scope, policy, text)));
+    if let Some((cache, digest)) = &digest
+        && let Some(known) = cache.get(digest)
+        && budget.left() >= known.view_bytes
+    {
+        budget.take(known.view_bytes);
+        return known;
+    }
+    let (left, failures) = (budget.left(), failed.len());
+    let found = scan(budget, failed);
+    let remembered = Arc::new(Remembered { found, view_bytes: left - budget.left() });
+    if let Some((cache, digest)) = digest
+        && !budget.exceeded
+        && failed.len() == failures
+    {
+        cache.put(digest, remembered.clone());
+    }
+    remembered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PolicySet, Prompt, Role, Text};
+
+    fn conversation(turns: usize) -> Prompt {
+        let said = |i: usize| match i % 3 {
+            0 => {
+                format!("Turn {i}: the patient Anna Huber, MRN 0048{i:03}, has sepsis and a fever.")
+            }
+            1 => "Thank you for the summary; I have added it to the chart of the ward.".to_owned(),
+            _ => format!("Write to anna.huber@posteo.de about card 4539 5787 6362 1486, turn {i}."),
+        };
+        let texts = (0..turns).map(|i| Text {
+            place: format!("messages[{i}].content"),
+            message: Some(i),
+            role: if i % 2 == 0 { Role::User } else { Role::Assistant },
+            text: said(i),
+        });
+        Prompt { texts: texts.collect(), ..Prompt::default() }
+    }
+
+    #[test]
+    fn a_remembered_scan_gives_what_a_scan_gives() {
+        let set = PolicySet::shipped().expect("the shipped policies are valid");
+        let cache = ScanCache::new(1 << 20, &[7; 32]);
+        let memory = ScanMemory { cache: &cache, scope: "ward" };
+        for turns in [1, 2, 3, 9, 9, 70, 71] {
+            let prompt = conversation(turns);
+            let (fresh, known) = (set.classify(&prompt), set.classify_with(&prompt, memory));
+            assert_eq!(fresh.findings, known.findings, "{turns} turns");
+            assert_eq!((fresh.class, fresh.rules), (known.class, known.rules));
+        }
+    }
+
+    #[test]
+    fn another_scope_or_policy_finds_nothing() {
+        let cache = ScanCache::new(1 << 20, &[7; 32]);
+        let digests = [
+            cache.digest("a", "p", "text"),
+            cache.digest("b", "p", "text"),
+            cache.digest("a", "q", "text"),
+            cache.digest("a", "", "ptext"),
+            ScanCache::new(1 << 20, &[8; 32]).digest("a", "p", "text"),
+        ];
+        for (i, digest) in digests.iter().enumerate() {
+            assert!(!digests[..i].contains(digest), "{i}");
+        }
+    }
+
+    #[test]
+    fn memory_stays_below_the_budget() {
+        let bytes_max = 64 << 10;
+        let cache = ScanCache::new(bytes_max, &[7; 32]);
+        for n in 0..10_000u32 {
+            let mut digest = [0; 32];
+            digest[..4].copy_from_slice(&n.to_le_bytes());
+            cache.put(digest, Arc::new(Remembered { found: Found::default(), view_bytes: 0 }));
+            let generations = cache.generations.lock().unwrap();
+            let all = generations.young.values().chain(generations.old.values());
+            assert!(all.map(|r| r.bytes()).sum::<usize>() <= bytes_max);
+        }
+        assert!(cache.get(&[0; 32]).is_none(), "the first is long forgotten");
+    }
+}
