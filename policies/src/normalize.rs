@@ -12,8 +12,10 @@
 
 mod decode;
 mod fold;
+mod hidden;
 mod lookalike;
 mod markup;
+mod spaced;
 mod spelled;
 
 use std::borrow::Cow;
@@ -90,6 +92,10 @@ impl<'a> Views<'a> {
     /// Builds every view that differs from the ones before it.
     pub(crate) fn of(text: &'a str, budget: &mut Budget) -> Views<'a> {
         let mut all = Views { views: vec![fold(text, budget)], opaque: Vec::new() };
+        let hidden = [hidden::tags(text, budget), hidden::reversed(text, budget)];
+        for shown in hidden.into_iter().flatten() {
+            all.add(shown, None, 0, budget);
+        }
         let mut next = 0;
         while next < all.views.len() && all.views.len() < VIEWS_MAX {
             if all.views[next].depth < DEPTH_MAX {
@@ -125,19 +131,26 @@ impl<'a> Views<'a> {
             signs.may_be_markup().then(|| markup::strip(&text, budget)),
             signs.may_spell_digits.then(|| spelled::digits(&text, budget)),
             signs.has_mixed_token.then(|| lookalike::digits(&text, budget)),
+            signs.has_spaced_letters.then(|| spaced::words(&text, budget)),
         ];
         for (kind, range) in opaque {
             self.opaque.push((kind, self.original(index, range)));
         }
         for rewritten in made.into_iter().flatten().flatten() {
-            self.add(rewritten, index, depth + 1, budget);
+            self.add(rewritten, Some(index), depth + 1, budget);
         }
     }
 
-    fn add(&mut self, rewritten: Rewritten, parent: usize, depth: usize, budget: &mut Budget) {
+    fn add(
+        &mut self,
+        rewritten: Rewritten,
+        parent: Option<usize>,
+        depth: usize,
+        budget: &mut Budget,
+    ) {
         // What came out of a decoding may hold full-width digits again.
         let Rewritten { text, pieces } = rewritten;
-        let plain = View { text: Cow::Owned(text), map: Some(pieces), parent: Some(parent), depth };
+        let plain = View { text: Cow::Owned(text), map: Some(pieces), parent, depth };
         let folded = match fold(&plain.text, budget) {
             View { map: Some(map), text, .. } => Some((map, text.into_owned())),
             View { map: None, .. } => None,
@@ -250,8 +263,12 @@ pub(crate) struct Signs {
     has_long_token: bool,
     /// Pairs of hexadecimal digits with separators between.
     has_hex_pairs: bool,
+    /// Numbers of two or three digits in a row: characters by their codes.
+    has_code_list: bool,
     /// A digit touches a letter that looks like one.
     has_mixed_token: bool,
+    /// Single letters in a row.
+    has_spaced_letters: bool,
     may_spell_digits: bool,
 }
 
@@ -262,6 +279,7 @@ impl Signs {
         let mut seen = 0u8;
         let mut pairs = 0;
         let mut number_words = 0;
+        let (mut singles, mut codes) = (0, 0);
         let beginnings = spelled::beginnings();
         let mut at = 0;
         while at < bytes.len() {
@@ -274,12 +292,16 @@ impl Signs {
             let start = at;
             let kinds = skip_token(bytes, &mut at);
             let len = at - start;
-            if kinds == OTHERS && len <= 10 && beginnings.contains(bytes, start, len) {
-                number_words += 1;
+            if kinds == OTHERS {
+                // `then`, `and`, `dash` may stand between number words.
+                let may_be = len <= 24 && beginnings.contains(bytes, start, len);
+                number_words = if may_be { number_words + 1 } else { number_words / 2 };
                 signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
-            } else if kinds != DIGITS {
-                number_words = 0;
             }
+            singles = if len == 1 { singles + 1 } else { 0 };
+            signs.has_spaced_letters |= singles >= spaced::LETTERS_MIN;
+            codes = if kinds == DIGITS && matches!(len, 2 | 3) { codes + 1 } else { 0 };
+            signs.has_code_list |= codes >= decode::CODES_MIN;
             signs.has_long_token |= len >= decode::TOKEN_BYTES_MIN;
             signs.has_mixed_token |= kinds == DIGITS | OTHERS;
             pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };
@@ -299,6 +321,7 @@ impl Signs {
     fn may_be_encoded(&self) -> bool {
         self.has_long_token
             || self.has_hex_pairs
+            || self.has_code_list
             || self.has_percent
             || self.has_backslash
             || self.has_ampersand
@@ -341,7 +364,7 @@ fn skip_any_token(bytes: &[u8], at: &mut usize) -> u8 {
             break;
         }
     }
-    DIGITS * u8::from(any_digits != 0) | OTHERS * u8::from(any_others != 0)
+    (DIGITS * u8::from(any_digits != 0)) | (OTHERS * u8::from(any_others != 0))
 }
 
 const PERCENT: u8 = 1;
@@ -414,6 +437,17 @@ mod tests {
             ("four one one one double one one", "4111111"),
             ("vier eins eins eins", "4111"),
             ("35 33 36 2d 32 32 2d 31 32 33 34", "536-22-1234"),
+            ("chars 53, 51, 54, 45, 50, 50, 45, 49, 50, 51, 52", "536-22-1234"),
+            ("four two then four nine and dash one", "42491"),
+            ("einundvierzig, eenenveertig, vier", "41414"),
+            ("pięć trzy sześć, två två", "53622"),
+            ("forty-nine twenty-nine, 74-77, five-six", "4929747756"),
+            ("p a s s w o r d: x", "password: x"),
+            ("p a s s w \u{43e} r d: x", "password: x"),
+            ("hi\u{e0035}\u{e0033}\u{e0036}", "hi536"),
+            ("\u{202e}4321-22-635\u{202c}", "536-22-1234"),
+            ("4SlO S644 2694", "4510 5644 2694"),
+            ("new B(\"sk_li\").append(\"ve_7\")", "sk_live_7"),
         ];
         for (text, expected) in cases {
             check(text, expected);

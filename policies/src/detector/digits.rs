@@ -166,9 +166,16 @@ fn windows_from(
 
 /// Whether the bytes between two groups may be inside one number.
 fn joins(between: &[u8]) -> bool {
-    between.len() <= SEPARATOR_BYTES_MAX
+    (between.len() <= SEPARATOR_BYTES_MAX || is_quoted_break(between))
         && between.iter().all(|b| !b.is_ascii_alphanumeric())
         && !between.windows(2).any(|pair| pair == b"\n\n")
+}
+
+/// A line break and the marks of a quoted mail or a table's border.
+fn is_quoted_break(between: &[u8]) -> bool {
+    between.len() <= 3 * SEPARATOR_BYTES_MAX
+        && between.contains(&b'\n')
+        && between.iter().all(|b| b"\r\n\t >|*-".contains(b))
 }
 
 /// Whether no letter touches the digits and they are no part of a UUID.

@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 
+use crate::evidence::Likelihood;
 use crate::normalize::Budget;
 use crate::prompt::{Prompt, Role, Text};
 
@@ -20,6 +21,9 @@ const WINDOW_BYTES: usize = 3072;
 /// Windows share texts of so many bytes, and one text: a card number of one digit a message fits.
 const OVERLAP_BYTES: usize = 1024;
 
+/// Longer texts dictate no number.
+const DICTATED_BYTES_MAX: usize = 160;
+
 /// How near: the word that introduces a number may be what was cut.
 const NEAR_BYTES: usize = 40;
 
@@ -29,6 +33,8 @@ pub(crate) struct Joined {
     pieces: Vec<Piece>,
     /// Report only findings near a border: the others are known.
     borders_only: bool,
+    /// Report only the surest: the joined text leaves out much.
+    surest_only: bool,
 }
 
 struct Piece {
@@ -56,12 +62,14 @@ impl Joined {
             let windows = windows(prompt, &users);
             all.extend(windows.map(|window| Joined::new(prompt, window, "", true)));
         }
+        all.extend(Joined::dictated(prompt));
         all.retain(|joined| budget.take(joined.text.len()));
         all
     }
 
     fn new(prompt: &Prompt, texts: &[usize], glue: &str, borders_only: bool) -> Joined {
-        let mut joined = Joined { text: String::new(), pieces: Vec::new(), borders_only };
+        let mut joined =
+            Joined { text: String::new(), pieces: Vec::new(), borders_only, surest_only: false };
         for &index in texts {
             let text = prompt.texts[index].text.as_str();
             if text.len() <= 2 * BORDER_BYTES {
@@ -75,6 +83,37 @@ impl Joined {
             joined.text.push_str(glue);
         }
         joined
+    }
+
+    /// A number said piece by piece, with words around: "starts with 200", "the middle is 48".
+    /// Of the user's short texts, the first whole and of the others what holds digits.
+    fn dictated(prompt: &Prompt) -> Option<Joined> {
+        let mut joined = Joined {
+            text: String::new(),
+            pieces: Vec::new(),
+            borders_only: false,
+            surest_only: true,
+        };
+        let mut parts = 0;
+        for (index, text) in prompt.texts.iter().enumerate() {
+            let dictates = text.role == Role::User && text.text.len() <= DICTATED_BYTES_MAX;
+            let numbers = if dictates { tokens_with_digits(&text.text) } else { Vec::new() };
+            let Some(last) = numbers.last() else { continue };
+            parts += 1;
+            if parts == 1 {
+                joined.add(index, &text.text, 0..last.end);
+            }
+            for number in if parts == 1 { &[][..] } else { &numbers } {
+                joined.text.push(' ');
+                joined.add(index, &text.text, number.clone());
+            }
+        }
+        (parts > 1).then_some(joined)
+    }
+
+    /// Whether a finding of this likelihood counts.
+    pub(crate) fn counts(&self, likelihood: Likelihood) -> bool {
+        !self.surest_only || likelihood == Likelihood::VeryLikely
     }
 
     fn add(&mut self, index: usize, text: &str, range: Range<usize>) {
@@ -124,6 +163,17 @@ fn windows<'t>(prompt: &Prompt, texts: &'t [usize]) -> impl Iterator<Item = &'t 
         }
         Some(&texts[start..end])
     })
+}
+
+/// Words of letters and digits that have a digit.
+fn tokens_with_digits(text: &str) -> Vec<Range<usize>> {
+    let mut at = 0;
+    let tokens = text.split(|c: char| !c.is_alphanumeric()).map(|token| {
+        let start = at;
+        at += token.len() + text[at + token.len()..].chars().next().map_or(0, char::len_utf8);
+        start..start + token.len()
+    });
+    tokens.filter(|token| text[token.clone()].bytes().any(|b| b.is_ascii_digit())).collect()
 }
 
 fn head_end(text: &str) -> usize {

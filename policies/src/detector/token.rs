@@ -94,5 +94,24 @@ fn chunks(reading: &Reading<'_>) -> Vec<Range<usize>> {
 
 fn joins(text: &str, before: &Range<usize>, after: &Range<usize>) -> bool {
     let between = &text[before.end..after.start];
-    matches!(between, " " | "-" | "." | "/" | " - " | "_" | "\n" | "  " | ", " | ":" | ": " | "")
+    matches!(
+        between,
+        " " | "-"
+            | "."
+            | "/"
+            | " - "
+            | " / "
+            | " | "
+            | "|"
+            | "_"
+            | "\n"
+            | "\n> "
+            | "\r\n"
+            | "\t"
+            | "  "
+            | ", "
+            | ":"
+            | ": "
+            | ""
+    )
 }

@@ -16,6 +16,8 @@ use crate::prompt::ContentKind;
 pub(super) const TOKEN_BYTES_MIN: usize = 12;
 /// Fewer pairs of hexadecimal digits are a date or a time.
 pub(super) const HEX_PAIRS_MIN: usize = 6;
+/// Fewer character codes are a list of small numbers.
+pub(super) const CODES_MIN: usize = 8;
 /// Base64 that decodes to noise and is this long is opaque; signatures and digests are shorter.
 const OPAQUE_BYTES_MIN: usize = 700;
 /// Share of printable characters that makes decoded bytes a text, in percent.
@@ -82,10 +84,14 @@ fn token(
 ) -> (usize, Option<String>) {
     let bytes = text.as_bytes();
     let end = token_end(bytes, start);
-    if signs.has_hex_pairs {
-        let (pairs_end, decoded) = hex_pairs(text, start);
-        if pairs_end > start {
-            return (pairs_end.max(end), decoded);
+    if signs.has_hex_pairs || signs.has_code_list {
+        let (pairs_end, pairs) = hex_pairs(text, start);
+        let (codes_end, codes) = code_list(text, start);
+        // Two-digit numbers can be read both ways, and so both are.
+        let readings: Vec<String> = codes.into_iter().chain(pairs).collect();
+        if codes_end.max(pairs_end) > start {
+            let decoded = (!readings.is_empty()).then(|| readings.join(" "));
+            return (end.max(codes_end).max(pairs_end), decoded);
         }
     }
     if end - start < TOKEN_BYTES_MIN {
@@ -138,6 +144,31 @@ fn hex_pairs(text: &str, start: usize) -> (usize, Option<String>) {
     let has_letter = decoded.iter().any(|b| !b.is_ascii_digit());
     let text = readable(&decoded).filter(|text| has_letter || text.len() >= 9);
     (end, text)
+}
+
+/// `99, 97, 114, 100`: the end of the character codes, and their text.
+fn code_list(text: &str, start: usize) -> (usize, Option<String>) {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::new();
+    let (mut at, mut end) = (start, start);
+    loop {
+        let len = bytes[at..].iter().take(4).take_while(|b| b.is_ascii_digit()).count();
+        let Some(code) = text[at..at + len].parse().ok().filter(|code| (9..127).contains(code))
+        else {
+            break;
+        };
+        decoded.push(code);
+        end = at + len;
+        let separators = bytes[end..].iter().take(3).take_while(|b| b" ,;\n".contains(b)).count();
+        at = end + separators;
+        if separators == 0 || at >= bytes.len() {
+            break;
+        }
+    }
+    if decoded.len() < CODES_MIN {
+        return (start, None);
+    }
+    (end, readable(&decoded))
 }
 
 /// Base64 from `start`, over wrapped lines and padding.

@@ -26,12 +26,12 @@ pub(super) fn digits(text: &str, budget: &mut Budget) -> Option<Rewritten> {
     budget.take(rewritten.text.len()).then_some(rewritten)
 }
 
-/// Digits and a few letters that look like digits, more of the former.
+/// Digits and letters that look like digits: more of the former, or the four of a card's group.
 fn is_disguised(token: &[u8]) -> bool {
     let digits = token.iter().filter(|b| b.is_ascii_digit()).count();
-    digits >= 2
+    let mostly_digits = digits >= 2 && token.len() - digits <= digits;
+    (mostly_digits || digits >= 1 && token.len() == 4)
         && digits < token.len()
-        && token.len() - digits <= digits
         && token.iter().all(|b| b.is_ascii_digit() || twin(*b).is_some())
 }
 

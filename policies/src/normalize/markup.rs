@@ -57,20 +57,22 @@ fn tag_end(text: &str, start: usize) -> usize {
     }
 }
 
-/// End of `" + "`, `", "`, `" "` between two short literals of digits or token characters.
+/// End of `" + "`, `", "`, `").append("` between two short literals of digits or token characters.
 fn joined_literals_end(bytes: &[u8], start: usize) -> usize {
     let quote = bytes[start];
-    let Some(offset) = bytes[start + 1..].iter().take(12).position(|b| *b == quote) else {
+    let Some(offset) = bytes[start + 1..].iter().take(14).position(|b| *b == quote) else {
         return start;
     };
     let end = start + 1 + offset;
     let between = &bytes[start + 1..end];
+    let is_call =
+        [&b").append("[..], b").concat(", b").add(", b") + (", b"||", b" || "].contains(&between);
     let is_glue = |b: &u8| matches!(b, b' ' | b'+' | b'.' | b'&' | b'\n' | b'\t' | b'\\');
     let is_value =
         |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(b));
     let inside = start.checked_sub(1).and_then(|i| bytes.get(i));
     if !between.is_empty()
-        && between.iter().all(is_glue)
+        && (is_call || between.iter().all(is_glue))
         && is_value(inside)
         && is_value(bytes.get(end + 1))
     {
