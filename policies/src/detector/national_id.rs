@@ -18,6 +18,7 @@ pub(crate) fn builtin(name: &str) -> Option<Kind> {
         "us_itin" => number(&[9], us_itin),
         "de_tax_id" => number(&[11], de_tax_id),
         "fr_nir" => number(&[13, 15], fr_nir),
+        "fr_nir_corsica" => code(15..16, fr_nir_corsica),
         "es_dni" => code(9..10, es_dni),
         "it_codice_fiscale" => code(16..17, it_codice_fiscale),
         "nl_bsn" => number(&[8, 9], nl_bsn),
@@ -47,6 +48,18 @@ pub(crate) fn builtin(name: &str) -> Option<Kind> {
         "mx_curp" => code(18..19, mx_curp),
         "za_id" => number(&[13], za_id),
         "sg_nric" => code(9..10, sg_nric),
+        "cz_rodne_cislo" => number(&[9, 10], cz_rodne_cislo),
+        "ro_cnp" => number(&[13], ro_cnp),
+        "bg_egn" => number(&[10], bg_egn),
+        "hr_oib" => number(&[11], mod11_10_number),
+        "hu_taj" => number(&[9], hu_taj),
+        "gr_amka" => number(&[11], gr_amka),
+        "ee_isikukood" => number(&[11], ee_isikukood),
+        "il_teudat" => number(&[9], luhn_number),
+        "cl_rut" => code(8..10, cl_rut),
+        "cl_rut_digits" => number(&[8, 9], cl_rut_digits),
+        "ru_snils" => number(&[11], ru_snils),
+        "ru_inn" => number(&[12], ru_inn),
         _ => None,
     }
 }
@@ -132,6 +145,25 @@ fn fr_nir(number: &Number<'_>) -> Option<Own> {
     }
     let key = 97 - remainder(&d[..13], 97);
     (key == u64::from(pair(&d[13..]))).then_some(Own::AsSpecified)
+}
+
+/// Births in Corsica have 2A or 2B for the department, which count as 19 and 18.
+fn fr_nir_corsica(code: &Code<'_>) -> Option<Own> {
+    let c = code.compact;
+    let department = match &c[5..7] {
+        b"2A" => [1, 9],
+        b"2B" => [1, 8],
+        _ => return None,
+    };
+    let mut digits = Vec::with_capacity(15);
+    for (place, byte) in c.iter().enumerate() {
+        let value =
+            if (5..7).contains(&place) { department[place - 5] } else { byte.wrapping_sub(b'0') };
+        digits.push(value);
+    }
+    let valid = matches!(digits[0], 1 | 2) && digits.iter().all(|d| *d <= 9);
+    (valid && 97 - remainder(&digits[..13], 97) == u64::from(pair(&digits[13..])))
+        .then_some(Own::AsSpecified)
 }
 
 /// DNI: eight digits and a letter by mod 23; NIE: X, Y or Z for the first digit.
@@ -445,4 +477,103 @@ fn sg_nric(code: &Code<'_>) -> Option<Own> {
         _ => return None,
     };
     (marks[rest as usize] == c[8]).then_some(Own::AsSpecified)
+}
+
+/// Czech and Slovak birth number: YYMMDD (50 added to a woman's month), divisible by 11 since 1954.
+fn cz_rodne_cislo(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let month = pair(&d[2..]) % 50;
+    let dated = is_month_day(if month > 20 { month - 20 } else { month }, pair(&d[4..]));
+    let checked = match d.len() {
+        9 => pair(d) <= 53,
+        _ => remainder(d, 11) == 0 || remainder(&d[..9], 11) == 10 && d[9] == 0,
+    };
+    (dated && checked).then(|| by_shape(number, &[&[6, 4]])).map(|own| {
+        let slash = number.window.separators(number.text).any(|s| s.trim() == "/");
+        if slash { own } else { Own::NeedsContext }
+    })
+}
+
+/// Sex and century, YYMMDD, county, serial, check digit of 279146358279 mod 11.
+fn ro_cnp(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let rest = weighted(d, &[2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9]) % 11;
+    let check = if rest == 10 { 1 } else { rest };
+    let valid = d[0] != 0 && is_month_day(pair(&d[3..]), pair(&d[5..]));
+    (valid && check == u32::from(d[12])).then_some(Own::NeedsContext)
+}
+
+/// YYMMDD (20 or 40 added to the month), weights 2 4 8 5 10 9 7 3 6, mod 11.
+fn bg_egn(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let check = weighted(d, &[2, 4, 8, 5, 10, 9, 7, 3, 6]) % 11 % 10;
+    let valid = is_month_day(pair(&d[2..]) % 20, pair(&d[4..]));
+    (valid && check == u32::from(d[9])).then_some(Own::NeedsContext)
+}
+
+/// ISO 7064 mod 11,10 over all digits.
+fn mod11_10_number(number: &Number<'_>) -> Option<Own> {
+    (mod11_10(number.digits) && !all_same(number.digits)).then_some(Own::NeedsContext)
+}
+
+/// Luhn over all digits.
+fn luhn_number(number: &Number<'_>) -> Option<Own> {
+    (luhn(number.digits) && !all_same(number.digits)).then_some(Own::NeedsContext)
+}
+
+/// Weights 3 and 7 in turn, mod 10.
+fn hu_taj(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let check = weighted(d, &[3, 7, 3, 7, 3, 7, 3, 7]) % 10;
+    (check == u32::from(d[8]) && !all_same(d)).then_some(Own::NeedsContext)
+}
+
+/// DDMMYY and Luhn.
+fn gr_amka(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    (is_month_day(pair(&d[2..]), pair(d)) && luhn(d)).then_some(Own::NeedsContext)
+}
+
+/// Estonia and Lithuania: sex and century, YYMMDD, two rounds of weights mod 11.
+fn ee_isikukood(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let first = weighted(d, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 1]) % 11;
+    let second = weighted(d, &[3, 4, 5, 6, 7, 8, 9, 1, 2, 3]) % 11;
+    let check = if first < 10 { first } else { second % 10 };
+    let valid = matches!(d[0], 1..=6) && is_month_day(pair(&d[3..]), pair(&d[5..]));
+    (valid && check == u32::from(d[10])).then_some(Own::NeedsContext)
+}
+
+/// Chile: mod 11 with weights 2 to 7 from the right; this form ends in K.
+fn cl_rut(code: &Code<'_>) -> Option<Own> {
+    let (check, body) = code.compact.split_last()?;
+    let digits: Option<Vec<u8>> =
+        body.iter().map(|b| b.is_ascii_digit().then(|| b - b'0')).collect();
+    (*check == b'K' && cl_check(&digits?) == 10).then_some(Own::NeedsContext)
+}
+
+fn cl_rut_digits(number: &Number<'_>) -> Option<Own> {
+    let (check, body) = number.digits.split_last()?;
+    (cl_check(body) == u32::from(*check)).then_some(Own::NeedsContext)
+}
+
+fn cl_check(body: &[u8]) -> u32 {
+    let weights = [2, 3, 4, 5, 6, 7].into_iter().cycle();
+    let sum: u32 = body.iter().rev().zip(weights).map(|(d, w)| u32::from(*d) * w).sum();
+    (11 - sum % 11) % 11
+}
+
+/// Russian pension insurance: weights 9 to 1, mod 101.
+fn ru_snils(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let check = weighted(d, &[9, 8, 7, 6, 5, 4, 3, 2, 1]) % 101 % 100;
+    (check == pair(&d[9..])).then(|| by_shape(number, &[&[3, 3, 3, 2]]))
+}
+
+/// Russian taxpayer number of a person: two check digits.
+fn ru_inn(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let first = weighted(d, &[7, 2, 4, 10, 3, 5, 9, 4, 6, 8]) % 11 % 10;
+    let second = weighted(d, &[3, 7, 2, 4, 10, 3, 5, 9, 4, 6, 8]) % 11 % 10;
+    (first == u32::from(d[10]) && second == u32::from(d[11])).then_some(Own::NeedsContext)
 }
