@@ -89,6 +89,7 @@ impl Detector for PersonName {
         for hit in reading.hits(self.surnames) {
             names.extend(self.surname_first(reading, hit.start as usize));
             names.extend(self.by_surname(reading, hit.start as usize));
+            names.extend(self.by_initial(reading, hit.start as usize));
         }
         let introduced = [
             (self.introductions, VeryLikely),
@@ -183,12 +184,32 @@ impl PersonName {
         if !plausible || is_word(first.text) || is_word(surname.text) {
             return None;
         }
+        // Inside a sentence a capital is a name's; at its start every word has one.
+        let before = text[..first.start].trim_end_matches(' ');
+        let inside = before.len() < first.start
+            && before.ends_with(|c: char| c.is_lowercase() || matches!(c, ',' | ':' | ';'));
         let next = self.next_token(text, &surname, false);
         let acts = next.is_some_and(|word| reading.lexicon.in_set(self.verbs, word.text))
             || text[surname.end()..].starts_with(" - ");
         let addressed = self.follows(reading, self.towards, first.start);
-        let sure = if acts || addressed { Likely } else { Possible };
+        let sure = if acts || addressed || inside { Likely } else { Possible };
         Some(Name { range: first.start..surname.end(), sure, cued: false })
+    }
+
+    /// `K. Abernathy`, `R. J. Osei`.
+    fn by_initial(&self, reading: &Reading<'_>, start: usize) -> Option<Name> {
+        let text = reading.text;
+        let surname = Token::at(text, start).filter(|t| t.is_capital() && !t.is_upper())?;
+        let before = text[..start].strip_suffix(". ").or(text[..start].strip_suffix('.'))?;
+        let initial = before.chars().next_back().filter(|c| c.is_uppercase())?;
+        let first = before.len() - initial.len_utf8();
+        let common = reading.lexicon.in_set(self.ambiguous, surname.text);
+        let alone = !text[..first].ends_with(|c: char| c.is_alphanumeric());
+        (alone && !common && surname.text.len() > 3).then(|| Name {
+            range: first..surname.end(),
+            sure: Likely,
+            cued: false,
+        })
     }
 
     /// `Huber, Anna` and `HUBER Anna`.
@@ -448,7 +469,7 @@ impl PersonName {
         let of_thing =
             after.is_some_and(|hit| is_same_sentence(&reading.text[range.end..hit.start as usize]));
         if of_thing
-            || is_citation(reading.text, range.end)
+            || !name.cued && is_citation(reading.text, range.end)
             || self.is_inside(reading, self.things, &range)
         {
             return None;

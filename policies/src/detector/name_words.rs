@@ -14,6 +14,7 @@ pub(super) const CUES: &[&str] = &[
     "utente", "funcionário", "funcionária", "apelido", "sobrenome", "segurado", "segurada", "doente", "aluno", "aluna", "colaborador", "colaboradora",
     "patiënt", "patiënte", "cliënt", "cliënte", "medewerker", "medewerkster", "werknemer", "naam", "achternaam", "voornaam", "verzekerde", "klant",
     "pacjent", "pacjentka", "pracownik", "imię i nazwisko", "nazwisko", "klientka", "patienten", "medarbetare", "namn", "efternamn", "hasta", "hastamız", "çalışan", "ad soyad", "adı soyadı", "pacient", "pacientka", "beteg", "pacientul", "pacienta", "potilas", "pasient", "navn",
+    "κυρία", "κύριος", "κος", "κα", "ασθενής", "ο ασθενής", "хвора", "хворий", "пацієнт", "пацієнтка", "пані", "пан", "המטופל", "המטופלת", "מטופל", "מטופלת", "גברת", "מר", "העובד", "העובדת", "kandidaat", "buurman", "buurvrouw", "nachbar", "nachbarin", "voisin", "voisine", "vecino", "vecina", "vicino", "vizinho", "vizinha", "granne", "sąsiad", "sąsiadka", "nauczycielka", "nauczyciel", "lehrer", "lehrerin", "professeur", "kollege", "kollegin", "zeuge", "zeugin", "vermieter", "mieter", "mieterin", "huurder", "huurster", "inquilino", "inquilina", "inquilin", "dependente", "dependiente", "asylsökande", "dossier", "akte", "fall", "asunto", "kundin", "klientin", "employees", "team member", "new hire", "volunteer", "driver", "nanny", "babysitter", "pupil", "teacher", "trainee", "intern", "debtor", "borrower", "policyholder", "deceased", "heir", "parolee", "complainant", "respondent",
     "пациент", "пациентка", "больной", "больная", "сотрудник", "сотрудница", "фио", "клиент", "المريض", "المريضة", "الاسم", "الموظف", "मरीज", "मरीज़", "रोगी", "नाम", "श्री", "श्रीमती",
 ];
 
@@ -69,7 +70,7 @@ pub(super) const FICTION: &[&str] = &[
 ];
 
 /// Words of stories and works, which stand in ordinary texts too.
-pub(super) const STORY: &[&str] = &["story", "stories", "character", "script", "poem", "poetry", "plot", "dialogue", "scene", "play", "haiku", "movie", "film", "episode", "musical", "opera", "lyrics", "roman", "gedicht", "figur", "conte", "poème", "poema", "poesia", "romance", "verhaal", "gedicht"];
+pub(super) const STORY: &[&str] = &["story", "stories", "character", "movie script", "film script", "poem", "poetry", "plot", "dialogue", "scene", "play", "haiku", "movie", "film", "episode", "musical", "opera", "lyrics", "roman", "gedicht", "figur", "conte", "poème", "poema", "poesia", "romance", "verhaal", "gedicht"];
 
 /// Names that are words too, but mostly names.
 pub(super) const SOFT: &[&str] = &[
@@ -104,7 +105,7 @@ pub(super) const NOT_NAMES: &[&str] = &[
 ];
 
 /// Beside East Asian names: before them, or honorifics after them.
-pub(super) const EAST_ASIAN_CUES: &[&str] = &["患者", "病人", "姓名", "员工", "客户", "先生", "女士", "小姐", "我叫", "名前", "氏名", "様", "さん", "氏", "환자", "성명", "이름", "씨", "님", "직원", "社員", "従業員", "ผู้ป่วย", "คุณ"];
+pub(super) const EAST_ASIAN_CUES: &[&str] = &["患者", "病人", "姓名", "员工", "客户", "先生", "女士", "小姐", "我叫", "名前", "氏名", "様", "さん", "氏", "환자", "성명", "이름", "씨", "님", "직원", "社員", "従業員", "ผู้ป่วย", "คุณ", "同事", "学生", "生徒", "我朋友", "我妈妈", "我爸爸"];
 /// The cues above that stand behind the name.
 pub(super) const EAST_ASIAN_SUFFIXES: &[&str] = &["先生", "女士", "小姐", "様", "さん", "氏", "씨", "님"];
 /// First characters of the commonest surnames of China, Japan and Korea.
