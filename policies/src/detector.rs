@@ -233,7 +233,7 @@ impl Pass<'_> {
         }
         for joined in Joined::all(self.prompt, &mut self.budget) {
             let known = self.scan_text(&joined.text);
-            for span in &known.found.spans {
+            for span in known.found.spans.iter().filter(|s| joined.counts(s.likelihood)) {
                 let Some((text, range)) = joined.place(&span.range) else { continue };
                 self.add_joined(&mut of_text[text], text, &Span { range, ..span.clone() });
             }

@@ -594,3 +594,19 @@ mod properties {
         }
     }
 }
+
+#[test]
+fn a_literal_hides_no_other_that_begins_or_ends_in_it() {
+    let site = |id: &str, literal: &str| DetectorSpec {
+        id: id.to_owned(),
+        patterns: vec![r"ward-note \d+".to_owned()],
+        literals: vec![literal.to_owned()],
+        alone: Some(Likely),
+        ..DetectorSpec::default()
+    };
+    let specs = vec![site("one", "ward"), site("two", "ward-note "), site("three", "note")];
+    let scanner = Scanner::new(specs).unwrap();
+    let scan = scanner.scan(&Prompt::from_user_text("see ward-note 77"));
+    let found: Vec<&str> = scan.findings.iter().map(|f| f.detector.as_str()).collect();
+    assert_eq!(found, ["one", "three", "two"]);
+}

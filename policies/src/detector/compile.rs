@@ -148,7 +148,7 @@ impl Compiled {
 
     /// Reads a view once for all detectors.
     pub(crate) fn read<'a>(&'a self, text: &'a str) -> Reading<'a> {
-        let literals = self.literals.iter().flat_map(|all| all.find_iter(text));
+        let literals = self.literals.iter().flat_map(|all| all.find_overlapping_iter(text));
         Reading {
             text,
             words: self.lexicon.read(text),
@@ -254,11 +254,12 @@ fn compact(value: &str) -> String {
     value.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// Every literal is found, also one that is the beginning of another's or stands inside it.
 fn automaton(literals: &[String]) -> Option<AhoCorasick> {
     (!literals.is_empty()).then(|| {
         AhoCorasickBuilder::new()
             .ascii_case_insensitive(true)
-            .match_kind(MatchKind::LeftmostLongest)
+            .match_kind(MatchKind::Standard)
             .kind(Some(AhoCorasickKind::DFA))
             .build(literals)
             .expect("a few hundred short literals fit the automaton's limits")
@@ -342,6 +343,9 @@ fn shipped_lists() -> &'static [(&'static str, &'static str)] {
         ("health_nl", include_str!("../../detectors/words/health_nl.txt")),
         ("health_other", include_str!("../../detectors/words/health_other.txt")),
         ("drugs", include_str!("../../detectors/words/drugs.txt")),
+        ("personnel", include_str!("../../detectors/words/personnel.txt")),
+        ("special_category", include_str!("../../detectors/words/special_category.txt")),
+        ("private_affairs", include_str!("../../detectors/words/private_affairs.txt")),
     ]
 }
 

@@ -55,6 +55,10 @@ fn hexadecimal(byte: u8) -> bool {
     byte.is_ascii_hexdigit()
 }
 
+fn webhook(byte: u8) -> bool {
+    wide(byte) || matches!(byte, b'/' | b'@')
+}
+
 fn wide(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'=')
 }
@@ -76,6 +80,10 @@ const TOKENS: &[TypedToken] = tokens![
     "figd_" 30 wide, "ATATT3" 60 wide, "ATCTT3" 60 wide, "PMAK-" 50 wide, "rubygems_" 40 hexadecimal, "tfp_" 30 alphanumeric, "secret_" 40 alphanumeric, "ntn_" 40 alphanumeric,
     "dapi" 32 hexadecimal, "doo_v1_" 40 hexadecimal, "NRAK-" 20 upper, "glsa_" 30 wide, "glc_" 30 wide, "sntrys_" 30 wide, "sntryu_" 40 hexadecimal, "xkeysib-" 50 wide,
     "gsk_" 40 alphanumeric, "r8_" 30 alphanumeric, "pplx-" 40 alphanumeric, "tvly-" 20 wide, "phc_" 30 alphanumeric, "phx_" 30 alphanumeric, "pat-na1-" 30 wide, "fo1_" 30 wide, "bkua_" 30 hexadecimal, "CCIPAT_" 30 wide, "AccountKey=" 40 wide, "SharedAccessKey=" 30 wide,
+    "hooks.slack.com/services/T" 30 webhook, "discord.com/api/webhooks/" 40 webhook, "discordapp.com/api/webhooks/" 40 webhook, "webhook.office.com/webhookb2/" 40 webhook, "hooks.zapier.com/hooks/catch/" 12 webhook,
+    "xai-" 40 alphanumeric, "co-" 40 alphanumeric, "fw_" 20 alphanumeric, "nvapi-" 40 wide, "sk_prod_" 16 alphanumeric, "pk_prod_" 16 alphanumeric, "rzp_live_" 14 alphanumeric, "access_token$production$" 20 wide,
+    "oy2" 43 alphanumeric, "CLOJARS_" 40 alphanumeric, "dt0c01." 40 wide, "EZAK" 50 alphanumeric, "FLWSECK-" 20 wide, "fio-u-" 40 wide, "ghb_" 30 alphanumeric, "glptt-" 30 wide, "glsoat-" 20 wide, "ico-" 30 alphanumeric, "lin_oauth_" 30 alphanumeric,
+    "pscale_tkn_" 30 wide, "pscale_pw_" 30 wide, "pul-" 40 hexadecimal, "PRMK-" 20 wide, "shippo_live_" 40 hexadecimal, "sl." 100 wide, "sbp_" 40 hexadecimal, "tk-us-" 30 wide, "YCAJE" 20 wide, "AQVN" 30 wide, "hvr." 24 wide, "waka_" 30 wide, "DO00" 16 upper,
 ];
 
 /// Typed tokens and generic `name = value` secrets.
@@ -110,7 +118,7 @@ impl ApiKey {
             && exact
             && ends
             && tail >= token.tail_min
-            && has_digit(value)
+            && (has_digit(value) || is_random_letters(value))
             && !is_sample_token(value);
         fits.then(|| Candidate { range: at.start..at.end + tail, own: Own::Exactly(VeryLikely) })
     }
@@ -135,6 +143,14 @@ impl Detector for ApiKey {
             }
         }
     }
+}
+
+/// Letters of both cases without order: one long random value in a hundred has no digit.
+fn is_random_letters(value: &str) -> bool {
+    value.len() >= 24
+        && value.bytes().any(|b| b.is_ascii_lowercase())
+        && value.bytes().filter(u8::is_ascii_uppercase).count() >= 5
+        && entropy(value) >= 3.8
 }
 
 /// A long value of mixed characters, as generators write them.
@@ -238,9 +254,10 @@ impl Detector for Password {
         for hit in reading.hits(self.names) {
             let at = hit.end as usize;
             let assigned = assigned_value(reading.text, at).map(|range| (range, true));
-            let Some((range, _)) =
-                assigned.or_else(|| stated_value(reading.text, at).map(|r| (r, false)))
-            else {
+            let Some((range, _)) = assigned.or_else(|| {
+                let said = stated_value(reading.text, at);
+                said.or_else(|| labelled_value(reading.text, at)).map(|r| (r, false))
+            }) else {
                 continue;
             };
             let value = &reading.text[range.clone()];
@@ -257,7 +274,7 @@ impl Detector for Password {
 }
 
 /// A value that is no ordinary word: digits or signs among letters.
-fn looks_chosen(value: &str) -> bool {
+pub(super) fn looks_chosen(value: &str) -> bool {
     let kinds = [
         value.bytes().any(|b| b.is_ascii_lowercase()),
         value.bytes().any(|b| b.is_ascii_uppercase()),
@@ -298,6 +315,16 @@ fn stated_value(text: &str, at: usize) -> Option<Range<usize>> {
     let rest = &text[at + jump.unwrap_or(0)..];
     let verb = VERBS.iter().find(|v| rest.starts_with(**v))?;
     let value = rest[verb.len()..].trim_start_matches(['"', '\'', '`', ':', ' ']);
+    let range = value_range(text, text.len() - value.len())?;
+    looks_chosen(&text[range.clone()]).then_some(range)
+}
+
+/// "Mot de passe de la base : Rz8#": a few words between the name and a colon.
+fn labelled_value(text: &str, at: usize) -> Option<Range<usize>> {
+    let near = &text[at..floor_boundary(text, at + 48)];
+    let words = near.find(|c: char| !(c.is_alphanumeric() || " -_'/".contains(c)))?;
+    let value =
+        text[at + words..].strip_prefix([':', '='])?.trim_start_matches([' ', '"', '\'', '`']);
     let range = value_range(text, text.len() - value.len())?;
     looks_chosen(&text[range.clone()]).then_some(range)
 }
@@ -483,5 +510,5 @@ const KEY_NAMES: &[&str] = &[
 ];
 #[rustfmt::skip]
 const PASSWORD_NAMES: &[&str] = &[
-    "password", "passwd", "pwd", "pass", "passphrase", "passcode", "passwort", "kennwort", "mot de passe", "mdp", "contraseña", "clave", "parola d'ordine", "senha", "palavra passe", "wachtwoord", "hasło", "lösenord", "пароль", "şifre", "parola", "密码", "パスワード", "비밀번호", "login password", "admin password", "root password", "wifi password", "wlan passwort", "pin code", "db password", "adgangskode", "salasana", "passord",
+    "password", "passwd", "pwd", "pass", "passphrase", "passcode", "passwort", "kennwort", "mot de passe", "mdp", "contraseña", "clave", "parola d'ordine", "senha", "palavra passe", "wachtwoord", "hasło", "lösenord", "пароль", "şifre", "parola", "密码", "パスワード", "비밀번호", "login password", "admin password", "root password", "wifi password", "wlan passwort", "pin code", "db password", "adgangskode", "salasana", "passord", "pw", "creds", "credentials", "zugangsdaten", "identifiants", "credenciales", "credenziali", "credenciais", "inloggegevens", "snmp server community", "community string", "enable secret", "enable password", "secret", "pre shared key", "psk", "wpa key", "unlock code", "passkey", "db pass", "ftp pass", "ssh pass", "sudo password", "root pw", "admin pw", "heslo", "jelszó", "κωδικός", "סיסמה", "كلمة المرور", "पासवर्ड", "mật khẩu", "รหัสผ่าน",
 ];

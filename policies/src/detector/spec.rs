@@ -34,7 +34,7 @@ pub struct DetectorSpec {
     pub words: Vec<String>,
     /// Shipped word lists by name: `health_en`.
     pub lists: Vec<String>,
-    /// A check that a candidate must pass: `luhn`, `mod97`, `mod11`, `verhoeff`, `digits`.
+    /// A check that a candidate must pass: `luhn`, `verhoeff`, `mod97`, `mod11_10`, `digits`, `chosen`.
     pub validator: Option<String>,
     /// How sure the shape alone is; without it a finding needs a context word.
     pub alone: Option<Likelihood>,
