@@ -40,7 +40,10 @@ pub use decision::{
     Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
 };
 pub use demand::Standing;
-pub use detector::{DetectorSpec, Scan, ScanCache, ScanMemory, Scanner, SpecError};
+pub use detector::{
+    DetectorSpec, LabelledText, Scan, ScanCache, ScanMemory, Scanner, SpecError, TopicTraining,
+    train_topics,
+};
 pub use error::{Diagnostic, PolicyError};
 pub use evidence::{Finding, Likelihood};
 pub use explain::{Clause, Explanation, RuleExplanation};

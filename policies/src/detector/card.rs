@@ -225,18 +225,7 @@ impl ShortCode {
     fn pin(compiler: &mut Compiler) -> Self {
         ShortCode {
             words: compiler.lexicon.list(PIN_WORDS),
-            not: compiler.lexicon.list([
-                "gpio",
-                "arduino",
-                "raspberry",
-                "connector",
-                "pinout",
-                "zip",
-                "pin out",
-                "header",
-                "led",
-                "volt",
-            ]),
+            not: compiler.lexicon.list(NOT_PIN_WORDS),
             lengths: 4..7,
         }
     }
@@ -332,7 +321,7 @@ const OTHER_NUMBER_WORDS: &[&str] = &[
 #[rustfmt::skip]
 const TEST_WORDS: &[&str] = &[
     "test", "tests", "testing", "stripe", "sandbox", "example", "examples", "dummy", "fake", "mock", "fixture", "placeholder", "sample", "assert", "unit test",
-    "pytest", "jest", "expect", "def", "luhn", "regex", "documentation", "docs", "testkarte", "beispiel", "exemple", "ejemplo", "braintree", "adyen", "paypal sandbox",
+    "pytest", "jest", "expect", "def", "luhn", "regex", "documentation", "docs", "testkarte", "beispiel", "exemple", "ejemplo", "braintree", "adyen", "paypal sandbox", "simulate", "simulates", "insufficient_funds", "declined card", "readme",
 ];
 #[rustfmt::skip]
 const SECURITY_CODE_WORDS: &[&str] = &[
@@ -344,6 +333,12 @@ const SECURITY_CODE_WORDS: &[&str] = &[
 const PIN_WORDS: &[&str] = &[
     "pin", "pin code", "pin number", "card pin", "atm pin", "debit pin", "geheimzahl", "code pin", "clave pin", "codigo pin", "codice pin", "pincode", "pin block",
 ];
+/// Pins of electronics and of bowling, not of cards.
+#[rustfmt::skip]
+const NOT_PIN_WORDS: &[&str] = &[
+    "gpio", "arduino", "raspberry", "connector", "pinout", "zip", "pin out", "header", "led", "volt", "kicad", "eagle", "schematic", "net", "pcb", "chip", "mcu", "solder",
+    "footprint", "driven", "datasheet", "ic", "microcontroller", "esp32", "stm32", "bowling", "pinned", "kingpin",
+];
 /// Numbers that payment processors publish for tests.
 #[rustfmt::skip]
 const TEST_NUMBERS: &[&str] = &[
@@ -352,4 +347,7 @@ const TEST_NUMBERS: &[&str] = &[
     "6200000000000005", "4012888888881881", "4222222222222", "4000000000000002", "4000000000009995", "30569309025904", "38520000023237",
     "3530111333300000", "378734493671000", "5019717010103742", "6331101999990016", "4000002500003155", "4000002760003184", "4917610000000000",
     "4000000000000077", "4000000000003220", "2221000000000009", "4444333322221111", "4263982640269299", "5425233430109903", "4007000000027",
+    "4000000000000069", "4000000000000119", "4000000000000127", "4000000000000259", "4000000000000341", "4000000000001976", "4000000000003063", "4000000000005126", "4000000000009235",
+    "4000000000009979", "4000000000009987", "4100000000000019", "4000003720000278", "4000008260000000", "4000002760000016", "6205500000000000004", "2223000048400011", "2222400070000005",
+    "5555341244441115", "4988438843884305", "5577000055770004", "5136333333333335", "4166676667666746", "4646464646464644", "370000000000002", "5500000000000004", "6011601160116611",
 ];

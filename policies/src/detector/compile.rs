@@ -11,10 +11,11 @@ use super::digits::Digits;
 use super::lexicon::{Lexicon, LexiconBuilder, ListId, SetId};
 use super::reading::{Candidate, Code, Detector, LiteralId, Number, Own, Reading};
 use super::spec::{DetectorSpec, SpecError};
+use super::topic::{TopicModel, WordKinds};
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
 use super::{
     bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern, secret,
-    token, words,
+    token, topic, words,
 };
 use crate::evidence::Likelihood;
 
@@ -23,6 +24,7 @@ pub(crate) struct Compiled {
     pub(crate) detectors: Vec<CompiledDetector>,
     lexicon: Lexicon,
     literals: Option<AhoCorasick>,
+    topics: TopicModel,
     /// Detectors whose number schemes take that many digits.
     numbers: Vec<Vec<usize>>,
     /// Detectors whose code schemes take that many characters.
@@ -143,7 +145,15 @@ impl Compiled {
             }
         }
         let literals = automaton(&compiler.literals);
-        Ok(Compiled { detectors, lexicon: compiler.lexicon.build(), literals, numbers, codes })
+        let kinds = WordKinds::new(&mut compiler);
+        let lexicon = compiler.lexicon.build();
+        let topics = TopicModel::shipped(&lexicon, kinds);
+        Ok(Compiled { detectors, lexicon, literals, topics, numbers, codes })
+    }
+
+    /// The weights of all topics.
+    pub(crate) fn topics(&self) -> &TopicModel {
+        &self.topics
     }
 
     /// Reads a view once for all detectors.
@@ -156,6 +166,8 @@ impl Compiled {
             literals: literals.map(|m| (LiteralId(m.pattern().as_u32()), m.range())).collect(),
             lexicon: &self.lexicon,
             tables: OnceCell::new(),
+            topics: &self.topics,
+            passages: OnceCell::new(),
         }
     }
 
@@ -313,6 +325,7 @@ fn builtin(name: &str, spec: &DetectorSpec, compiler: &mut Compiler) -> Option<K
         .or_else(|| name::builtin(name, compiler))
         .or_else(|| clinical::builtin(name, compiler))
         .or_else(|| marking::builtin(name, spec, compiler))
+        .or_else(|| topic::builtin(name))
 }
 
 /// The shipped detector files: name and YAML text.
@@ -324,6 +337,7 @@ pub(crate) fn shipped_detectors() -> &'static [(&'static str, &'static str)] {
         ("contact.yaml", include_str!("../../detectors/contact.yaml")),
         ("secrets.yaml", include_str!("../../detectors/secrets.yaml")),
         ("legal.yaml", include_str!("../../detectors/legal.yaml")),
+        ("topics.yaml", include_str!("../../detectors/topics.yaml")),
     ]
 }
 

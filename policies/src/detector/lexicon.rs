@@ -33,7 +33,7 @@ pub(crate) struct ListId(u16);
 pub(crate) struct Word {
     pub(crate) start: u32,
     pub(crate) end: u32,
-    hash: u64,
+    pub(crate) hash: u64,
 }
 
 /// A term of some list found in a text; `entry` leads to the lists it belongs to.
@@ -364,7 +364,16 @@ impl Lexicon {
         self.for_each_folded(c, |byte| folded.push(byte));
     }
 
-    fn fold_hash(&self, word: &str) -> u64 {
+    /// Hash of the first letters of a word, at most eight, if they are ASCII: the same as
+    /// [`Lexicon::fold_hash`] gives.
+    pub(crate) fn ascii_stem(bytes: &[u8], start: usize, len: usize) -> Option<u64> {
+        let chunk = swar::load(bytes, start);
+        let is_ascii = swar::first(chunk, len) & 0x8080_8080_8080_8080 == 0;
+        is_ascii.then(|| hash::ascii_chunk(chunk, len))
+    }
+
+    /// Hash of a word, whatever its case and accents.
+    pub(crate) fn fold_hash(&self, word: &str) -> u64 {
         let mut folded = Folded::new();
         word.chars().for_each(|c| self.fold_char(c, &mut folded));
         folded.value()

@@ -64,7 +64,7 @@ pub(super) const VERBS: &[&str] = &[
 pub(super) const SAMPLES: &[&str] = &["john doe", "jane doe", "john q public", "joe bloggs", "max mustermann", "erika mustermann", "jean dupont", "marie dupont", "mario rossi", "juan perez", "fulano de tal", "joão da silva", "jan jansen", "jan kowalski", "foo bar", "test user", "test patient"];
 
 /// Words of invented people.
-pub(super) const FICTION: &[&str] = &[
+pub(super) const FICTION: &[&str] = &["sherlock", "sherlock holmes", "hogwarts", "dragon", "dragons", "dragon rider", "wizard", "sorcerer", "elf", "elves", "vampire", "vampires", "werewolf", "starship", "spaceship", "space station", "alien planet", "galactic", "fanfiction", "fan fiction", 
     "fiction", "fictional", "novel", "short story", "fairy tale", "screenplay", "protagonist", "antagonist", "sitcom", "fanfic", "fan fiction", "roleplay", "role play", "rpg", "dungeon master", "main character", "a character", "the character", "characters", "villain", "monologue", "limerick", "movie plot", "tv show", "season one", "video game",
     "kurzgeschichte", "märchen", "drehbuch", "romanfigur", "hauptfigur", "fiktiv", "fiktive", "nouvelle fictive", "personnage", "conte de fées", "cuento", "novela", "personaje", "ficticio", "ficticia", "racconto", "romanzo", "personaggio", "favola", "conto de fadas", "personagem", "fictício", "fictícia", "sprookje", "romanpersonage", "opowiadanie", "powieść",
 ];

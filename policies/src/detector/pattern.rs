@@ -115,7 +115,10 @@ fn validator(detector: &str, name: &str) -> Result<fn(&[u8]) -> bool, SpecError>
         "mod97" => |value| checksum::mod97(value.iter().map(u8::to_ascii_uppercase)),
         "mod11_10" => |value| checksum::mod11_10(&digits(value)),
         "digits" => |value| value.iter().any(u8::is_ascii_digit),
-        "chosen" => |value| std::str::from_utf8(value).is_ok_and(super::secret::looks_chosen),
+        "chosen" => |value| {
+            let letters = value.iter().any(u8::is_ascii_alphabetic);
+            letters && std::str::from_utf8(value).is_ok_and(super::secret::looks_chosen)
+        },
         _ => {
             return Err(SpecError {
                 detector: detector.to_owned(),

@@ -188,14 +188,20 @@ impl Detector for PrivateKey {
             let rest = &reading.text[at.end..];
             let head: String = rest.chars().take(60).collect();
             let is_pem = reading.text[at.clone()].starts_with("-----");
-            let has_body =
-                rest.chars().skip(20).take(120).filter(|c| c.is_ascii_alphanumeric()).count() >= 24;
+            let body: String = rest.chars().skip(16).take(160).collect();
+            let has_body = body
+                .split(|c: char| c.is_whitespace() || matches!(c, '"' | '\\'))
+                .any(|word| word.len() >= 24 && word.bytes().all(is_base64));
             if (!is_pem || head.contains("PRIVATE KEY")) && has_body && !head.contains("...") {
                 let end = at.end + head.len();
                 found.push(Candidate { range: at.start..end, own: Own::Exactly(VeryLikely) });
             }
         }
     }
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-')
 }
 
 /// `header.payload.signature`, base64url of JSON.
@@ -510,5 +516,5 @@ const KEY_NAMES: &[&str] = &[
 ];
 #[rustfmt::skip]
 const PASSWORD_NAMES: &[&str] = &[
-    "password", "passwd", "pwd", "pass", "passphrase", "passcode", "passwort", "kennwort", "mot de passe", "mdp", "contraseña", "clave", "parola d'ordine", "senha", "palavra passe", "wachtwoord", "hasło", "lösenord", "пароль", "şifre", "parola", "密码", "パスワード", "비밀번호", "login password", "admin password", "root password", "wifi password", "wlan passwort", "pin code", "db password", "adgangskode", "salasana", "passord", "pw", "creds", "credentials", "zugangsdaten", "identifiants", "credenciales", "credenziali", "credenciais", "inloggegevens", "snmp server community", "community string", "enable secret", "enable password", "secret", "pre shared key", "psk", "wpa key", "unlock code", "passkey", "db pass", "ftp pass", "ssh pass", "sudo password", "root pw", "admin pw", "heslo", "jelszó", "κωδικός", "סיסמה", "كلمة المرور", "पासवर्ड", "mật khẩu", "รหัสผ่าน",
+    "password", "passwd", "pwd", "pass", "passphrase", "passcode", "passwort", "kennwort", "mot de passe", "mdp", "contraseña", "clave", "parola d'ordine", "senha", "palavra passe", "wachtwoord", "hasło", "lösenord", "пароль", "şifre", "parola", "密码", "パスワード", "비밀번호", "login password", "admin password", "root password", "wifi password", "wlan passwort", "pin code", "db password", "adgangskode", "salasana", "passord", "pw", "bindpw", "userpw", "adminpw", "rootpw", "dbpw", "dbpass", "ftppass", "smbpass", "sudopw", "passwrd", "parol", "creds", "credentials", "zugangsdaten", "identifiants", "credenciales", "credenziali", "credenciais", "inloggegevens", "snmp server community", "community string", "enable secret", "enable password", "secret", "pre shared key", "psk", "wpa key", "unlock code", "passkey", "db pass", "ftp pass", "ssh pass", "sudo password", "root pw", "admin pw", "heslo", "jelszó", "κωδικός", "סיסמה", "كلمة المرور", "पासवर्ड", "mật khẩu", "รหัสผ่าน",
 ];

@@ -1,0 +1,292 @@
+//! Writes a topic model from labelled rows: logistic regression over the features of a passage.
+//!
+//! A private row of several passages need be private in one of them only, so the passage that the
+//! model finds strongest stands for it; every passage of a harmless row is harmless. Thresholds are
+//! taken from scores of rows that the scoring model had not seen (five folds). Weights are learned by
+//! AdaGrad (Duchi, Hazan and Singer, 2011); the same rows give the same file, byte for byte.
+
+use std::collections::HashMap;
+
+use super::features;
+use super::{BLOCK_WORDS, FEATURES_MIN, TOPICS, WEIGHT_STEP, passages};
+use crate::detector::compile::Compiled;
+use crate::normalize::{Budget, Views};
+
+/// A text and what a person says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelledText<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Labels of a private text (`HIPAA`, `GDPR`, …); none means harmless.
+    pub labels: &'a [String],
+    /// Whether the text must stay.
+    pub private: bool,
+    /// Whether it is what people send: thresholds are measured on such rows only.
+    pub request: bool,
+}
+
+/// A trained model.
+#[derive(Clone, Debug)]
+pub struct TopicTraining {
+    /// The model file.
+    pub file: String,
+    /// A line for each topic: rows, and how many unseen ones the thresholds find.
+    pub summary: Vec<String>,
+}
+
+/// Labels that make a private row an example of a topic, in the order of [`TOPICS`].
+const LABELS: [&[&str]; TOPICS.len()] =
+    [&["HIPAA"], &["GDPR", "CCPA", "PERSONAL"], &["PRIVILEGE"], &["TRADE_SECRET"], &["SECRET"]];
+/// Share of harmless unseen rows that may reach `likely`.
+const LIKELY_FALSE: f64 = 0.03;
+/// Share of harmless unseen rows that may reach `very_likely`.
+const VERY_LIKELY_FALSE: f64 = 0.004;
+const FOLDS: usize = 5;
+const EPOCHS: usize = 30;
+const RATE: f32 = 0.5;
+const DECAY: f32 = 1e-5;
+/// A feature of fewer rows teaches nothing.
+const ROWS_MIN: u32 = 2;
+/// How much a private row of another topic counts against a topic.
+const OTHER_TOPIC: f32 = 0.2;
+/// Bytes of views that training may take.
+const VIEW_BYTES_MAX: usize = 1 << 30;
+
+/// Trains the model of all topics.
+pub fn train_topics(rows: &[LabelledText<'_>]) -> TopicTraining {
+    let corpus = Corpus::read(rows);
+    let trained: Vec<Trained> = std::thread::scope(|scope| {
+        let corpus = &corpus;
+        let work: Vec<_> =
+            (0..TOPICS.len()).map(|topic| scope.spawn(move || corpus.train_topic(topic))).collect();
+        work.into_iter().map(|w| w.join().expect("training does not panic")).collect()
+    });
+    TopicTraining {
+        file: corpus.file(&trained),
+        summary: trained.iter().map(|t| t.summary.clone()).collect(),
+    }
+}
+
+/// Rows as features.
+struct Corpus {
+    /// By feature number.
+    texts: Vec<String>,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    /// Feature numbers with their shares.
+    passages: Vec<Vec<(u32, f32)>>,
+    /// A bit for each topic.
+    topics: u8,
+    is_private: bool,
+    is_request: bool,
+}
+
+struct Weights {
+    bias: f32,
+    weights: Vec<f32>,
+}
+
+struct Trained {
+    model: Weights,
+    likely: f32,
+    very_likely: f32,
+    summary: String,
+}
+
+impl Corpus {
+    fn read(rows: &[LabelledText<'_>]) -> Corpus {
+        let compiled = Compiled::new(Vec::new()).expect("no spec can be wrong");
+        let mut known: HashMap<u64, u32> = HashMap::new();
+        let mut texts: Vec<String> = Vec::new();
+        let mut row_counts: Vec<(u32, usize)> = Vec::new();
+        let mut read: Vec<(Vec<Vec<u32>>, &LabelledText<'_>)> = Vec::new();
+        let mut budget = Budget::new(VIEW_BYTES_MAX);
+        for (number, row) in rows.iter().enumerate() {
+            let views = Views::of(row.text, &mut budget);
+            let Some((_, view)) = views.iter().next() else { continue };
+            let reading = compiled.read(&view.text);
+            let mut blocks: Vec<Vec<u32>> = Vec::new();
+            features::each(&reading, &compiled.topics().kinds, |step| {
+                if step.number / BLOCK_WORDS >= blocks.len() {
+                    blocks.push(Vec::new());
+                }
+                let mut names = step.texts(&view.text).into_iter();
+                step.features(|feature| {
+                    let name = names.next().expect("every feature has a text");
+                    let id = *known.entry(feature.0).or_insert_with(|| {
+                        texts.push(name);
+                        row_counts.push((0, usize::MAX));
+                        texts.len() as u32 - 1
+                    });
+                    let (count, last) = &mut row_counts[id as usize];
+                    if *last != number {
+                        (*count, *last) = (*count + 1, number);
+                    }
+                    blocks.last_mut().expect("one was pushed").push(id);
+                });
+            });
+            read.push((passages(&blocks).map(|b| b.concat()).collect(), row));
+        }
+        let is_kept = |id: &u32| row_counts[*id as usize].0 >= ROWS_MIN;
+        let rows = read.into_iter().map(|(passages, row)| Row::new(&passages, row, is_kept));
+        Corpus { rows: rows.collect(), texts }
+    }
+
+    fn train_topic(&self, topic: usize) -> Trained {
+        let mut unseen = vec![0.0; self.rows.len()];
+        for fold in 0..FOLDS {
+            let model = self.fit(topic, |row| row % FOLDS != fold);
+            for row in (fold..self.rows.len()).step_by(FOLDS) {
+                unseen[row] = model.score(&self.rows[row]);
+            }
+        }
+        let scores = |wanted: &dyn Fn(&Row) -> bool| -> Vec<f32> {
+            let rows = self.rows.iter().zip(&unseen).filter(|(row, _)| wanted(row));
+            let mut scores: Vec<f32> = rows.map(|(_, score)| *score).collect();
+            scores.sort_by(|a, b| b.total_cmp(a));
+            scores
+        };
+        let harmless = scores(&|row| !row.is_private && row.is_request);
+        let examples = scores(&|row| row.is_about(topic));
+        let at_share = |share: f64| {
+            let index = (share * harmless.len() as f64) as usize;
+            harmless.get(index).copied().unwrap_or(f32::INFINITY)
+        };
+        let (likely, very_likely) = (at_share(LIKELY_FALSE), at_share(VERY_LIKELY_FALSE));
+        let found = |least: f32| {
+            100.0 * examples.iter().filter(|s| **s >= least).count() as f64 / examples.len() as f64
+        };
+        let summary = format!(
+            "{:<16} {:5} rows; unseen ones found: {:.1} % likely, {:.1} % very likely",
+            TOPICS[topic],
+            examples.len(),
+            found(likely),
+            found(very_likely),
+        );
+        Trained { model: self.fit(topic, |_| true), likely, very_likely, summary }
+    }
+
+    /// Learns from the rows that are chosen by number.
+    fn fit(&self, topic: usize, chosen: impl Fn(usize) -> bool) -> Weights {
+        let mut order: Vec<usize> = (0..self.rows.len()).filter(|row| chosen(*row)).collect();
+        let mut model = Weights { bias: 0.0, weights: vec![0.0; self.texts.len()] };
+        let mut squares = vec![1e-3f32; self.texts.len() + 1];
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..EPOCHS {
+            shuffle(&mut order, &mut random);
+            for &row in &order {
+                let row = &self.rows[row];
+                let is_about = row.is_about(topic);
+                let share = if row.is_private && !is_about { OTHER_TOPIC } else { 1.0 };
+                if is_about {
+                    if let Some(strongest) = model.strongest(row) {
+                        model.learn(strongest, 1.0, share, &mut squares);
+                    }
+                } else {
+                    for passage in &row.passages {
+                        model.learn(passage, 0.0, share, &mut squares);
+                    }
+                }
+            }
+        }
+        model
+    }
+
+    fn file(&self, trained: &[Trained]) -> String {
+        let columns = |values: Vec<String>| values.join("\t");
+        let constants = |name: &str, value: &dyn Fn(&Trained) -> f32| {
+            let values = trained.iter().map(|t| format!("{:.4}", value(t))).collect();
+            format!("={name}\t{}\n", columns(values))
+        };
+        let mut file = format!(
+            "# What speaks for a topic: weights in steps of {WEIGHT_STEP}. Columns: {}.\n\
+             # @ is a name, #4 a number of four digits, diabe* the words that begin so; two words are neighbours.\n\
+             # Written by `cargo run --release -p sluice-policies --example train_topics`.\n",
+            TOPICS.join(", ")
+        );
+        file += &constants("bias", &|t| t.model.bias);
+        file += &constants("likely", &|t| t.likely);
+        file += &constants("very_likely", &|t| t.very_likely);
+        let mut lines: Vec<String> = Vec::new();
+        for (id, text) in self.texts.iter().enumerate() {
+            let steps = |t: &Trained| {
+                (t.model.weights[id] / WEIGHT_STEP).round().clamp(-127.0, 127.0) as i8
+            };
+            let weights: Vec<i8> = trained.iter().map(steps).collect();
+            if weights.iter().any(|w| *w != 0) {
+                let weights = weights.iter().map(i8::to_string).collect();
+                lines.push(format!("{text}\t{}\n", columns(weights)));
+            }
+        }
+        lines.sort_unstable();
+        file + &lines.concat()
+    }
+}
+
+impl Row {
+    fn new(passages: &[Vec<u32>], row: &LabelledText<'_>, is_kept: impl Fn(&u32) -> bool) -> Row {
+        let about = |labels: &[&str]| row.labels.iter().any(|l| labels.contains(&l.as_str()));
+        let bits = LABELS.iter().enumerate().filter(|(_, labels)| row.private && about(labels));
+        let long_enough = passages.iter().filter(|p| p.len() >= FEATURES_MIN as usize);
+        Row {
+            passages: long_enough.map(|passage| shares(passage, &is_kept)).collect(),
+            topics: bits.fold(0, |topics, (bit, _)| topics | 1 << bit),
+            is_private: row.private,
+            is_request: row.request,
+        }
+    }
+
+    fn is_about(&self, topic: usize) -> bool {
+        self.topics >> topic & 1 == 1
+    }
+}
+
+/// Each feature of a passage with its count over the root of the number of all features.
+fn shares(passage: &[u32], is_kept: impl Fn(&u32) -> bool) -> Vec<(u32, f32)> {
+    let scale = 1.0 / (passage.len() as f32).sqrt();
+    let mut kept: Vec<u32> = passage.iter().copied().filter(|id| is_kept(id)).collect();
+    kept.sort_unstable();
+    kept.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as f32 * scale)).collect()
+}
+
+impl Weights {
+    fn of(&self, passage: &[(u32, f32)]) -> f32 {
+        self.bias + passage.iter().map(|(id, x)| self.weights[*id as usize] * x).sum::<f32>()
+    }
+
+    fn strongest<'a>(&self, row: &'a Row) -> Option<&'a [(u32, f32)]> {
+        let passages = row.passages.iter().map(Vec::as_slice);
+        passages.max_by(|a, b| self.of(a).total_cmp(&self.of(b)))
+    }
+
+    fn score(&self, row: &Row) -> f32 {
+        self.strongest(row).map_or(f32::NEG_INFINITY, |passage| self.of(passage))
+    }
+
+    /// One step of gradient descent on the log loss; `squares` holds the sums of squared gradients,
+    /// that of the bias last.
+    fn learn(&mut self, passage: &[(u32, f32)], target: f32, share: f32, squares: &mut [f32]) {
+        let error = share * (1.0 / (1.0 + (-self.of(passage)).exp()) - target);
+        for &(id, x) in passage {
+            let id = id as usize;
+            let gradient = error * x + DECAY * self.weights[id];
+            squares[id] += gradient * gradient;
+            self.weights[id] -= RATE * gradient / squares[id].sqrt();
+        }
+        let last = squares.len() - 1;
+        squares[last] += error * error;
+        self.bias -= RATE * error / squares[last].sqrt();
+    }
+}
+
+/// Fisher and Yates, with xorshift64 as the source.
+fn shuffle(order: &mut [usize], random: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        order.swap(last, (*random % (last as u64 + 1)) as usize);
+    }
+}
