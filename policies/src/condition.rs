@@ -183,6 +183,15 @@ impl Condition {
         self.holds_in(scene, &scene.hits)
     }
 
+    /// Calls `each` with the detectors that the condition wants found, and how likely.
+    pub(crate) fn each_found(&self, each: &mut impl FnMut(&[u32], Likelihood)) {
+        match &self.test {
+            Test::Any(parts) | Test::All(parts) => parts.iter().for_each(|p| p.each_found(each)),
+            Test::Found { detectors, at_least, .. } => each(detectors, *at_least),
+            _ => {}
+        }
+    }
+
     /// The condition can only be met by something found in the texts.
     pub(crate) fn needs_findings(&self) -> bool {
         match &self.test {

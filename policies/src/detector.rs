@@ -97,6 +97,15 @@ impl Scanner {
         self.compiled.detectors.iter().map(|d| d.spec.id.as_str())
     }
 
+    /// Whether what a detector finds is a value, and not a word that says what a text is about.
+    pub(crate) fn finds_values(&self, id: &str) -> bool {
+        let detector = self.compiled.detectors.iter().find(|d| d.spec.id == id);
+        detector.is_some_and(|d| {
+            let is_topic = d.spec.builtin.as_deref().is_some_and(topic::is_topic);
+            d.spec.words.is_empty() && d.spec.lists.is_empty() && !is_topic
+        })
+    }
+
     /// Scans every text of a prompt, one by one and joined.
     pub fn scan(&self, prompt: &Prompt) -> Scan {
         self.scan_with(prompt, "", None)

@@ -5,6 +5,7 @@
 //!
 //! Not here: reading the files' text (`yaml`), choosing an upstream (`decide`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::civil::Date;
@@ -15,7 +16,7 @@ use crate::decision::UpstreamFacts;
 use crate::demand::{GoesTo, Standing};
 use crate::detector::{Scan, ScanMemory, Scanner};
 use crate::error::{Diagnostic, PolicyError};
-use crate::evidence::Finding;
+use crate::evidence::{Finding, Likelihood};
 use crate::latency::{Latency, LatencyClass};
 use crate::pack::Permission;
 use crate::prompt::{Prompt, Unscanned};
@@ -48,6 +49,7 @@ pub struct PolicySet {
     pub(crate) answers: Answers,
     pub(crate) latency: Latency,
     pub(crate) allow_demo_model: bool,
+    pub(crate) restore_in_tools: Vec<String>,
     pub(crate) vocabulary: Vocabulary,
     pub(crate) scanner: Scanner,
     pub(crate) rule_tests: Vec<check::RuleTest>,
@@ -225,6 +227,32 @@ impl PolicySet {
                 known.all(|label| label.is_some_and(|l| l.keep_on_disk == Permission::Allowed))
             }
         }
+    }
+
+    /// The findings that placeholders may stand for: values (not words of dictionaries, not whole
+    /// passages) that the redacting rules of a classification asked for.
+    pub fn redacted_findings<'c>(&self, classification: &'c Classification) -> Vec<&'c Finding> {
+        let mut least: BTreeMap<&str, Likelihood> = BTreeMap::new();
+        let matched = classification.rules.iter().filter_map(|id| self.rule(id));
+        for rule in matched.filter(|rule| rule.redact) {
+            rule.when.each_found(&mut |detectors, at_least| {
+                for &number in detectors {
+                    let id = self.vocabulary.detectors[number as usize].as_str();
+                    let known = least.entry(id).or_insert(at_least);
+                    *known = (*known).min(at_least);
+                }
+            });
+        }
+        let wanted = |finding: &&Finding| {
+            least.get(finding.detector.as_str()).is_some_and(|least| finding.likelihood >= *least)
+        };
+        let findings = classification.findings.iter().filter(wanted);
+        findings.filter(|finding| self.scanner.finds_values(&finding.detector)).collect()
+    }
+
+    /// Tools that get the values that placeholders stand for.
+    pub fn restore_in_tools(&self) -> &[String] {
+        &self.restore_in_tools
     }
 
     pub(crate) fn label(&self, name: &str) -> Option<&Label> {

@@ -111,6 +111,13 @@ impl PolicySet {
             ),
             format!("If the edge's model is not good enough, {}.", edge(answers.edge_inadequate)),
             format!("A reply that holds regulated text {}.", reply(answers.reply_finding)),
+            match self.restore_in_tools.as_slice() {
+                [] => "No tool gets the values that placeholders stand for.".to_owned(),
+                tools => format!(
+                    "Of all tools, only {} get the values that placeholders stand for.",
+                    tools.join(", ")
+                ),
+            },
             match self.allow_demo_model {
                 true => {
                     "In production the demonstration model may answer never-cloud text.".to_owned()

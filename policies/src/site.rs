@@ -47,6 +47,9 @@ pub(crate) struct SiteSpec {
     /// In production, the demonstration model may answer never-cloud text.
     #[serde(default)]
     pub(crate) allow_demo_model: bool,
+    /// What placeholders may stand for on the way to a cloud.
+    #[serde(default)]
+    pub(crate) redaction: RedactionSpec,
     #[serde(default)]
     pub(crate) exceptions: Each<At<ExceptionSpec>>,
     /// Additions to packs, by name of the pack.
@@ -55,6 +58,16 @@ pub(crate) struct SiteSpec {
     /// Where requests go: destination tests.
     #[serde(default)]
     pub(crate) tests: Each<At<SiteTestSpec>>,
+}
+
+/// Placeholders instead of findings, and where the findings come back.
+#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RedactionSpec {
+    /// Rules of these labels let placeholders take the place of what they found.
+    pub(crate) labels: List<At<String>>,
+    /// Tools that get the real values in their arguments; all others get the placeholders.
+    pub(crate) restore_in_tools: List<String>,
 }
 
 /// One class of the lattice.
@@ -146,6 +159,8 @@ pub(crate) struct SiteTestSpec {
     pub(crate) class: Option<String>,
     /// A label that it bears.
     pub(crate) label: List<String>,
+    /// Whether it goes there with placeholders in it.
+    pub(crate) redacted: Option<bool>,
     pub(crate) known_gap: Option<String>,
 }
 

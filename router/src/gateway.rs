@@ -25,6 +25,7 @@ use crate::api::{ApiError, Request};
 use crate::audit::{AuditLog, RefusalRecord};
 use crate::identity::Callers;
 use crate::metrics::{Metrics, Snapshot};
+use crate::redact::{Redaction, Redactor, Tools};
 use crate::reply::{DecisionHeaders, Reply, route_word};
 use crate::taint::{Taint, TaintStore};
 use crate::upstream::{Upstream, UpstreamError};
@@ -61,8 +62,19 @@ pub struct Parts {
     pub taint: Arc<TaintStore>,
     /// What earlier turns of conversations held.
     pub scans: Arc<ScanCache>,
+    /// Makes placeholders where policy lets them stand for values.
+    pub redactor: Redactor,
     /// What operators watch.
     pub metrics: Arc<Metrics>,
+}
+
+/// A request with placeholders in it, scanned and decided afresh.
+struct Redacted {
+    request: Request,
+    classification: Classification,
+    stripped: Vec<String>,
+    decision: Decision,
+    redaction: Redaction,
 }
 
 /// One request under way: what all its attempts share.
@@ -73,6 +85,8 @@ struct Ask {
     request: Request,
     classification: Classification,
     stripped: Vec<String>,
+    /// The placeholders in the request, if there are any.
+    redaction: Option<Redaction>,
     /// What the first decision allowed; fallbacks stay inside.
     allowed: Vec<String>,
     /// The conversation holds never-cloud text: its reply is remembered as such.
@@ -118,11 +132,24 @@ impl Gateway {
         let Some(mut classification) = self.classify(&policy, &request).await else {
             return Reply::error(&ApiError::internal());
         };
-        // Nothing here puts placeholders in yet, so policy must decide as if none could be.
-        classification.redactable = false;
-        let stripped = request.chat.strip(&classification.strip);
+        let mut stripped = request.chat.strip(&classification.strip);
         let mut facts = self.facts(&request);
         let mut decision = policy.decide(&classification, &facts);
+        let mut redaction = None;
+        if decision.redact {
+            match self.redact(&policy, &request, &classification, &facts).await {
+                Some(redacted) => {
+                    stripped.extend(redacted.stripped);
+                    (request, classification) = (redacted.request, redacted.classification);
+                    (decision, redaction) = (redacted.decision, Some(redacted.redaction));
+                }
+                // What placeholders cannot hide stays, as if there were none.
+                None => {
+                    classification.redactable = false;
+                    decision = policy.decide(&classification, &facts);
+                }
+            }
+        }
         self.parts.metrics.decision(started.elapsed());
         // Of the text itself, not of the moment: an audit log that was down must not taint for good.
         let never_cloud = classification.never_cloud || facts.tainted;
@@ -133,8 +160,17 @@ impl Gateway {
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
-        let ask =
-            Ask { id, policy, request, classification, stripped, allowed, never_cloud, started };
+        let ask = Ask {
+            id,
+            policy,
+            request,
+            classification,
+            stripped,
+            redaction,
+            allowed,
+            never_cloud,
+            started,
+        };
         if !ask.is_stripped_whole() {
             return self.refuse(&ask, &decision, &facts, &ApiError::internal()).await;
         }
@@ -194,6 +230,27 @@ impl Gateway {
             return Some(classify());
         }
         tokio::task::spawn_blocking(classify).await.ok()
+    }
+
+    /// Puts placeholders in, scans what is left and decides on it. `None` if that opens nothing: the
+    /// text still holds what must stay, or the scan of it died.
+    async fn redact(
+        &self,
+        policy: &Arc<PolicySet>,
+        request: &Request,
+        classification: &Classification,
+        facts: &Facts,
+    ) -> Option<Redacted> {
+        let findings = policy.redacted_findings(classification);
+        let (fields, redaction) = self.parts.redactor.redact(request, &findings)?;
+        let mut request = crate::api::chat::with_fields(request, fields).ok()?;
+        let mut classification = self.classify(policy, &request).await?;
+        // Placeholders are put in once: what the second scan finds must stay.
+        classification.redactable = false;
+        let stripped = request.chat.strip(&classification.strip);
+        let decision = policy.decide(&classification, facts);
+        let opens = !classification.never_cloud && decision.route == Route::Cloud;
+        opens.then_some(Redacted { request, classification, stripped, decision, redaction })
     }
 
     fn facts(&self, request: &Request) -> Facts {
@@ -282,6 +339,7 @@ impl Gateway {
             quality: upstream.map_or("none", |u| Gateway::quality(ask, u)),
             decision,
             stripped: &ask.stripped,
+            redacted: ask.redaction.as_ref().map_or(0, Redaction::count),
         }
         .put_on(reply);
         let status = reply.status.as_u16();
@@ -341,6 +399,11 @@ impl Gateway {
 }
 
 impl Ask {
+    /// Tools whose arguments get the values that placeholders stand for.
+    fn tools(&self) -> Tools {
+        self.policy.restore_in_tools().iter().cloned().collect()
+    }
+
     /// Every field that policy wants removed is gone. Anything else is a bug, and then nothing
     /// leaves.
     fn is_stripped_whole(&self) -> bool {

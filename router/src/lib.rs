@@ -19,6 +19,7 @@ pub mod gateway;
 pub mod identity;
 pub mod metrics;
 pub mod permit;
+pub mod redact;
 pub mod reply;
 mod reply_scan;
 mod server;
@@ -39,6 +40,7 @@ use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::Callers;
 use crate::metrics::Metrics;
+use crate::redact::Redactor;
 use crate::taint::{NoRandomness, TaintStore};
 use crate::upstream::{EdgeUpstream, OpenAiUpstream, Upstream, UpstreamId};
 
@@ -140,6 +142,7 @@ pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
         offline_declared: config.offline.declared,
         audit: AuditLog::open(&config.audit)?,
         taint: Arc::new(TaintStore::new()?),
+        redactor: Redactor::new()?,
         scans: Arc::new(scan_cache()?),
         metrics: Arc::new(Metrics::new()),
     }))

@@ -87,6 +87,8 @@ pub struct DecisionHeaders<'a> {
     pub decision: &'a Decision,
     /// Fields that were removed from the body.
     pub stripped: &'a [String],
+    /// Values that placeholders stood for.
+    pub redacted: usize,
 }
 
 impl DecisionHeaders<'_> {
@@ -105,6 +107,9 @@ impl DecisionHeaders<'_> {
         reply.set("x-sluice-model-quality", self.quality);
         if !self.stripped.is_empty() {
             reply.set("x-sluice-stripped", &self.stripped.join(","));
+        }
+        if self.redacted > 0 {
+            reply.set("x-sluice-redacted", &self.redacted.to_string());
         }
     }
 }

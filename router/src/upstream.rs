@@ -6,7 +6,7 @@
 
 mod edge;
 mod openai;
-mod sse;
+pub(crate) mod sse;
 
 use std::fmt;
 use std::pin::Pin;

@@ -17,6 +17,10 @@ use tokio::task::JoinHandle;
 pub(crate) enum Script {
     /// A good answer, streamed if the request asks for it.
     Answer,
+    /// What the last message says, streamed three characters an event if the request asks for it.
+    Echo,
+    /// A call of this tool, whose arguments are `{"to": what the last message says}`.
+    Call(&'static str),
     /// These bytes as they are, then the connection closes.
     Raw(Vec<u8>),
     /// Nothing, for ever.
@@ -134,6 +138,8 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
         let script = shared.script.lock().unwrap().clone();
         match script {
             Script::Answer => stream.write_all(&answer(&body)).await?,
+            Script::Echo => stream.write_all(&said_back(&body, None)).await?,
+            Script::Call(tool) => stream.write_all(&said_back(&body, Some(tool))).await?,
             Script::Raw(bytes) => {
                 stream.write_all(&bytes).await?;
                 return stream.shutdown().await;
@@ -217,6 +223,41 @@ pub(crate) const WORDS: [&str; 4] = ["Hello", " from", " the", " cloud"];
 fn answer(body: &[u8]) -> Vec<u8> {
     let request: serde_json::Value = serde_json::from_slice(body).unwrap();
     if request["stream"] == true { stream_answer(&request) } else { whole_answer(&request) }
+}
+
+/// The last message, said back as content or as the arguments of a tool call.
+fn said_back(body: &[u8], tool: Option<&str>) -> Vec<u8> {
+    let request: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let last = request["messages"].as_array().unwrap().last().unwrap();
+    let said = last["content"].as_str().unwrap();
+    let text = match tool {
+        Some(_) => serde_json::json!({"to": said}).to_string(),
+        None => said.to_owned(),
+    };
+    let part = |text: &str| match tool {
+        Some(name) => serde_json::json!({"tool_calls": [{
+            "index": 0, "id": "call_1", "type": "function",
+            "function": {"name": name, "arguments": text}}]}),
+        None => serde_json::json!({"content": text}),
+    };
+    if request["stream"] != true {
+        let choice =
+            serde_json::json!({"index": 0, "finish_reason": "stop", "message": part(&text)});
+        let body = serde_json::json!({"object": "chat.completion", "choices": [choice]});
+        return http("200 OK", "application/json", body.to_string().as_bytes());
+    }
+    let letters: Vec<char> = text.chars().collect();
+    let mut events: Vec<serde_json::Value> =
+        letters.chunks(3).map(|piece| part(&piece.iter().collect::<String>())).collect();
+    events.push(serde_json::json!({}));
+    let count = events.len();
+    let events = events.into_iter().enumerate().map(|(number, delta)| {
+        let finish = (number + 1 == count).then_some("stop");
+        let choice = serde_json::json!({"index": 0, "delta": delta, "finish_reason": finish});
+        chunked(format!("data: {}\n\n", serde_json::json!({"choices": [choice]})).as_bytes())
+    });
+    let body: Vec<u8> = events.flatten().collect();
+    [stream_head(), body, chunked(b"data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat()
 }
 
 fn whole_answer(request: &serde_json::Value) -> Vec<u8> {

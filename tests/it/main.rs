@@ -10,6 +10,7 @@ mod cancellation;
 mod failover;
 mod hostile;
 mod privacy;
+mod redaction;
 mod replies;
 mod routing;
 mod storm;

@@ -53,6 +53,11 @@ pub(crate) fn builtin(name: &str) -> Option<Kind> {
     Some(Kind::Text(Box::new(Topic(topic))))
 }
 
+/// Whether a built-in detector is one of this family.
+pub(crate) fn is_topic(name: &str) -> bool {
+    TOPICS.contains(&name)
+}
+
 /// Passages about one topic.
 struct Topic(usize);
 

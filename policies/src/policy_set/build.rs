@@ -32,6 +32,7 @@ pub(super) fn build(files: Files) -> Result<PolicySet, PolicyError> {
     builder.read_detectors(&detector_files);
     builder.read_classes();
     builder.read_labels();
+    builder.check_redaction();
     builder.read_rules();
     builder.finish(&files)
 }
@@ -409,6 +410,7 @@ impl<'a> Builder<'a> {
             answers,
             latency,
             allow_demo_model: self.site.allow_demo_model,
+            restore_in_tools: self.site.redaction.restore_in_tools.0.clone(),
             vocabulary: self.vocabulary,
             scanner,
             rule_tests: self.rule_tests,

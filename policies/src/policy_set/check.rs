@@ -312,6 +312,13 @@ fn site_complaint(test: &SiteTest, decision: &Decision) -> Option<String> {
             decision.class, decision.reason
         ));
     }
+    if let Some(expected) = test.spec.redacted.filter(|expected| *expected != decision.redact) {
+        let (wanted, got) = match expected {
+            true => ("placeholders in it", "none"),
+            false => ("no placeholders in it", "some"),
+        };
+        return Some(format!("expected {wanted}, got {got}: {}", decision.reason));
+    }
     let mut missing = test.spec.label.0.iter().filter(|label| !decision.labels.contains(label));
     missing
         .next()

@@ -107,6 +107,24 @@ pub fn read(body: &[u8], hints: Hints, caller: Caller) -> Result<Request, ApiErr
     })
 }
 
+/// The same request with other fields: a body in which placeholders stand for values.
+pub(crate) fn with_fields(
+    request: &Request,
+    fields: Map<String, Value>,
+) -> Result<Request, ApiError> {
+    let Walk { mut prompt, unknown, .. } = Walk::over(&fields)?;
+    prompt.context = request.prompt.context.clone();
+    let chat = &request.chat;
+    let (model, stream, include_usage) = (chat.model.clone(), chat.stream, chat.include_usage);
+    Ok(Request {
+        id: request.id.clone(),
+        prompt: Arc::new(prompt),
+        chat: ChatBody { fields, model, stream, include_usage, unknown },
+        session: request.session.clone(),
+        caller: request.caller.clone(),
+    })
+}
+
 /// Reads any chat object as `sluice decide` gets it: `messages` (or `text`, one user message) and
 /// whatever other fields of a chat request ride along. `headers` and `tags` objects of the batch
 /// form are the caller's to take out first.

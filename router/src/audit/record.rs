@@ -1,5 +1,6 @@
 //! What one audit line says. Field names are part of the log's format: they are added, never renamed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -29,6 +30,8 @@ pub struct AttemptRecord<'a> {
     pub tenant: &'a str,
     /// Fields that were removed from the body.
     pub stripped: &'a [String],
+    /// How many values of each detector placeholders stand for, if any do.
+    pub redacted: Option<&'a BTreeMap<String, usize>>,
     /// Bytes that would leave this process; 0 for the edge.
     pub bytes: usize,
 }
@@ -133,6 +136,7 @@ impl AttemptRecord<'_> {
             upstream: Some(self.upstream.as_str()),
             address: Some(self.address).filter(|a| !a.is_empty()),
             stripped: self.stripped,
+            redacted: self.redacted,
             bytes: Some(self.bytes),
             ..DecisionLine::of("attempt", self.id, self.decision, self.classification, self.facts)
                 .by(self.caller, self.tenant)
@@ -178,6 +182,8 @@ struct DecisionLine<'a> {
     findings: &'a [Finding],
     unscanned: Vec<UnscannedLine<'a>>,
     stripped: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacted: Option<&'a BTreeMap<String, usize>>,
     allowed: &'a [String],
     caller: Option<&'a str>,
     tenant: &'a str,
@@ -239,6 +245,7 @@ impl<'a> DecisionLine<'a> {
             findings: &classification.findings,
             unscanned: unscanned.map(|u| UnscannedLine { kind: u.kind, place: &u.place }).collect(),
             stripped: &[],
+            redacted: None,
             allowed: &decision.allowed,
             caller: None,
             tenant: "",

@@ -63,6 +63,7 @@ impl Fixture {
             caller: Some("app"),
             tenant: "default",
             stripped: &[],
+            redacted: None,
             bytes: 10,
         }
     }

@@ -20,6 +20,7 @@ use crate::breaker::Pass;
 use crate::identity::Caller;
 use crate::metrics::Metrics;
 use crate::permit::{EgressPermit, OutboundBody};
+use crate::redact::{EventRestorer, restore_whole};
 use crate::reply::{ByteStream, Reply, error_event, route_word};
 use crate::reply_scan::{Channel, HoldBack, ReplyScan, ReplyText};
 use crate::taint::{ReplyPrint, TaintStore};
@@ -102,6 +103,7 @@ impl Gateway {
             caller: ask.request.caller.id.as_deref(),
             tenant: &ask.request.caller.tenant,
             stripped: &ask.stripped,
+            redacted: ask.redaction.as_ref().map(|redaction| &redaction.counts),
             bytes,
         };
         self.parts.audit.attempt(&record).await.ok()
@@ -154,9 +156,17 @@ impl Gateway {
                     return self.fail(ask, decision, upstream, &reply_withheld());
                 }
                 meter.complete(usage);
+                let bytes = match &ask.redaction {
+                    Some(redaction) => restore_whole(redaction, &ask.tools(), bytes),
+                    None => bytes,
+                };
                 Reply::json(answer.status, bytes)
             }
-            AnswerBody::Events(events) => Reply::events(metered(events, meter)),
+            AnswerBody::Events(events) => {
+                let redaction = ask.redaction.clone();
+                let restore = redaction.map(|r| EventRestorer::new(r, ask.tools()));
+                Reply::events(metered(events, meter, restore))
+            }
         };
         self.stamp(ask, decision, Some(upstream), &mut reply);
         reply
@@ -190,12 +200,16 @@ fn reply_withheld() -> ApiError {
 
 /// Pulls the events of an answer, lets those go that its scan lets go, and closes the meter at their
 /// end.
-fn metered(events: Events, meter: Meter) -> ByteStream {
+fn metered(events: Events, meter: Meter, mut restore: Option<EventRestorer>) -> ByteStream {
     let hold = meter.cuts().then(HoldBack::default);
     let relay = Relay { events, meter: Some(meter), hold, ready: VecDeque::new() };
-    Box::pin(stream::unfold(relay, |mut relay| async {
+    let events = stream::unfold(relay, |mut relay| async {
         let bytes = relay.next().await?;
-        Some((Ok(Frame::data(bytes)), relay))
+        Some((bytes, relay))
+    });
+    // What was scanned is what the upstream said; the values come back behind the scan.
+    Box::pin(events.map(move |bytes| {
+        Ok(Frame::data(restore.as_mut().map_or(bytes.clone(), |restore| restore.push(&bytes))))
     }))
 }
 

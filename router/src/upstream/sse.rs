@@ -62,7 +62,7 @@ fn events_end(bytes: &[u8]) -> usize {
 }
 
 /// The events in bytes that hold whole ones, blank lines included.
-pub(super) fn events(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn events(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -87,7 +87,7 @@ fn first_event_end(bytes: &[u8]) -> usize {
 }
 
 /// The data of an event, if it is one line, as all of OpenAI's are.
-pub(super) fn data(event: &[u8]) -> Option<&str> {
+pub(crate) fn data(event: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(event).ok()?;
     text.lines().find_map(|line| line.strip_prefix("data:")).map(str::trim)
 }

@@ -1,11 +1,11 @@
 //! Compiles the rules of every part of a set, and the tests that belong to them.
 
-use super::{Builder, Part};
+use super::{Builder, Part, SITE};
 use crate::condition::Condition;
 use crate::error::suggest;
 use crate::pack::Permission;
 use crate::policy_set::check::RuleTest;
-use crate::rule::{Effective, Expect, Rule, RuleMode, RuleSpec, TestSpec};
+use crate::rule::{Effective, Expect, Rule, RuleMode, RuleSpec, TestSpec, ThenSpec};
 use crate::yaml::At;
 
 impl Builder<'_> {
@@ -81,7 +81,7 @@ impl Builder<'_> {
             self.errors.push((document, spec.then.complaint(message, Some(hint.to_owned()))));
         }
         let mut class = then.class.as_ref().map_or(0, |name| self.class_of(document, name));
-        let mut redact = then.redact;
+        let mut redact = then.redact || self.site_redacts(then);
         for name in &then.label.0 {
             let Some(label) = self.labels.iter().find(|label| label.name == name.value) else {
                 let known = self.labels.iter().map(|label| label.name.as_str());
@@ -102,6 +102,39 @@ impl Builder<'_> {
             self.errors.push((document, spec.then.complaint(message, None)));
         }
         (class, redact)
+    }
+
+    /// The site lets placeholders stand for what rules of all these labels found.
+    fn site_redacts(&self, then: &ThenSpec) -> bool {
+        let named = &self.site.redaction.labels.0;
+        let redacts = |label: &At<String>| named.iter().any(|name| name.value == label.value);
+        !then.label.0.is_empty() && then.label.0.iter().all(redacts)
+    }
+
+    /// The labels that the site lets be redacted exist and allow it.
+    pub(super) fn check_redaction(&mut self) {
+        let site = self.site;
+        for name in &site.redaction.labels.0 {
+            let complaint = match self.labels.iter().find(|label| label.name == name.value) {
+                None => {
+                    let known = self.labels.iter().map(|label| label.name.as_str());
+                    let message = format!("unknown label \"{}\"", name.value);
+                    name.complaint(message, suggest(&name.value, known))
+                }
+                Some(label) if label.never_cloud || self.classes[label.class].never_cloud => {
+                    let message =
+                        format!("redact is illegal for {}: it never goes to a cloud", label.name);
+                    name.complaint(message, None)
+                }
+                Some(label) if label.redact == Permission::Never => {
+                    let message = format!("the label {} forbids redact", label.name);
+                    let hint = "its pack must say redact: allowed";
+                    name.complaint(message, Some(hint.to_owned()))
+                }
+                Some(_) => continue,
+            };
+            self.errors.push((SITE, complaint));
+        }
     }
 
     fn read_loose_test(&mut self, document: usize, test: &At<TestSpec>) {
