@@ -1,6 +1,6 @@
 //! From a directory to a model that runs: files, family, backend.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -11,7 +11,8 @@ use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
 use crate::expert::Experts;
 use crate::tokenizer::TokenId;
-use crate::weights::{Weights, read_json, read_small};
+use crate::weights::side_files::{self, SideFiles};
+use crate::weights::Weights;
 
 /// A model on one of the backends, with what its directory says besides weights.
 pub(crate) struct LoadedModel {
@@ -49,14 +50,13 @@ pub(crate) struct ModelFiles {
 }
 
 impl LoadedModel {
-    /// Loads a pack or a Hugging Face directory and starts the compute and reading threads.
+    /// Loads a pack, a Hugging Face directory or GGUF files and starts the compute and reading threads.
     pub(crate) fn load(options: &EngineOptions) -> Result<Self, EngineError> {
         let dir = &options.model;
         let weights = Weights::open(dir)?;
-        let config_path = dir.join("config.json");
-        let config = read_json(&config_path)?;
-        let parts = load_parts(&weights, &config_path, &config, options)?;
-        let files = ModelFiles::read(dir, &config)?;
+        let config = weights.side().config()?;
+        let parts = load_parts(&weights, &config, options)?;
+        let files = ModelFiles::read(weights.side(), &config)?;
         let mut info = describe(dir, &weights, &parts, options);
         let threads = options.threads.unwrap_or_else(default_threads);
         let running = match options.backend {
@@ -126,11 +126,10 @@ pub(crate) fn read_family(path: &Path, config: &Value) -> Result<Qwen35Moe, Engi
 
 fn load_parts(
     weights: &Weights,
-    config_path: &Path,
     config: &Value,
     options: &EngineOptions,
 ) -> Result<Parts, EngineError> {
-    let family = read_family(config_path, config)?;
+    let family = read_family(&weights.side().path(side_files::CONFIG), config)?;
     let model = family.config().clone();
     let layers = (0..model.layers).map(|i| family.layer(weights, i)).collect::<Result<_, _>>()?;
     let head = if model.tied {
@@ -201,18 +200,12 @@ pub(crate) fn folder_name(dir: &Path) -> String {
 
 impl ModelFiles {
     /// Reads tokenizer, template and generation defaults. Only the tokenizer must exist.
-    pub(crate) fn read(dir: &Path, config: &Value) -> Result<Self, EngineError> {
-        let optional = |name: &str| -> Result<Option<(PathBuf, Value)>, EngineError> {
-            let path = dir.join(name);
-            if path.exists() { read_json(&path).map(|v| Some((path, v))) } else { Ok(None) }
-        };
-        let tokenizer_config = optional("tokenizer_config.json")?;
-        let generation = optional("generation_config.json")?.map(|(_, v)| v).unwrap_or_default();
-        let jinja = dir.join("chat_template.jinja");
-        let chat_template = if jinja.exists() {
-            Some(String::from_utf8_lossy(&read_small(&jinja)?).into_owned())
-        } else {
-            tokenizer_config.as_ref().and_then(|(_, c)| template_of(c))
+    pub(crate) fn read(side: &SideFiles, config: &Value) -> Result<Self, EngineError> {
+        let tokenizer_config = side.json(side_files::TOKENIZER_CONFIG)?;
+        let generation = side.json(side_files::GENERATION_CONFIG)?.unwrap_or_default();
+        let chat_template = match side.read(side_files::CHAT_TEMPLATE)? {
+            Some(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+            None => tokenizer_config.as_ref().and_then(template_of),
         };
         let mut eos_token_ids = token_ids(generation.get("eos_token_id"));
         for id in token_ids(config.get("text_config").unwrap_or(config).get("eos_token_id")) {
@@ -221,7 +214,7 @@ impl ModelFiles {
             }
         }
         Ok(ModelFiles {
-            tokenizer_json: read_small(&dir.join("tokenizer.json"))?,
+            tokenizer_json: side.required(side_files::TOKENIZER)?,
             chat_template,
             eos_token_ids,
             generation_defaults: generation_defaults(&generation),
