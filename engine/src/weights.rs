@@ -255,6 +255,11 @@ impl Weights {
     }
 }
 
+/// A file's or folder's name without the ending and the place that GGUF files have.
+pub(crate) fn model_name(name: &str) -> &str {
+    gguf::stem(name)
+}
+
 /// Whether a canonical name is that of an expert's own matrix (not the shared expert's).
 fn is_expert(name: &str) -> bool {
     name.contains(".experts.")

@@ -92,6 +92,21 @@ impl ExpertStore {
         self.layers.iter().map(|l| one(&l.layout) * l.segments.len() as u64).sum()
     }
 
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Experts of a layer.
+    pub(crate) fn count(&self, layer: usize) -> usize {
+        self.layers[layer].segments.len()
+    }
+
+    /// Where the experts of a layer lie, piece by piece.
+    pub(crate) fn segments(&self, layer: usize) -> impl Iterator<Item = &Segment> {
+        self.layers[layer].segments.iter().flatten()
+    }
+
     /// The layout of a layer's experts.
     pub(crate) fn layout(&self, layer: usize) -> &ExpertLayout {
         &self.layers[layer].layout

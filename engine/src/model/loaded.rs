@@ -11,8 +11,8 @@ use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
 use crate::expert::Experts;
 use crate::tokenizer::TokenId;
-use crate::weights::side_files::{self, SideFiles};
 use crate::weights::Weights;
+use crate::weights::side_files::{self, SideFiles};
 
 /// A model on one of the backends, with what its directory says besides weights.
 pub(crate) struct LoadedModel {
@@ -192,10 +192,12 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
 /// Longest prompt plus reply unless the caller asks for more: keys and values of it are kept in f32.
 const CONTEXT_DEFAULT: usize = 8192;
 
-/// The last part of a path, after links such as `.` are resolved.
+/// The last part of a path, after links such as `.` are resolved, without a model file's ending.
 pub(crate) fn folder_name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    full.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+    let name = full.file_name().map(|n| n.to_string_lossy().into_owned());
+    let name = name.unwrap_or_else(|| "model".to_owned());
+    crate::weights::model_name(&name).to_owned()
 }
 
 impl ModelFiles {

@@ -11,10 +11,6 @@ mod header;
 mod input;
 pub(in crate::weights) mod names;
 mod splits;
-#[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -31,7 +27,7 @@ use crate::io::{FileAt, ReadAt};
 use header::{Header, TensorInfo, type_name};
 use names::{Meaning, meaning};
 
-pub(super) use splits::files_of;
+pub(super) use splits::{files_of, stem};
 
 /// Opens the files of one model, in the order of their splits.
 pub(super) fn open(paths: &[PathBuf]) -> Result<Weights, EngineError> {

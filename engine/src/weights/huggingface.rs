@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::roles::Form;
 use super::side_files::SideFiles;
 use super::{Format, SafetensorsFile, Tensor, Weights};
 use crate::error::EngineError;
 use crate::io::{FileAt, ReadAt};
-use super::roles::Form;
 use crate::tensor::DType;
 
 /// Prefixes of text weights: nested in a vision model, plain, and at the top (`lm_head`).

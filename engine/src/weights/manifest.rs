@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::read_small;
-use crate::error::EngineError;
 use super::roles::Form;
+use crate::error::EngineError;
 use crate::tensor::DType;
 
 /// Name of the manifest in a pack.
@@ -124,7 +124,9 @@ impl Manifest {
         let manifest: Manifest =
             serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
         if let Some(form) = manifest.form.as_deref().filter(|form| *form != GGML_FORM) {
-            return Err(malformed(format!("form: expected {GGML_FORM:?} or nothing, got {form:?}")));
+            return Err(malformed(format!(
+                "form: expected {GGML_FORM:?} or nothing, got {form:?}"
+            )));
         }
         Ok(manifest)
     }

@@ -202,7 +202,8 @@ impl Keys<'_> {
     fn layers(&self) -> Result<usize, EngineError> {
         let blocks = self.size("block_count")? as i64;
         let extra = self.header.integer(&self.key("nextn_predict_layers")).unwrap_or(0);
-        let layers = blocks.checked_sub(extra).filter(|n| extra >= 0 && (1..=LAYERS_MAX).contains(n));
+        let layers =
+            blocks.checked_sub(extra).filter(|n| extra >= 0 && (1..=LAYERS_MAX).contains(n));
         let layers = layers.ok_or_else(|| {
             self.error("block_count", &format!("{blocks} less {extra} is no number of layers"))
         })?;
@@ -282,7 +283,9 @@ impl Keys<'_> {
             Some(Value::Integers(list)) if list.len() >= layers => {
                 Ok(list[..layers].iter().map(|n| kind(*n != 0)).collect())
             }
-            Some(_) => Err(self.error(listed, &format!("expected a value for each of {layers} layers"))),
+            Some(_) => {
+                Err(self.error(listed, &format!("expected a value for each of {layers} layers")))
+            }
             None => {
                 let interval = self.size_or("full_attention_interval", 4);
                 Ok((1..=layers).map(|i| kind(!i.is_multiple_of(interval))).collect())

@@ -258,7 +258,8 @@ fn place(info: &mut TensorInfo, data: u64, alignment: u64, file_len: u64) -> Res
     info.offset = data.checked_add(relative).ok_or("its offset overflows")?;
     let Some(dtype) = info.dtype else { return Ok(()) };
     let cols = info.shape[info.shape.len() - 1];
-    let rows = info.shape[..info.shape.len() - 1].iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
+    let rows =
+        info.shape[..info.shape.len() - 1].iter().try_fold(1_usize, |n, d| n.checked_mul(*d));
     let Some(row) = dtype.row_bytes(cols) else {
         return Err(format!("a row of {cols} is no whole number of {dtype} blocks"));
     };

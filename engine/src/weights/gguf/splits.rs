@@ -85,6 +85,14 @@ pub(super) fn split_of(name: &str) -> Option<Split<'_>> {
     ((1..=count).contains(&number) && count <= SPLITS_MAX).then_some(Split { stem, number, count })
 }
 
+/// The name of a model, whatever its files are called.
+pub(in crate::weights) fn stem(name: &str) -> &str {
+    match split_of(name) {
+        Some(split) => split.stem,
+        None => name.strip_suffix(".gguf").unwrap_or(name),
+    }
+}
+
 /// The name of a split.
 pub(super) fn split_name(stem: &str, number: usize, count: usize) -> String {
     format!("{stem}-{number:05}-of-{count:05}.gguf")

@@ -115,9 +115,11 @@ pub(super) fn generation_config(header: &Header) -> Result<Json, EngineError> {
         }
     }
     let mut seen = Vec::new();
-    ends.retain(|id| (0..tokens.len() as i64).contains(id) && !seen.contains(id) && {
-        seen.push(*id);
-        true
+    ends.retain(|id| {
+        (0..tokens.len() as i64).contains(id) && !seen.contains(id) && {
+            seen.push(*id);
+            true
+        }
     });
     let mut config = Map::new();
     config.insert("eos_token_id".to_owned(), json!(ends));
