@@ -24,7 +24,8 @@ use super::side_files::{self, SideFiles};
 use super::{Format, Tensor, Weights};
 use crate::error::EngineError;
 use crate::io::{FileAt, ReadAt};
-use header::{Header, TensorInfo, type_name};
+pub(super) use header::Header;
+use header::{TensorInfo, type_name};
 use names::{Meaning, meaning};
 
 pub(super) use splits::{files_of, stem};
