@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::ExpertWeights;
 use crate::error::EngineError;
 use crate::expert::ExpertId;
-use crate::model::{folder_name, read_family};
+use crate::model::{Blueprint, folder_name};
 use crate::quant::{dequantise_row, quantise_row};
 use crate::tensor::{AlignedBytes, DType, MatrixRef, MatrixShape};
 use crate::weights::manifest::{LayerSpec, Manifest, Source, TensorSpec, VERSION};
@@ -102,7 +102,7 @@ pub fn pack(
         )));
     }
     let config_path = options.source.join("config.json");
-    let family = read_family(&config_path, &read_json(&config_path)?)?;
+    let blueprint = Blueprint::read(&config_path, &read_json(&config_path)?)?;
     let weights = Weights::open(&options.source)?;
     if weights.manifest().is_some() {
         return Err(invalid(format!("{} is a pack already", options.source.display())));
@@ -114,7 +114,7 @@ pub fn pack(
             version: VERSION,
             name: options.name.clone().unwrap_or_else(|| folder_name(&options.destination)),
             quality,
-            architecture: family.config().architecture.clone(),
+            architecture: blueprint.config().architecture.clone(),
             source: Source {
                 kind: "huggingface".to_owned(),
                 name: folder_name(&options.source),
@@ -130,14 +130,14 @@ pub fn pack(
         total: 0,
         progress,
     };
-    let store = weights.experts(family.config().layers, family.experts(), false)?;
+    let store = weights.experts(&blueprint.expert_layers(), false)?;
     let sizes = |(_, t, shape): (&str, DType, &[usize])| {
         (shape.iter().product::<usize>() * t.block().1 / t.block().0) as u64
     };
     packer.total = store.bytes() + weights.dense().map(sizes).sum::<u64>();
     packer.dense(&weights, dense)?;
-    for layer in 0..family.config().layers {
-        packer.experts(&store, layer, family.experts().count, experts)?;
+    for layer in 0..blueprint.config().layers {
+        packer.experts(&store, layer, blueprint.experts(), experts)?;
     }
     for name in COPIED {
         let path = options.source.join(name);
@@ -185,7 +185,7 @@ impl Packer<'_> {
         if tensors.is_empty() { Ok(()) } else { self.writer.dense(&tensors) }
     }
 
-    /// Writes the experts of one layer.
+    /// Writes the experts of one layer, if it has some.
     fn experts(
         &mut self,
         store: &crate::expert::ExpertStore,
@@ -193,7 +193,7 @@ impl Packer<'_> {
         count: usize,
         wanted: DType,
     ) -> Result<(), EngineError> {
-        let layout = store.layout(layer);
+        let Some(layout) = store.layout(layer) else { return Ok(()) };
         let shapes = [("gate", layout.gate), ("up", layout.up), ("down", layout.down)].map(
             |(which, shape)| {
                 let name = format!("layers.{layer}.experts.*.{which}");
@@ -247,6 +247,7 @@ fn is_sensitive(name: &str) -> bool {
         "shared_expert_gate.weight",
         "in_proj_a.weight",
         "in_proj_b.weight",
+        "in_proj_ba.weight",
         "conv1d.weight",
     ]
     .iter()

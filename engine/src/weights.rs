@@ -8,6 +8,7 @@
 mod huggingface;
 pub(crate) mod manifest;
 mod pack;
+mod roles;
 pub(crate) mod safetensors;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::tensor::{AlignedBytes, DType, Matrix, MatrixShape};
 
 use manifest::Manifest;
 pub(crate) use pack::CHECKSUMS;
+pub(crate) use roles::{Form, Role, canonical_name};
 use safetensors::{SafetensorsFile, TensorEntry};
 
 /// Shapes that a model's config implies for the experts of a layer.
@@ -67,6 +69,14 @@ impl Weights {
         self.manifest.as_ref()
     }
 
+    /// How the values are stored that transformers and ggml store differently.
+    pub(crate) fn form(&self) -> Form {
+        match &self.manifest {
+            Some(manifest) if manifest.source.kind == "gguf" => Form::Ggml,
+            _ => Form::Transformers,
+        }
+    }
+
     /// Canonical names of all tensors but the experts' own, with type and logical shape.
     pub(crate) fn dense(&self) -> impl Iterator<Item = (&str, DType, &[usize])> {
         self.tensors
@@ -101,21 +111,22 @@ impl Weights {
         Ok(out)
     }
 
-    /// The experts of layers `0..layers`, checksums verified on read if the files carry them and
-    /// `verify` is set.
+    /// The experts of all layers that have some, checksums verified on read if the files carry them
+    /// and `verify` is set.
     pub(crate) fn experts(
         &self,
-        layers: usize,
-        dims: ExpertDims,
+        layers: &[Option<ExpertDims>],
         verify: bool,
     ) -> Result<ExpertStore, EngineError> {
-        let one = |layer| -> Result<LayerExperts, EngineError> {
+        let one = |layer, dims| -> Result<LayerExperts, EngineError> {
             match &self.manifest {
                 Some(manifest) => pack::layer_experts(self, manifest, layer, dims, verify),
                 None => huggingface::layer_experts(self, layer, dims),
             }
         };
-        Ok(ExpertStore::new((0..layers).map(one).collect::<Result<_, _>>()?))
+        let all = layers.iter().enumerate();
+        let all = all.map(|(layer, dims)| dims.map(|dims| one(layer, dims)).transpose());
+        Ok(ExpertStore::new(all.collect::<Result<_, _>>()?))
     }
 
     /// Bytes of a dense tensor as they lie in the file.
