@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use crate::error::EngineError;
 use crate::expert::ExpertStore;
-use crate::model::{folder_name, read_family};
+use crate::model::{Blueprint, folder_name};
 use crate::tensor::DType;
 use crate::weights::manifest::{LayerSpec, Manifest, Source, TensorSpec, VERSION};
 use crate::weights::{Weights, side_files};
@@ -145,9 +145,8 @@ impl Packer {
             return Err(EngineError::InvalidRequest(what));
         }
         let config = weights.side().config()?;
-        let family = read_family(&weights.side().path(side_files::CONFIG), &config)?;
-        let model = family.config();
-        let store = weights.experts(model.layers, family.experts(), false)?;
+        let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+        let store = weights.experts(&blueprint.expert_layers(), false)?;
         let types = Types::of(options, weights.format_name() == "gguf")?;
         let plan = Plan::new(&weights, &store, &types)?;
         let manifest = Manifest {
@@ -155,8 +154,7 @@ impl Packer {
             version: VERSION,
             name: options.name.clone().unwrap_or_else(|| folder_name(&options.destination)),
             quality: options.quality.clone().unwrap_or_else(|| "general".to_owned()),
-            architecture: model.architecture.clone(),
-            form: Manifest::form_name(weights.form()),
+            architecture: blueprint.config().architecture.clone(),
             source: Source {
                 kind: weights.format_name().to_owned(),
                 name: source_name.to_owned(),

@@ -11,7 +11,7 @@ mod gguf;
 mod huggingface;
 pub(crate) mod manifest;
 mod pack;
-pub(crate) mod roles;
+mod roles;
 pub(crate) mod safetensors;
 pub(crate) mod side_files;
 
@@ -29,7 +29,7 @@ use crate::tensor::{AlignedBytes, DType, Matrix, MatrixShape};
 
 use manifest::Manifest;
 pub(crate) use pack::CHECKSUMS;
-pub(crate) use roles::Form;
+pub(crate) use roles::{Form, Role, canonical_name};
 use safetensors::SafetensorsFile;
 pub(crate) use side_files::SideFiles;
 
@@ -187,15 +187,14 @@ impl Weights {
         (&self.files[tensor.file], tensor.offset, tensor.len)
     }
 
-    /// The experts of layers `0..layers`, checksums verified on read if the files carry them and
-    /// `verify` is set.
+    /// The experts of all layers that have some, checksums verified on read if the files carry them
+    /// and `verify` is set.
     pub(crate) fn experts(
         &self,
-        layers: usize,
-        dims: ExpertDims,
+        layers: &[Option<ExpertDims>],
         verify: bool,
     ) -> Result<ExpertStore, EngineError> {
-        let one = |layer| -> Result<LayerExperts, EngineError> {
+        let one = |layer, dims| -> Result<LayerExperts, EngineError> {
             match &self.format {
                 Format::Pack { manifest, files } => {
                     pack::layer_experts(self, manifest, files, layer, dims, verify)
@@ -203,7 +202,9 @@ impl Weights {
                 Format::HuggingFace | Format::Gguf => experts::of_layer(self, layer, dims),
             }
         };
-        Ok(ExpertStore::new((0..layers).map(one).collect::<Result<_, _>>()?))
+        let all = layers.iter().enumerate();
+        let all = all.map(|(layer, dims)| dims.map(|dims| one(layer, dims)).transpose());
+        Ok(ExpertStore::new(all.collect::<Result<_, _>>()?))
     }
 
     /// Bytes of a tensor as they lie in the file.

@@ -403,7 +403,7 @@ impl Cpu {
     }
 
     fn delta_rule_with<K: Kernels>(&mut self, k: K, shape: DeltaShape, jobs: &mut [DeltaJob<'_>]) {
-        let DeltaShape { key_heads, value_heads, key_dim, value_dim } = shape;
+        let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
         let tasks = jobs.len() * value_heads;
         self.scratch.resize(tasks * 2 * value_dim, 0.0);
         let scratch = Scattered::new(&mut self.scratch);
@@ -424,7 +424,7 @@ impl Cpu {
                 (state.slice(h * len, len), scratch.slice(task * 2 * value_dim, 2 * value_dim))
             };
             for t in 0..v.len() / (value_heads * value_dim) {
-                let at_k = (t * key_heads + h / (value_heads / key_heads)) * key_dim;
+                let at_k = (t * key_heads + shape.key_head(h)) * key_dim;
                 let at_v = (t * value_heads + h) * value_dim;
                 let token = DeltaToken {
                     q: &q[at_k..at_k + key_dim],

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::qwen3_5_moe::{self, Qwen35Moe};
-use super::{Model, Parts, Sequence, Step};
+use super::layers::Loader;
+use super::{Blueprint, Model, Parts, Sequence, Step};
 use crate::backend::{Cpu, Reference};
 use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
@@ -109,48 +109,32 @@ fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The family of a config, sizes read and checked.
-pub(crate) fn read_family(path: &Path, config: &Value) -> Result<Qwen35Moe, EngineError> {
-    let text = config.get("text_config").unwrap_or(config);
-    let model_type = text.get("model_type").or_else(|| config.get("model_type"));
-    let architecture = model_type.and_then(Value::as_str).unwrap_or_default().to_owned();
-    if qwen3_5_moe::MODEL_TYPES.contains(&architecture.as_str()) {
-        return Qwen35Moe::read(path, config);
-    }
-    Err(EngineError::UnsupportedArchitecture {
-        path: path.to_owned(),
-        architecture,
-        supported: qwen3_5_moe::MODEL_TYPES.join(", "),
-    })
-}
-
 fn load_parts(
     weights: &Weights,
     config: &Value,
     options: &EngineOptions,
 ) -> Result<Parts, EngineError> {
-    let family = read_family(&weights.side().path(side_files::CONFIG), config)?;
-    let model = family.config().clone();
-    let layers = (0..model.layers).map(|i| family.layer(weights, i)).collect::<Result<_, _>>()?;
-    let head = if model.tied {
-        None
-    } else {
-        Some(weights.matrix("lm_head.weight", model.vocab, model.hidden)?)
-    };
+    let mut blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), config)?;
+    if let Some(chosen) = options.active_experts {
+        blueprint.limit_experts(chosen)?;
+    }
+    let loader = Loader::new(&blueprint, weights);
+    let (layers, head) = (loader.layers()?, loader.head()?);
     let verify = options.verify_experts.unwrap_or(true);
-    let store = weights.experts(model.layers, family.experts(), verify)?;
+    let store = weights.experts(&blueprint.expert_layers(), verify)?;
     let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
     let fits = store.bytes() <= cache_bytes;
     let (store, io) = store.reopened(options.io, fits)?;
     Ok(Parts {
-        embedding: weights.matrix("embed_tokens.weight", model.vocab, model.hidden)?,
-        norm: qwen3_5_moe::centred(weights.vector("norm.weight", &[model.hidden])?),
+        embedding: loader.embedding()?,
+        norm: loader.norm()?,
         layers,
         head,
         experts: Experts::new(store, cache_bytes),
         io,
         cache_bytes,
-        config: model,
+        experts_per_token: blueprint.experts_per_token(),
+        config: blueprint.config().clone(),
     })
 }
 
@@ -172,7 +156,8 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let types = |named: Option<&str>, fallback: String| named.map_or(fallback, str::to_owned);
     let source = weights.manifest().map(|m| &m.source);
     let dense = types(source.map(|s| s.dense.as_str()), parts.embedding.shape().dtype.to_string());
-    let experts = types(source.map(|s| s.experts.as_str()), store.layout(0).gate.dtype.to_string());
+    let first = store.layouts().next().expect("a model has layers with experts");
+    let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
     let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
     ModelInfo {
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
@@ -186,6 +171,7 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         backend: String::new(),
         io: parts.io,
         expert_cache_bytes: parts.cache_bytes,
+        experts_per_token: parts.experts_per_token,
     }
 }
 

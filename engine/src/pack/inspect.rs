@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::writer::digest;
 use crate::error::EngineError;
-use crate::model::{ModelFiles, read_family};
+use crate::model::{Blueprint, ModelFiles};
 use crate::weights::{Weights, side_files};
 
 /// A model's sizes and types.
@@ -34,9 +34,10 @@ pub struct Inspection {
     pub dense_types: Vec<(String, u64)>,
     /// Bytes of all dense tensors.
     pub dense_bytes: u64,
-    /// Types of an expert's gate, up and down matrices in the first layer.
+    /// Types of an expert's gate, up and down matrices in the first layer that
+    /// has experts.
     pub expert_types: [String; 3],
-    /// Bytes of one expert of the first layer.
+    /// Bytes of one expert of that layer.
     pub expert_bytes: u64,
     /// Bytes of all experts.
     pub experts_bytes: u64,
@@ -53,9 +54,9 @@ pub struct Inspection {
 pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
     let weights = Weights::open(dir)?;
     let config = weights.side().config()?;
-    let family = read_family(&weights.side().path(side_files::CONFIG), &config)?;
-    let model = family.config();
-    let store = weights.experts(model.layers, family.experts(), false)?;
+    let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+    let model = blueprint.config();
+    let store = weights.experts(&blueprint.expert_layers(), false)?;
     let files = ModelFiles::read(weights.side(), &config)?;
     let manifest = weights.manifest();
 
@@ -69,7 +70,7 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         }
     }
     dense_types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let layout = store.layout(0);
+    let layout = store.layouts().next().expect("a model has layers with experts");
     Ok(Inspection {
         name: manifest.map_or_else(|| crate::model::folder_name(dir), |m| m.name.clone()),
         format: weights.format_name().to_owned(),
@@ -79,15 +80,16 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         hidden: model.hidden,
         vocabulary: model.vocab,
         context_tokens: model.context,
-        experts: family.experts().count,
-        experts_per_token: family.experts_per_token(),
+        experts: blueprint.experts(),
+        experts_per_token: blueprint.experts_per_token(),
         dense_bytes: dense_types.iter().map(|(_, bytes)| bytes).sum(),
         dense_types,
         expert_types: [layout.gate, layout.up, layout.down].map(|s| s.dtype.to_string()),
         expert_bytes: layout.bytes() as u64,
         experts_bytes: store.bytes(),
-        expert_bytes_per_token: (0..model.layers)
-            .map(|l| (store.layout(l).bytes() * family.experts_per_token()) as u64)
+        expert_bytes_per_token: store
+            .layouts()
+            .map(|layout| (layout.bytes() * blueprint.experts_per_token()) as u64)
             .sum(),
         chat_template: files.chat_template.is_some(),
         files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,

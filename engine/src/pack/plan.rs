@@ -199,7 +199,7 @@ impl Plan {
     }
 
     fn add_experts(&mut self, store: &ExpertStore, layer: usize, wanted: Option<DType>) {
-        let layout = store.layout(layer);
+        let Some(layout) = store.layout(layer) else { return };
         let shapes = [("gate", layout.gate), ("up", layout.up), ("down", layout.down)].map(
             |(which, shape)| {
                 let name = format!("layers.{layer}.experts.*.{which}");
@@ -299,6 +299,7 @@ fn is_sensitive(name: &str) -> bool {
         "shared_expert_gate.weight",
         "in_proj_a.weight",
         "in_proj_b.weight",
+        "in_proj_ba.weight",
         "conv1d.weight",
     ]
     .iter()

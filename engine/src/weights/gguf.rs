@@ -19,9 +19,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::roles::Form;
 use super::side_files::{self, SideFiles};
-use super::{Format, Tensor, Weights};
+use super::{Form, Format, Tensor, Weights};
 use crate::error::EngineError;
 use crate::io::{FileAt, ReadAt};
 pub(super) use header::Header;

@@ -1,9 +1,9 @@
 //! What a tensor does in a model: the names by which families ask for weights and sources answer.
 //!
 //! A family describes its layers by [`Role`]s with the shapes that its sizes imply. A source (Hugging
-//! Face directory, pack, GGUF file) registers each of its tensors under the [`name`] of its role and
-//! says in which [`Form`] the values are. The names are those of transformers without their prefix,
-//! which is also what packs store; the GGUF names of the roles stand with the GGUF reader.
+//! Face directory, pack, GGUF file) registers each of its tensors under the [`canonical_name`] of its
+//! role and says in which [`Form`] the values are. The names are those of transformers without their
+//! prefix, which is also what packs store; the GGUF names of the roles stand with the GGUF reader.
 //!
 //! Experts are no roles: a source finds them by layer and number (`Weights::experts`), because they
 //! come fused, stacked or one by one. Sizes come from a config in the field names of transformers; a
@@ -138,7 +138,7 @@ impl Role {
 }
 
 /// The canonical name of a role's tensor: `layers.3.self_attn.q_proj.weight`, `norm.weight`.
-pub(crate) fn name(layer: Option<usize>, role: Role) -> String {
+pub(crate) fn canonical_name(layer: Option<usize>, role: Role) -> String {
     match layer {
         Some(layer) => format!("layers.{layer}.{}", role.suffix()),
         None => role.suffix().to_owned(),

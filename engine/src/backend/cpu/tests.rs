@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{ExpertWeights, Reference};
+use super::super::{ExpertWeights, HeadOrder, Reference};
 use super::*;
 use crate::quant::quantise_row;
 use crate::tensor::{AlignedBytes, Matrix, MatrixShape};
@@ -134,8 +134,9 @@ fn attention_matches_the_reference_in_one_go_and_row_by_row() {
 
 proptest! {
     #[test]
-    fn delta_rule_matches_the_reference(seed in 0_u64..1000, n in 1_usize..6) {
-        let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 8, value_dim: 16 };
+    fn delta_rule_matches_the_reference(seed in 0_u64..1000, n in 1_usize..6, tiled: bool) {
+        let order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };
+        let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 8, value_dim: 16, order };
         let (q, k) = (numbers(seed, n * 16), numbers(seed + 1, n * 16));
         let v = numbers(seed + 2, n * 64);
         let decay: Vec<f32> = numbers(seed + 3, n * 4).iter().map(|x| 0.5 + 0.5 * x.abs()).collect();

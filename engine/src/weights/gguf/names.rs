@@ -2,7 +2,7 @@
 //!
 //! Sources: gguf-py `constants.py`, `tensor_mapping.py`; llama.cpp `src/models/qwen*moe.cpp`.
 
-use crate::weights::roles::{Role, name};
+use crate::weights::{Role, canonical_name};
 
 /// Roles with a name of their own in a model.
 const MODEL: [(&str, Role); 3] = [
@@ -74,7 +74,7 @@ pub(super) enum Meaning {
 /// What a tensor means.
 pub(super) fn meaning(gguf: &str, layers: usize) -> Meaning {
     if let Some((_, role)) = MODEL.iter().find(|(n, _)| *n == gguf) {
-        return Meaning::Canonical(name(None, *role));
+        return Meaning::Canonical(canonical_name(None, *role));
     }
     let Some((layer, rest)) = layer_and_rest(gguf) else {
         return if gguf == "rope_freqs.weight" { Meaning::Unused } else { Meaning::Unknown };
@@ -83,7 +83,7 @@ pub(super) fn meaning(gguf: &str, layers: usize) -> Meaning {
         return Meaning::Unused;
     }
     if let Some((_, role)) = LAYER.iter().find(|(n, _)| *n == rest) {
-        return Meaning::Canonical(name(Some(layer), *role));
+        return Meaning::Canonical(canonical_name(Some(layer), *role));
     }
     match EXPERTS.iter().find(|(n, _)| *n == rest) {
         Some((_, canonical)) => Meaning::Canonical(format!("layers.{layer}.{canonical}")),
