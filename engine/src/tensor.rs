@@ -242,13 +242,6 @@ impl AlignedBytes {
         AlignedBytes { pages: vec![Page([0; ALIGNMENT]); len.div_ceil(ALIGNMENT)], len }
     }
 
-    /// A copy of `bytes`.
-    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
-        let mut aligned = AlignedBytes::zeroed(bytes.len());
-        aligned.as_mut_slice().copy_from_slice(bytes);
-        aligned
-    }
-
     /// Length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -293,7 +286,8 @@ mod tests {
 
     #[test]
     fn aligned_bytes_start_on_a_page() {
-        let bytes = AlignedBytes::copy_of(&[1, 2, 3]);
+        let mut bytes = AlignedBytes::zeroed(3);
+        bytes.as_mut_slice().copy_from_slice(&[1, 2, 3]);
         assert_eq!(bytes.as_slice(), [1, 2, 3]);
         assert_eq!(bytes.as_slice().as_ptr() as usize % ALIGNMENT, 0);
     }

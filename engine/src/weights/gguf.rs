@@ -11,6 +11,10 @@ mod header;
 mod input;
 pub(in crate::weights) mod names;
 mod splits;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
 use std::collections::BTreeMap;
