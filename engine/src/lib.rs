@@ -27,6 +27,8 @@ mod reply_text;
 mod sampler;
 mod tensor;
 mod tokenizer;
+#[doc(hidden)]
+pub mod untrusted;
 mod weights;
 
 pub use engine::{

@@ -23,6 +23,8 @@ use crate::weights::{SideFiles, Weights, is_missing_yet};
 
 /// Bytes that are kept or deleted together.
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// Where the header of a file ends at the latest that has nothing a pack wants.
+const HEADER_BYTES_MAX: u64 = 128 << 20;
 /// Folder of what has arrived and is not packed, inside the unfinished pack.
 const ARRIVING: &str = "arriving";
 
@@ -53,7 +55,7 @@ struct Packing {
     packer: Packer,
     /// Of each item that is not packed yet: the file and the end of each piece.
     needs: Vec<Vec<(usize, u64)>>,
-    /// Of each file, of each segment: how many items still need it.
+    /// Of each file, of each segment: how many items still need it, the header counted as one.
     users: Vec<Vec<u32>>,
     /// Of each item: the segments that it needs.
     segments: Vec<Vec<(usize, u64)>>,
@@ -230,21 +232,29 @@ impl Packing {
             .map(|file| vec![0; spool.segments_of(&(0..spool.facts(file).bytes)).end as usize])
             .collect();
         let (mut needs, mut segments) = (Vec::new(), Vec::new());
+        // What lies before the first piece is the header: the next attempt reads it again.
+        let mut headers: Vec<u64> = users.iter().map(|_| HEADER_BYTES_MAX).collect();
         for (index, item) in packer.items().iter().enumerate() {
             let (mut ends, mut used) = (BTreeMap::new(), Vec::new());
-            if !packer.is_done(index) {
-                for (path, range) in item.sources(&packer.weights, &packer.store) {
-                    let file = numbers[&path];
+            for (path, range) in item.sources(&packer.weights, &packer.store) {
+                let file = numbers[&path];
+                headers[file] = headers[file].min(range.start);
+                if !packer.is_done(index) {
                     let end = ends.entry(file).or_insert(0);
                     *end = range.end.max(*end);
                     used.extend(spool.segments_of(&range).map(|segment| (file, segment)));
                 }
-                used.sort_unstable();
-                used.dedup();
             }
+            used.sort_unstable();
+            used.dedup();
             used.iter().for_each(|(file, segment)| users[*file][*segment as usize] += 1);
             needs.push(ends.into_iter().collect());
             segments.push(used);
+        }
+        for (file, end) in headers.into_iter().enumerate() {
+            for segment in spool.segments_of(&(0..end.min(spool.facts(file).bytes))) {
+                users[file][segment as usize] += 1;
+            }
         }
         Packing { packer, needs, users, segments }
     }

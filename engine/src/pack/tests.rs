@@ -232,30 +232,30 @@ fn an_interrupted_pack_goes_on_and_keeps_what_is_whole() {
     let begin = |items: usize| {
         let weights = Weights::open(&source).expect("opens");
         let mut packer = Packer::new(weights, &options, "qwen3_next").expect("plans");
-        assert!(packer.items().len() > 3);
+        assert!(packer.items().len() > 2);
         for index in 0..items {
             packer.write(index, &mut |_| {}).expect("writes");
         }
     };
-    begin(3);
+    begin(2);
     // One finished file was damaged since, another was cut in the middle of writing.
-    let damaged = partial(&to).join("experts-00001.safetensors");
+    let damaged = partial(&to).join("experts-00000.safetensors");
     let mut bytes = std::fs::read(&damaged).expect("was finished");
     bytes[9000] ^= 1;
     std::fs::write(&damaged, &bytes).expect("written");
-    std::fs::write(partial(&to).join("experts-00002.safetensors"), &bytes[..100]).expect("ok");
+    std::fs::write(partial(&to).join("experts-00001.safetensors"), &bytes[..100]).expect("ok");
     let mut first = None;
     let report = pack(&options, &mut |p| {
         first.get_or_insert(p.done);
     });
-    assert_eq!(report.expect("goes on").files_kept, 2);
+    assert_eq!(report.expect("goes on").files_kept, 1);
     assert!(first.expect("progress was told") > 0, "kept files count as done");
     assert_eq!(contents(&to), contents(&whole));
     assert!(!partial(&to).exists());
 
     // Another plan keeps nothing.
     std::fs::remove_dir_all(&to).expect("there");
-    begin(3);
+    begin(2);
     let other = PackOptions { experts: "q8_0".to_owned(), ..options.clone() };
     assert_eq!(pack(&other, &mut |_| {}).expect("packs").files_kept, 0);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::header::{Header, Value};
 use crate::error::EngineError;
-use crate::weights::safetensors::tests::MemoryAt;
+use crate::io::MemoryAt;
 
 /// A tensor to write; `offset` of `None` places it behind the one before.
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl TestFile {
 
 /// What the reader makes of some bytes.
 pub(crate) fn read(bytes: Vec<u8>) -> Result<Header, String> {
-    Header::read(Arc::new(MemoryAt(bytes))).map_err(|error: EngineError| error.to_string())
+    Header::read(Arc::new(MemoryAt::new(&bytes))).map_err(|error: EngineError| error.to_string())
 }
 
 fn string(out: &mut Vec<u8>, text: &str) {

@@ -237,7 +237,7 @@ fn lying_headers_are_errors_that_say_where() {
         ("big-endian", |f| f.version = 3_u32.swap_bytes()),
         ("tensors, but", |f| f.tensor_count = Some(u64::MAX / 2)),
         ("keys, but", |f| f.key_count = Some(u64::MAX)),
-        ("within its header", |f| f.tensor_count = Some(3)),
+        ("dimensions", |f| f.tensor_count = Some(3)),
         ("key \"a\" twice", |f| f.keys.push(("a".to_owned(), Value::Bool(false)))),
         ("tensor \"t\" twice", |f| f.tensors.push(f.tensors[0].clone())),
         ("dimensions", |f| f.tensors[0].dims = vec![1; 5]),
@@ -283,7 +283,8 @@ fn what_is_not_supported_is_named_with_what_is() {
             tensor.expect("there").ggml_type = 16;
         }),
         (&["blk.0.attn_sinks.weight", "does not know"], |f| {
-            f.tensors[0].name = "blk.0.attn_sinks.weight".to_owned();
+            let tensor = f.tensors.iter_mut().find(|t| t.name == "blk.0.attn_k.weight");
+            tensor.expect("there").name = "blk.0.attn_sinks.weight".to_owned();
         }),
         (&["qwen3moe.expert_count", "positive"], |f| {
             f.set("qwen3moe.expert_count", Value::Integer(-1));
