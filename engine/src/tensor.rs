@@ -43,6 +43,18 @@ impl DType {
         DType::ALL.into_iter().find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
+    /// The type of that number in GGUF files, if this engine reads it.
+    pub(crate) fn from_ggml(number: u32) -> Option<DType> {
+        match number {
+            0 => Some(DType::F32),
+            1 => Some(DType::F16),
+            2 => Some(DType::Q4_0),
+            8 => Some(DType::Q8_0),
+            30 => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
     /// Elements and bytes of one block; unquantised types have blocks of one element.
     pub(crate) fn block(self) -> (usize, usize) {
         match self {
@@ -51,6 +63,19 @@ impl DType {
             DType::Q4_0 => (BlockQ4_0::VALUES, size_of::<BlockQ4_0>()),
             DType::Q8_0 => (BlockQ8_0::VALUES, size_of::<BlockQ8_0>()),
         }
+    }
+
+    /// Types that this engine also writes.
+    pub(crate) const WRITABLE: [DType; 5] = DType::ALL;
+
+    /// Whether f32 values can be encoded in this type.
+    pub(crate) fn is_writable(self) -> bool {
+        DType::WRITABLE.contains(&self)
+    }
+
+    /// What is written in place of this type where its blocks do not divide a row.
+    pub(crate) fn fallback(self, _cols: usize) -> DType {
+        DType::BF16
     }
 
     /// True for types whose values share a scale.

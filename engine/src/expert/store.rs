@@ -94,6 +94,21 @@ impl ExpertStore {
         self.layers.iter().flatten().map(|l| one(&l.layout) * l.segments.len() as u64).sum()
     }
 
+    /// Number of layers, those without experts included.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Experts of a layer.
+    pub(crate) fn count(&self, layer: usize) -> usize {
+        self.layers[layer].as_ref().map_or(0, |l| l.segments.len())
+    }
+
+    /// Where the experts of a layer lie, piece by piece.
+    pub(crate) fn segments(&self, layer: usize) -> impl Iterator<Item = &Segment> {
+        self.layers[layer].iter().flat_map(|l| l.segments.iter().flatten())
+    }
+
     /// The layout of a layer's experts; `None` if it has none.
     pub(crate) fn layout(&self, layer: usize) -> Option<&ExpertLayout> {
         self.layers[layer].as_ref().map(|l| &*l.layout)

@@ -1,6 +1,6 @@
 //! From a directory to a model that runs: files, family, backend.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -11,7 +11,8 @@ use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
 use crate::expert::Experts;
 use crate::tokenizer::TokenId;
-use crate::weights::{Weights, read_json, read_small};
+use crate::weights::Weights;
+use crate::weights::side_files::{self, SideFiles};
 
 /// A model on one of the backends, with what its directory says besides weights.
 pub(crate) struct LoadedModel {
@@ -49,14 +50,13 @@ pub(crate) struct ModelFiles {
 }
 
 impl LoadedModel {
-    /// Loads a pack or a Hugging Face directory and starts the compute and reading threads.
+    /// Loads a pack, a Hugging Face directory or GGUF files and starts the compute and reading threads.
     pub(crate) fn load(options: &EngineOptions) -> Result<Self, EngineError> {
         let dir = &options.model;
         let weights = Weights::open(dir)?;
-        let config_path = dir.join("config.json");
-        let config = read_json(&config_path)?;
-        let parts = load_parts(&weights, &config_path, &config, options)?;
-        let files = ModelFiles::read(dir, &config)?;
+        let config = weights.side().config()?;
+        let parts = load_parts(&weights, &config, options)?;
+        let files = ModelFiles::read(weights.side(), &config)?;
         let mut info = describe(dir, &weights, &parts, options);
         let threads = options.threads.unwrap_or_else(default_threads);
         let running = match options.backend {
@@ -111,11 +111,10 @@ fn default_threads() -> usize {
 
 fn load_parts(
     weights: &Weights,
-    config_path: &Path,
     config: &Value,
     options: &EngineOptions,
 ) -> Result<Parts, EngineError> {
-    let mut blueprint = Blueprint::read(config_path, config)?;
+    let mut blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), config)?;
     if let Some(chosen) = options.active_experts {
         blueprint.limit_experts(chosen)?;
     }
@@ -160,6 +159,10 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let first = store.layouts().next().expect("a model has layers with experts");
     let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
     let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
+    let fewer = match options.active_experts {
+        Some(_) => format!(", {} active", parts.experts_per_token),
+        None => String::new(),
+    };
     ModelInfo {
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
         architecture: parts.config.architecture.clone(),
@@ -168,7 +171,7 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         parameters: parts.dense_parameters() + store.parameters(),
         dense_bytes: parts.dense_bytes(),
         expert_bytes: store.bytes(),
-        quantisation: format!("{dense} dense, {experts} experts"),
+        quantisation: format!("{dense} dense, {experts} experts{fewer}"),
         backend: String::new(),
         io: parts.io,
         expert_cache_bytes: parts.cache_bytes,
@@ -179,26 +182,22 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
 /// Longest prompt plus reply unless the caller asks for more: keys and values of it are kept in f32.
 const CONTEXT_DEFAULT: usize = 8192;
 
-/// The last part of a path, after links such as `.` are resolved.
+/// The last part of a path, after links such as `.` are resolved, without a model file's ending.
 pub(crate) fn folder_name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    full.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+    let name = full.file_name().map(|n| n.to_string_lossy().into_owned());
+    let name = name.unwrap_or_else(|| "model".to_owned());
+    crate::weights::model_name(&name).to_owned()
 }
 
 impl ModelFiles {
     /// Reads tokenizer, template and generation defaults. Only the tokenizer must exist.
-    pub(crate) fn read(dir: &Path, config: &Value) -> Result<Self, EngineError> {
-        let optional = |name: &str| -> Result<Option<(PathBuf, Value)>, EngineError> {
-            let path = dir.join(name);
-            if path.exists() { read_json(&path).map(|v| Some((path, v))) } else { Ok(None) }
-        };
-        let tokenizer_config = optional("tokenizer_config.json")?;
-        let generation = optional("generation_config.json")?.map(|(_, v)| v).unwrap_or_default();
-        let jinja = dir.join("chat_template.jinja");
-        let chat_template = if jinja.exists() {
-            Some(String::from_utf8_lossy(&read_small(&jinja)?).into_owned())
-        } else {
-            tokenizer_config.as_ref().and_then(|(_, c)| template_of(c))
+    pub(crate) fn read(side: &SideFiles, config: &Value) -> Result<Self, EngineError> {
+        let tokenizer_config = side.json(side_files::TOKENIZER_CONFIG)?;
+        let generation = side.json(side_files::GENERATION_CONFIG)?.unwrap_or_default();
+        let chat_template = match side.read(side_files::CHAT_TEMPLATE)? {
+            Some(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+            None => tokenizer_config.as_ref().and_then(template_of),
         };
         let mut eos_token_ids = token_ids(generation.get("eos_token_id"));
         for id in token_ids(config.get("text_config").unwrap_or(config).get("eos_token_id")) {
@@ -207,7 +206,7 @@ impl ModelFiles {
             }
         }
         Ok(ModelFiles {
-            tokenizer_json: read_small(&dir.join("tokenizer.json"))?,
+            tokenizer_json: side.required(side_files::TOKENIZER)?,
             chat_template,
             eos_token_ids,
             generation_defaults: generation_defaults(&generation),

@@ -5,14 +5,14 @@ use std::path::Path;
 use super::writer::digest;
 use crate::error::EngineError;
 use crate::model::{Blueprint, ModelFiles};
-use crate::weights::{Weights, read_json};
+use crate::weights::{Weights, side_files};
 
 /// A model's sizes and types.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Inspection {
     /// Name of the pack or folder.
     pub name: String,
-    /// `pack` or `huggingface`.
+    /// `pack`, `huggingface` or `gguf`.
     pub format: String,
     /// `model_type`.
     pub architecture: String,
@@ -49,16 +49,15 @@ pub struct Inspection {
     pub files_verified: Option<usize>,
 }
 
-/// Opens a directory and describes it; with `verify`, also checks the SHA-256 of every file of a
+/// Opens a model and describes it; with `verify`, also checks the SHA-256 of every file of a
 /// pack. Errors name the file that is missing, cut or changed.
 pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
     let weights = Weights::open(dir)?;
-    let config_path = dir.join("config.json");
-    let config = read_json(&config_path)?;
-    let blueprint = Blueprint::read(&config_path, &config)?;
+    let config = weights.side().config()?;
+    let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
     let model = blueprint.config();
     let store = weights.experts(&blueprint.expert_layers(), false)?;
-    let files = ModelFiles::read(dir, &config)?;
+    let files = ModelFiles::read(weights.side(), &config)?;
     let manifest = weights.manifest();
 
     let mut dense_types: Vec<(String, u64)> = Vec::new();
@@ -74,7 +73,7 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
     let layout = store.layouts().next().expect("a model has layers with experts");
     Ok(Inspection {
         name: manifest.map_or_else(|| crate::model::folder_name(dir), |m| m.name.clone()),
-        format: if manifest.is_some() { "pack" } else { "huggingface" }.to_owned(),
+        format: weights.format_name().to_owned(),
         architecture: model.architecture.clone(),
         quality: manifest.map(|m| m.quality.clone()),
         layers: model.layers,

@@ -1,5 +1,7 @@
 //! A tiny model is packed, read back and damaged.
 
+use std::path::Path;
+
 use super::*;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::model::{LoadedModel, tiny};

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::read_small;
+use super::roles::Form;
 use crate::error::EngineError;
 use crate::tensor::DType;
 
@@ -16,6 +17,9 @@ use crate::tensor::DType;
 pub(crate) const FILE_NAME: &str = "sluice.json";
 /// The format version that this engine writes and reads.
 pub(crate) const VERSION: u32 = 1;
+/// How a manifest names [`Form::Ggml`].
+const GGML_FORM: &str = "ggml";
+
 /// A pack's manifest, version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +34,9 @@ pub(crate) struct Manifest {
     pub(crate) quality: String,
     /// `model_type` of the source's config.
     pub(crate) architecture: String,
+    /// `ggml` if values are in the form of llama.cpp's converter; absent: as transformers has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) form: Option<String>,
     /// What it was made from.
     pub(crate) source: Source,
     /// Every other file of the pack.
@@ -44,13 +51,13 @@ pub(crate) struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Source {
-    /// `huggingface`.
+    /// `huggingface` or `gguf`.
     pub(crate) kind: String,
-    /// Folder name of the source.
+    /// Name of the source's folder or file.
     pub(crate) name: String,
-    /// Type that was asked for the experts.
+    /// Type that was asked for the experts, or the source's own types.
     pub(crate) experts: String,
-    /// Type that was asked for the dense matrices.
+    /// Type that was asked for the dense matrices, or the source's own types.
     pub(crate) dense: String,
 }
 
@@ -114,7 +121,24 @@ impl Manifest {
                 head.format, head.version
             )));
         }
-        serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        if let Some(form) = manifest.form.as_deref().filter(|form| *form != GGML_FORM) {
+            return Err(malformed(format!(
+                "form: expected {GGML_FORM:?} or nothing, got {form:?}"
+            )));
+        }
+        Ok(manifest)
+    }
+
+    /// In which form the values are.
+    pub(crate) fn form(&self) -> Form {
+        if self.form.is_some() { Form::Ggml } else { Form::Transformers }
+    }
+
+    /// What the manifest says of a form.
+    pub(crate) fn form_name(form: Form) -> Option<String> {
+        (form == Form::Ggml).then(|| GGML_FORM.to_owned())
     }
 }
 
