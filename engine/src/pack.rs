@@ -11,9 +11,11 @@
 //! beside the destination and renames it at the end, so that a pack is whole or absent. What ended
 //! before its end goes on there: finished files whose SHA-256 is right are kept ([`folder`]).
 
+mod arrival;
 mod folder;
 mod inspect;
 mod plan;
+mod spool;
 mod writer;
 
 use std::path::PathBuf;
@@ -25,6 +27,7 @@ use crate::tensor::DType;
 use crate::weights::manifest::{LayerSpec, Manifest, Source, TensorSpec, VERSION};
 use crate::weights::{Weights, side_files};
 
+pub use arrival::{Arrival, ArrivingFile};
 use folder::Folder;
 pub use inspect::{Inspection, inspect};
 use plan::{Item, Plan, Types};
@@ -152,7 +155,6 @@ impl Packer {
             name: options.name.clone().unwrap_or_else(|| folder_name(&options.destination)),
             quality: options.quality.clone().unwrap_or_else(|| "general".to_owned()),
             architecture: blueprint.config().architecture.clone(),
-            form: Manifest::form_name(weights.form()),
             source: Source {
                 kind: weights.format_name().to_owned(),
                 name: source_name.to_owned(),

@@ -16,6 +16,7 @@ pub(crate) mod safetensors;
 pub(crate) mod side_files;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,10 +92,11 @@ impl Weights {
 
     /// Opens the safetensors files of a Hugging Face model wherever they are.
     pub(crate) fn from_safetensors(
+        origin: PathBuf,
         files: Vec<Arc<dyn ReadAt>>,
         side: SideFiles,
     ) -> Result<Self, EngineError> {
-        huggingface::from_readers(PathBuf::from("the model"), files, side)
+        huggingface::from_readers(origin, files, side)
     }
 
     /// Opens the GGUF files of a model, in the order of their splits, wherever they are.
@@ -254,6 +256,20 @@ impl Weights {
     fn malformed(&self, what: String) -> EngineError {
         EngineError::Malformed { path: self.origin.clone(), what }
     }
+}
+
+/// Reads and checks the header of a weight file, GGUF or safetensors, and forgets it.
+pub(crate) fn read_header(file: Arc<dyn ReadAt>) -> Result<(), EngineError> {
+    if file.path().extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        gguf::Header::read(file).map(|_| ())
+    } else {
+        SafetensorsFile::from_reader(file).map(|_| ())
+    }
+}
+
+/// Whether an error only says that bytes have not arrived yet.
+pub(crate) fn is_missing_yet(error: &EngineError) -> bool {
+    matches!(error, EngineError::Read { source, .. } if source.kind() == ErrorKind::WouldBlock)
 }
 
 /// A file's or folder's name without the ending and the place that GGUF files have.

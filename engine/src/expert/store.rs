@@ -94,7 +94,7 @@ impl ExpertStore {
         self.layers.iter().flatten().map(|l| one(&l.layout) * l.segments.len() as u64).sum()
     }
 
-    /// Number of layers, those without experts included.
+    /// Number of layers.
     pub(crate) fn layers(&self) -> usize {
         self.layers.len()
     }

@@ -110,8 +110,10 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.finished && self.journal.files.is_empty() {
-            // Nothing is worth keeping; the error that ended the work is already on its way.
-            let _ = std::fs::remove_dir_all(&self.path);
+            // Nothing is worth keeping, unless files are arriving in a folder of their own. The error
+            // that ended the work is already on its way.
+            let _ = remove_others(&self.path, &BTreeMap::new());
+            let _ = std::fs::remove_dir(&self.path);
         }
     }
 }

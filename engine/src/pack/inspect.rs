@@ -43,8 +43,8 @@ pub struct Inspection {
     pub experts_bytes: u64,
     /// Bytes of experts that one token uses.
     pub expert_bytes_per_token: u64,
-    /// Whether there is a chat template.
-    pub chat_template: bool,
+    /// The chat template, if there is one.
+    pub chat_template: Option<String>,
     /// Files whose SHA-256 was checked, if asked for.
     pub files_verified: Option<usize>,
 }
@@ -91,7 +91,7 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
             .layouts()
             .map(|layout| (layout.bytes() * blueprint.experts_per_token()) as u64)
             .sum(),
-        chat_template: files.chat_template.is_some(),
+        chat_template: files.chat_template,
         files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,
     })
 }

@@ -222,7 +222,7 @@ impl Plan {
         if wanted == from || wanted.row_bytes(cols).is_some() {
             return wanted;
         }
-        let used = wanted.fallback(cols);
+        let used = fallback(wanted, cols);
         self.fallbacks.push(Fallback { tensor: name.to_owned(), used: used.name() });
         used
     }
@@ -277,6 +277,17 @@ impl Plan {
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
     }
+}
+
+/// What is written in place of a type whose blocks do not divide a row: of the small blocks the next
+/// larger ones, and bf16 where nothing else fits.
+fn fallback(wanted: DType, cols: usize) -> DType {
+    let next = match wanted {
+        DType::Q4K => DType::Q5_0,
+        DType::Q6K => DType::Q8_0,
+        _ => DType::BF16,
+    };
+    if next.is_writable() && next.row_bytes(cols).is_some() { next } else { DType::BF16 }
 }
 
 /// The layer of a tensor; those of the model itself come first.

@@ -11,6 +11,10 @@ mod header;
 mod input;
 pub(in crate::weights) mod names;
 mod splits;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -19,12 +23,12 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::roles::Form;
 use super::side_files::{self, SideFiles};
-use super::{Format, Tensor, Weights};
+use super::{Form, Format, Tensor, Weights};
 use crate::error::EngineError;
 use crate::io::{FileAt, ReadAt};
-use header::{Header, TensorInfo, type_name};
+pub(super) use header::Header;
+use header::{TensorInfo, type_name};
 use names::{Meaning, meaning};
 
 pub(super) use splits::{files_of, stem};

@@ -5,9 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::roles::Form;
 use super::side_files::SideFiles;
-use super::{Format, SafetensorsFile, Tensor, Weights};
+use super::{Form, Format, SafetensorsFile, Tensor, Weights};
 use crate::error::EngineError;
 use crate::io::{FileAt, ReadAt};
 use crate::tensor::DType;

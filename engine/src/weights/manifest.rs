@@ -8,8 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::read_small;
-use super::roles::Form;
+use super::{Form, read_small};
 use crate::error::EngineError;
 use crate::tensor::DType;
 
@@ -17,9 +16,6 @@ use crate::tensor::DType;
 pub(crate) const FILE_NAME: &str = "sluice.json";
 /// The format version that this engine writes and reads.
 pub(crate) const VERSION: u32 = 1;
-/// How a manifest names [`Form::Ggml`].
-const GGML_FORM: &str = "ggml";
-
 /// A pack's manifest, version 1.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,9 +30,6 @@ pub(crate) struct Manifest {
     pub(crate) quality: String,
     /// `model_type` of the source's config.
     pub(crate) architecture: String,
-    /// `ggml` if values are in the form of llama.cpp's converter; absent: as transformers has them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) form: Option<String>,
     /// What it was made from.
     pub(crate) source: Source,
     /// Every other file of the pack.
@@ -121,24 +114,12 @@ impl Manifest {
                 head.format, head.version
             )));
         }
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
-        if let Some(form) = manifest.form.as_deref().filter(|form| *form != GGML_FORM) {
-            return Err(malformed(format!(
-                "form: expected {GGML_FORM:?} or nothing, got {form:?}"
-            )));
-        }
-        Ok(manifest)
+        serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))
     }
 
-    /// In which form the values are.
+    /// In which form the values are: packing changes types and never values.
     pub(crate) fn form(&self) -> Form {
-        if self.form.is_some() { Form::Ggml } else { Form::Transformers }
-    }
-
-    /// What the manifest says of a form.
-    pub(crate) fn form_name(form: Form) -> Option<String> {
-        (form == Form::Ggml).then(|| GGML_FORM.to_owned())
+        if self.source.kind == "gguf" { Form::Ggml } else { Form::Transformers }
     }
 }
 

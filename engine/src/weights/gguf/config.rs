@@ -121,11 +121,10 @@ pub(super) fn of(header: &Header, sizes: &Sizes<'_>) -> Result<Json, EngineError
     set("moe_intermediate_size", json!(keys.expert_width(sizes)?));
     set("attention_bias", json!(sizes.tensors.contains_key("blk.0.attn_q.bias")));
     set("qkv_bias", json!(sizes.tensors.contains_key("blk.0.attn_q.bias")));
+    // Which layers have no experts shows in the tensors, whatever key says it.
+    let has_gate = |l: &usize| sizes.tensors.contains_key(&*format!("blk.{l}.ffn_gate_inp.weight"));
     set("decoder_sparse_step", json!(1));
-    let experts = |layer: &usize| {
-        sizes.tensors.contains_key(format!("blk.{layer}.ffn_gate_inp.weight").as_str())
-    };
-    set("mlp_only_layers", json!((0..layers).filter(|l| !experts(l)).collect::<Vec<_>>()));
+    set("mlp_only_layers", json!((0..layers).filter(|l| !has_gate(l)).collect::<Vec<_>>()));
     if let Some(width) = keys.optional_size("feed_forward_length") {
         set("intermediate_size", json!(width));
     }
@@ -252,15 +251,20 @@ impl Keys<'_> {
         if let Some(width) = self.optional_size("expert_feed_forward_length") {
             return Ok(width);
         }
-        let down = sizes.tensors.get("blk.0.ffn_down_exps.weight");
-        let width = down.and_then(|shape| shape.last().copied());
+        let down = sizes.tensors.iter().find(|(name, _)| name.ends_with(".ffn_down_exps.weight"));
+        let width = down.and_then(|(_, shape)| shape.last().copied());
         width.ok_or_else(|| self.error("expert_feed_forward_length", "is missing"))
     }
 
     fn shared_width(&self, sizes: &Sizes<'_>) -> Result<usize, EngineError> {
         match self.optional_size("expert_shared_feed_forward_length") {
             Some(width) => Ok(width),
-            None => self.rows(sizes, "blk.0.ffn_up_shexp.weight"),
+            None => {
+                let up =
+                    sizes.tensors.iter().find(|(name, _)| name.ends_with(".ffn_up_shexp.weight"));
+                let rows = up.map(|(_, shape)| shape[0]);
+                rows.ok_or_else(|| self.error("expert_shared_feed_forward_length", "is missing"))
+            }
         }
     }
 
