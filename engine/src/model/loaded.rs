@@ -159,6 +159,10 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let first = store.layouts().next().expect("a model has layers with experts");
     let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
     let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
+    let fewer = match options.active_experts {
+        Some(_) => format!(", {} active", parts.experts_per_token),
+        None => String::new(),
+    };
     ModelInfo {
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
         architecture: parts.config.architecture.clone(),
@@ -167,7 +171,7 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         parameters: parts.dense_parameters() + store.parameters(),
         dense_bytes: parts.dense_bytes(),
         expert_bytes: store.bytes(),
-        quantisation: format!("{dense} dense, {experts} experts"),
+        quantisation: format!("{dense} dense, {experts} experts{fewer}"),
         backend: String::new(),
         io: parts.io,
         expert_cache_bytes: parts.cache_bytes,
