@@ -39,8 +39,8 @@ pub struct PackOptions {
     pub source: PathBuf,
     /// The pack's directory; must not exist.
     pub destination: PathBuf,
-    /// Type of the experts: `q4_0`, `q4_k`, `q6_k`, `q8_0`, `bf16`, …; `auto`: a GGUF source's own
-    /// types bit for bit, `q4_0` for others.
+    /// Type of the experts: `q4_0`, `q4_k`, `q5_0`, `q5_k`, `q6_k`, `q8_0`, `bf16`, `f16`, `f32`;
+    /// `auto`: a GGUF source's own types bit for bit, `q4_0` for others.
     pub experts: String,
     /// Type of the large dense matrices (attention, delta net, embedding, shared experts); `auto`: a
     /// GGUF source's own types bit for bit, `q8_0` for others.
@@ -61,10 +61,15 @@ pub struct Progress {
 }
 
 /// A tensor that could not take the asked type, and the type it got.
+///
+/// A row must be a whole number of blocks: q4_k (256 values) falls back to q5_0 (32), q5_k and q6_k to
+/// q8_0, and all to bf16 where a row is no multiple of 32.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fallback {
-    /// Canonical name.
+    /// Canonical name; `*` stands for all experts of a layer.
     pub tensor: String,
+    /// GGUF name of the type that was asked for.
+    pub asked: &'static str,
     /// GGUF name of the type that was used.
     pub used: &'static str,
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::Fallback;
+use super::plan::fallbacks;
 use super::writer::digest;
 use crate::error::EngineError;
 use crate::model::{Blueprint, ModelFiles};
@@ -43,6 +45,8 @@ pub struct Inspection {
     pub experts_bytes: u64,
     /// Bytes of experts that one token uses.
     pub expert_bytes_per_token: u64,
+    /// Tensors of a pack whose rows are no whole number of blocks of the type that was asked for.
+    pub fallbacks: Vec<Fallback>,
     /// The chat template, if there is one.
     pub chat_template: Option<String>,
     /// Files whose SHA-256 was checked, if asked for.
@@ -91,6 +95,7 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
             .layouts()
             .map(|layout| (layout.bytes() * blueprint.experts_per_token()) as u64)
             .sum(),
+        fallbacks: manifest.map(fallbacks).unwrap_or_default(),
         chat_template: files.chat_template,
         files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,
     })

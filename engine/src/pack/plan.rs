@@ -217,13 +217,16 @@ impl Plan {
         });
     }
 
-    /// The asked type, or the nearest one whose blocks divide a row of `cols`.
+    /// The asked type, or its fallback where its blocks do not divide a row of `cols`.
     fn type_for(&mut self, name: &str, wanted: DType, from: DType, cols: usize) -> DType {
-        if wanted == from || wanted.row_bytes(cols).is_some() {
+        if wanted == from {
             return wanted;
         }
-        let used = fallback(wanted, cols);
-        self.fallbacks.push(Fallback { tensor: name.to_owned(), used: used.name() });
+        let used = wanted.fitting(cols);
+        if used != wanted {
+            let (asked, used) = (wanted.name(), used.name());
+            self.fallbacks.push(Fallback { tensor: name.to_owned(), asked, used });
+        }
         used
     }
 
@@ -279,15 +282,30 @@ impl Plan {
     }
 }
 
-/// What is written in place of a type whose blocks do not divide a row: of the small blocks the next
-/// larger ones, and bf16 where nothing else fits.
-fn fallback(wanted: DType, cols: usize) -> DType {
-    let next = match wanted {
-        DType::Q4K => DType::Q5_0,
-        DType::Q6K => DType::Q8_0,
-        _ => DType::BF16,
+/// Tensors of a pack that have another type than its manifest says was asked for, because that type's
+/// blocks do not divide their rows.
+pub(super) fn fallbacks(manifest: &Manifest) -> Vec<Fallback> {
+    let found = |tensor: String, asked: &str, spec: &TensorSpec| {
+        let (asked, used) = (DType::from_name(asked)?, DType::from_name(&spec.dtype)?);
+        let cols = *spec.shape.last()?;
+        let (asked_name, used_name) = (asked.name(), used.name());
+        (used != asked && used == asked.fitting(cols)).then_some(Fallback {
+            tensor,
+            asked: asked_name,
+            used: used_name,
+        })
     };
-    if next.is_writable() && next.row_bytes(cols).is_some() { next } else { DType::BF16 }
+    let matrix = |shape: &[usize]| shape.iter().filter(|d| **d != 1).count() == 2;
+    let dense = manifest.dense.iter().filter(|(name, s)| !is_sensitive(name) && matrix(&s.shape));
+    let dense = dense.filter_map(|(n, s)| found(n.clone(), &manifest.source.dense, s));
+    let experts = manifest.experts.iter().flat_map(|layer| {
+        let parts = [("gate", &layer.gate), ("up", &layer.up), ("down", &layer.down)];
+        parts.map(|(which, spec)| {
+            let name = format!("layers.{}.experts.*.{which}", layer.layer);
+            found(name, &manifest.source.experts, spec)
+        })
+    });
+    dense.chain(experts.flatten()).collect()
 }
 
 /// The layer of a tensor; those of the model itself come first.

@@ -83,6 +83,8 @@ pub(super) fn write_experts(
 }
 
 /// A matrix in another type; the same bytes if the type is the same.
+///
+/// Rows are quantised on all processors: the search for scales takes far longer than the disk.
 fn converted(from: MatrixRef<'_>, dtype: DType) -> Cow<'_, [u8]> {
     if from.shape.dtype == dtype {
         return Cow::Borrowed(from.bytes);
@@ -90,11 +92,19 @@ fn converted(from: MatrixRef<'_>, dtype: DType) -> Cow<'_, [u8]> {
     let shape = MatrixShape { dtype, ..from.shape };
     let mut out = vec![0; shape.bytes().expect("the type's blocks divide the row")];
     let row_bytes = out.len() / shape.rows;
-    let mut row = vec![0.0; shape.cols];
-    for (r, out) in out.chunks_exact_mut(row_bytes).enumerate() {
-        dequantise_row(from.shape.dtype, from.row(r), &mut row);
-        quantise_row(dtype, &row, out);
-    }
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let part = shape.rows.div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (i, part_out) in out.chunks_mut(part * row_bytes).enumerate() {
+            scope.spawn(move || {
+                let mut row = vec![0.0; shape.cols];
+                for (r, out) in part_out.chunks_exact_mut(row_bytes).enumerate() {
+                    dequantise_row(from.shape.dtype, from.row(i * part + r), &mut row);
+                    quantise_row(dtype, &row, out);
+                }
+            });
+        }
+    });
     Cow::Owned(out)
 }
 

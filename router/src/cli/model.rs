@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use sluice_engine::eval::{EvalOptions, EvalReport, eval};
-use sluice_engine::pack::{self, Inspection, PackOptions, PackReport};
+use sluice_engine::pack::{self, Fallback, Inspection, PackOptions, PackReport};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
@@ -41,8 +41,8 @@ pub(super) struct PackArgs {
 /// What a pack is to be, wherever its model comes from.
 #[derive(clap::Args, Debug, Clone)]
 pub(super) struct PackFlags {
-    /// Type of the experts: q4_0, q4_k, q6_k, q8_0, bf16, f16, f32; auto: the types of a GGUF model bit
-    /// for bit, q4_0 for others
+    /// Type of the experts: q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, bf16, f16 or f32; auto: the types of a
+    /// GGUF model bit for bit, q4_0 for others
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     quant: String,
     /// Type of attention, delta net, embedding and shared experts; auto: the types of a GGUF model bit
@@ -138,7 +138,7 @@ fn pack(args: &PackArgs) -> Outcome {
 pub(super) fn print_pack(report: &PackReport, destination: &Path) -> std::io::Result<()> {
     let PackReport { bytes: size, fallbacks, files_kept, .. } = report;
     for fallback in fallbacks {
-        out::line(format_args!("{}: stored as {}", fallback.tensor, fallback.used))?;
+        out::line(format_args!("{}", fallback_line(fallback)))?;
     }
     if *files_kept > 0 {
         out::line(format_args!("kept {files_kept} files of an earlier attempt"))?;
@@ -172,6 +172,9 @@ fn print(model: &Inspection) -> std::io::Result<()> {
     row("experts", format!("{}: {}", bytes(model.experts_bytes), per_layer(model)))?;
     row("one expert", format!("{}, {}", bytes(model.expert_bytes), expert_types(model)))?;
     row("a token reads", format!("{} of experts", bytes(model.expert_bytes_per_token)))?;
+    for fallback in &model.fallbacks {
+        row("fallback", fallback_line(fallback))?;
+    }
     if let Some(count) = model.files_verified {
         row("verified", format!("{count} files"))?;
     }
@@ -182,6 +185,11 @@ fn print(model: &Inspection) -> std::io::Result<()> {
             template.lines().try_for_each(|line| out::line(format_args!("  {line}")))
         }
     }
+}
+
+fn fallback_line(fallback: &Fallback) -> String {
+    let Fallback { tensor, asked, used } = fallback;
+    format!("{tensor}: stored as {used}, its rows are no whole number of {asked} blocks")
 }
 
 fn per_layer(model: &Inspection) -> String {

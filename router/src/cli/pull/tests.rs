@@ -223,8 +223,7 @@ async fn cut_transfers_go_on_at_the_byte_where_they_ended() {
 async fn a_second_call_goes_on_where_the_first_gave_up() {
     let dir = tempfile::tempdir().expect("a folder");
     let to = dir.path().join("pack");
-    let manners =
-        Manners { cut_after: 150_000, cuts: 1, then_nothing: true, ..Manners::default() };
+    let manners = Manners { cut_after: 150_000, cuts: 1, then_nothing: true, ..Manners::default() };
     let (_, base) = FakeHub::start(&testdata(), GGUF, manners).await;
     let error = pull(&base, None, &to).await.err().expect("gives up");
     assert!(format!("{error:#}").contains("kept for the next attempt"), "{error:#}");
