@@ -21,9 +21,11 @@ use crate::prompt::{ContentKind, Prompt};
 use crate::yaml::{At, Complaint, List};
 
 mod near;
+mod wider;
 mod words;
 
 pub(crate) use near::{Hit, Near, Scene};
+pub(crate) use wider::Wider;
 
 /// A condition as it stands in a file.
 #[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
@@ -181,15 +183,6 @@ impl Condition {
     /// The condition holds for a request.
     pub(crate) fn holds(&self, scene: &Scene<'_>) -> bool {
         self.holds_in(scene, &scene.hits)
-    }
-
-    /// Calls `each` with the detectors that the condition wants found, and how likely.
-    pub(crate) fn each_found(&self, each: &mut impl FnMut(&[u32], Likelihood)) {
-        match &self.test {
-            Test::Any(parts) | Test::All(parts) => parts.iter().for_each(|p| p.each_found(each)),
-            Test::Found { detectors, at_least, .. } => each(detectors, *at_least),
-            _ => {}
-        }
     }
 
     /// The condition can only be met by something found in the texts.

@@ -134,6 +134,11 @@ impl Latency {
         self.called(name).unwrap_or(&self.classes[self.default])
     }
 
+    /// Name of the class of requests that say nothing.
+    pub(crate) fn default_name(&self) -> &str {
+        &self.classes[self.default].name
+    }
+
     fn called(&self, word: &str) -> Option<&LatencyClass> {
         let is_called = |name: &String| name.eq_ignore_ascii_case(word.trim());
         self.classes

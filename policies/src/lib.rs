@@ -13,6 +13,7 @@
 //! [`Finding`] names detector, place and likelihood, not the text).
 #![forbid(unsafe_code)]
 
+mod changes;
 mod classification;
 mod condition;
 mod decide;
@@ -35,6 +36,7 @@ mod site;
 mod swar;
 mod yaml;
 
+pub use changes::{Change, Direction, Subject};
 pub use classification::Classification;
 pub use decision::{
     Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
@@ -50,7 +52,7 @@ pub use explain::{Clause, Explanation, RuleExplanation};
 pub use latency::LatencyClass;
 pub use pack::LANGUAGE_VERSION;
 pub use policy_set::check::{TestFailure, TestReport};
-pub use policy_set::{PackInfo, PolicySet, shipped_pack_names, shipped_sources};
+pub use policy_set::{PackInfo, PolicySet, Verdict, digest, shipped_pack_names, shipped_sources};
 pub use prompt::{ContentKind, Prompt, RequestContext, Role, Text, Unscanned};
 pub use prove::Proof;
 pub use rule::{Rule, RuleMode, Severity};

@@ -28,8 +28,10 @@ use crate::yaml::Source;
 mod build;
 pub(crate) mod check;
 mod files;
+mod verdict;
 
 pub use files::{shipped_pack_names, shipped_sources};
+pub use verdict::Verdict;
 
 /// A checked and compiled set of policy files.
 pub struct PolicySet {
@@ -143,6 +145,14 @@ impl PolicySet {
         build::build(files::site_from_sources(sources)?)
     }
 
+    /// Builds a set again from all of its [`PolicySet::sources`], and runs its tests.
+    ///
+    /// Nothing is looked up: no shipped file is added or taken instead of a given one, so that the set is
+    /// the one that the files were taken from, with the same digest, under any later version.
+    pub fn from_complete_sources(sources: Vec<Source>) -> Result<PolicySet, PolicyError> {
+        build::build(files::complete_set(sources)?)?.tested()
+    }
+
     fn tested(self) -> Result<PolicySet, PolicyError> {
         let report = self.run_tests();
         if !report.failed.is_empty() {
@@ -160,6 +170,16 @@ impl PolicySet {
     /// SHA-256 over the set's files, hexadecimal: what approvers sign and decisions record.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Name of the organisation or installation, as the site file says.
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    /// Version of the site file.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// Who must sign a change of the site file.
@@ -235,8 +255,9 @@ impl PolicySet {
         let mut least: BTreeMap<&str, Likelihood> = BTreeMap::new();
         let matched = classification.rules.iter().filter_map(|id| self.rule(id));
         for rule in matched.filter(|rule| rule.redact) {
-            rule.when.each_found(&mut |detectors, at_least| {
-                for &number in detectors {
+            rule.when.each_found(&mut |found| {
+                let at_least = found.at_least;
+                for &number in found.detectors.iter().filter(|_| !found.negated) {
                     let id = self.vocabulary.detectors[number as usize].as_str();
                     let known = least.entry(id).or_insert(at_least);
                     *known = (*known).min(at_least);
@@ -412,6 +433,24 @@ impl PolicySet {
             }
         }
     }
+}
+
+/// SHA-256 over the names and texts of all files of a set, in the order of their names, hexadecimal: the
+/// [`PolicySet::digest`] of the set that is built from them.
+///
+/// Line ends count as `\n`, so that a checkout on Windows has the same digest.
+pub fn digest(sources: &[Source]) -> String {
+    let mut files: Vec<(&str, String)> =
+        sources.iter().map(|s| (s.name.as_str(), s.text.replace("\r\n", "\n"))).collect();
+    files.sort();
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for (name, text) in files {
+        context.update(&(name.len() as u64).to_be_bytes());
+        context.update(name.as_bytes());
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What holds before any rule.

@@ -288,17 +288,142 @@ fn sighup_puts_a_changed_policy_in_force_and_keeps_the_last_good_one() {
         });
         seen.take(1500).find(|detail| until(detail)).expect("the reload shows within half a minute")
     };
-    let first = ready()["policy"].clone();
+    let first = ready()["policy"]["digest"].clone();
 
     std::fs::write(&site, shipped.replace("caller_unknown:", "caller_unknwon:")).unwrap();
     let refused = hang_up(&|detail| detail["policy_reload"] != "ok");
-    assert_eq!((&refused["policy"], &refused["ready"]), (&first, &Value::Bool(true)));
+    assert_eq!((&refused["policy"]["digest"], &refused["ready"]), (&first, &Value::Bool(true)));
+    let mistake = &refused["policy"]["refused"];
+    let line = shipped.lines().position(|line| line.contains("caller_unknown:")).unwrap() + 1;
+    assert_eq!(
+        (&mistake["file"], &mistake["line"]),
+        (&"site.yaml".into(), &line.into()),
+        "{mistake}"
+    );
+    assert!(mistake["message"].as_str().unwrap().contains("caller_unknwon"), "{mistake}");
 
     std::fs::write(&site, shipped.replace("version: \"1.0.0\"", "version: \"1.0.1\"")).unwrap();
-    let renewed = hang_up(&|detail| detail["policy"] != first);
+    let renewed = hang_up(&|detail| detail["policy"]["digest"] != first);
     assert_eq!(renewed["policy_reload"], "ok");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+/// A site that lets images go anywhere: looser than the shipped one.
+fn looser_site() -> String {
+    let test = "given: {content: image}, expect: edge, class: regulated";
+    include_str!("../../policies/site.yaml")
+        .replace("    image: private", "    image: internal")
+        .replace(test, "given: {content: image}, expect: cloud")
+}
+
+/// Runs in a folder; what it prints is checked to end as expected.
+fn in_folder(folder: &Path, args: &[&str], status: i32) -> Output {
+    let output = command(args).current_dir(folder).output().expect("the binary runs");
+    let said = format!("{args:?}: {}{}", stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    output
+}
+
+#[test]
+fn a_loosening_comes_into_force_in_production_once_two_approvers_have_signed_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let here = |args: &[&str], status: i32| in_folder(folder.path(), args, status);
+    let config = "mode: production\nlisten: {traffic: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}\n\
+                  policy: {site: site.yaml, signatures: {keys: officers.pub}}\naudit: {path: audit}\n";
+    std::fs::write(at("sluice.yaml"), config).unwrap();
+    std::fs::write(at("site.yaml"), include_str!("../../policies/site.yaml")).unwrap();
+    let public = ["ann", "bob"].map(|name| {
+        let made = here(&["policy", "key", name, "-o", &format!("{name}.key")], 0);
+        stdout(&made).to_owned()
+    });
+    std::fs::write(at("officers.pub"), public.concat()).unwrap();
+    here(&["policy", "key", "ann", "-o", "ann.key"], 2);
+
+    let mut child = command(&["serve", "--config", at("sluice.yaml").to_str().unwrap()])
+        .spawn()
+        .expect("the binary starts");
+    let metrics = announced(&mut child, "metrics");
+    let address = metrics.trim_start_matches("http://").replace("/metrics", "");
+    let policy = || -> Value {
+        let reply = get(&address, "/readyz");
+        let detail: Value = serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        detail["policy"].clone()
+    };
+    let from = policy()["digest"].as_str().unwrap().to_owned();
+
+    std::fs::write(at("site.yaml"), looser_site()).unwrap();
+    let activate = ["policy", "activate", "--config", "sluice.yaml"];
+    let shown = here(&activate, 1);
+    assert!(stdout(&shown).contains("loosens"), "{}", stdout(&shown));
+    assert!(stdout(&shown).contains(&format!("--from {from}")), "{}", stdout(&shown));
+    let accept =
+        [&activate[..], &["--accept-loosening", "--reason", "pictures", "--by", "ann"]].concat();
+    let refused = here(&accept, 1);
+    assert!(stderr(&refused).contains("0 of 2 approvers signed"), "{}", stderr(&refused));
+    assert!(!at("policy/accepted").exists(), "nothing was accepted");
+
+    for name in ["ann", "bob"] {
+        let (key, file) = (format!("{name}.key"), format!("{name}.json"));
+        here(
+            &[
+                "policy",
+                "sign",
+                "site.yaml",
+                "--from",
+                &from,
+                "--key",
+                &key,
+                "--by",
+                name,
+                "-o",
+                &file,
+            ],
+            0,
+        );
+    }
+    let accept = [&accept[..], &["--approval", "ann.json", "--approval", "bob.json"]].concat();
+    here(&accept, 0);
+    let mut seen = std::iter::repeat_with(|| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        policy()
+    });
+    let now = seen.by_ref().take(1500).find(|policy| policy["digest"] != from.as_str());
+    assert_eq!(now.expect("the loosened set comes into force")["refused"], Value::Null);
+    let history = std::fs::read_to_string(at("policy/history.jsonl")).unwrap();
+    assert!(history.contains("\"reason\":\"pictures\""), "{history}");
+    let nothing = here(&activate, 0);
+    assert!(stdout(&nothing).contains("nothing is loosened"), "{}", stdout(&nothing));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_bundle_is_packed_and_decides_like_its_site() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |args: &[&str], status: i32| in_folder(folder.path(), args, status);
+    let site = include_str!("../../policies/site.yaml");
+    std::fs::write(folder.path().join("site.yaml"), site).unwrap();
+    let public = here(&["policy", "key", "grc", "-o", "grc.key"], 0);
+    std::fs::write(folder.path().join("grc.pub"), &public.stdout).unwrap();
+    let bundle =
+        ["policy", "bundle", "site.yaml", "--key", "grc.key", "--serial", "4", "-o", "p.bundle"];
+    let packed = here(&bundle, 0);
+    assert!(stdout(&packed).starts_with("p.bundle: serial 4, "), "{}", stdout(&packed));
+    here(&[&bundle[..], &["--expires", "2020-01-01"]].concat(), 2);
+
+    let config =
+        "mode: trial\npolicy: {bundle: {file: p.bundle, keys: grc.pub}}\naudit: {path: audit}\n";
+    std::fs::write(folder.path().join("sluice.yaml"), config).unwrap();
+    std::fs::write(folder.path().join("prompt"), CARD).unwrap();
+    let decided = here(&["decide", "--json", "--config", "sluice.yaml", "prompt"], 0);
+    let verdict: Value = serde_json::from_str(stdout(&decided)).unwrap();
+    assert_eq!((&verdict["route"], &verdict["class"]), (&"edge".into(), &"regulated".into()));
+    let first = here(&["policy", "activate", "--config", "sluice.yaml", "--json"], 0);
+    let report: Value = serde_json::from_str(stdout(&first)).unwrap();
+    assert_eq!((&report["from"], &report["accepted"]), (&Value::Null, &Value::Bool(true)));
+    assert!(stdout(&packed).contains(report["to"].as_str().unwrap()), "{report}");
 }
 
 /// The address in the announcement; the rest of stdout is read on, so that the pipe stays open.

@@ -399,7 +399,7 @@ impl<'a> Builder<'a> {
             version: self.site.version.clone(),
             owner: self.site.owner.clone(),
             approvers: self.site.approvers.clone(),
-            digest: digest(&sources),
+            digest: super::digest(&sources),
             packs: pack_infos(files),
             warnings: self.place(&self.warnings),
             classes: self.classes,
@@ -440,21 +440,4 @@ fn pack_infos(files: &Files) -> Vec<PackInfo> {
     let mut packs: Vec<PackInfo> = files.packs.iter().map(info).collect();
     packs.sort_by(|a, b| a.name.cmp(&b.name));
     packs
-}
-
-/// SHA-256 over the names and texts of all files, in the order of their names.
-///
-/// Line ends count as `\n`, so that a checkout on Windows has the same digest.
-fn digest(sources: &[Source]) -> String {
-    let mut files: Vec<(&str, String)> =
-        sources.iter().map(|s| (s.name.as_str(), s.text.replace("\r\n", "\n"))).collect();
-    files.sort();
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for (name, text) in files {
-        context.update(&(name.len() as u64).to_be_bytes());
-        context.update(name.as_bytes());
-        context.update(&(text.len() as u64).to_be_bytes());
-        context.update(text.as_bytes());
-    }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

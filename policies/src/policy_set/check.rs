@@ -17,7 +17,7 @@ use crate::site::{GivenFacts, SiteTestSpec};
 use crate::yaml::{At, Complaint};
 
 /// The day of destination tests that name none.
-const TEST_DAY: Date = Date::constant(2026, 12, 1);
+pub(super) const TEST_DAY: Date = Date::constant(2026, 12, 1);
 
 /// Outcome of all tests of a set.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -56,26 +56,26 @@ pub struct TestFailure {
 /// A compiled test of a rule: several cases with one expectation.
 #[derive(Clone, Debug)]
 pub(crate) struct RuleTest {
-    document: usize,
-    line: u32,
+    pub(super) document: usize,
+    pub(super) line: u32,
     column: u32,
     pub(crate) rule: String,
     pub(crate) expect: Expect,
     known_gap: Option<String>,
-    given: Given,
+    pub(super) given: Given,
     /// Messages of each case.
-    cases: Vec<Vec<String>>,
+    pub(super) cases: Vec<Vec<String>>,
 }
 
 /// A compiled destination test.
 #[derive(Clone, Debug)]
 pub(crate) struct SiteTest {
-    line: u32,
+    pub(super) line: u32,
     column: u32,
-    spec: SiteTestSpec,
+    pub(super) spec: SiteTestSpec,
     expect: Route,
-    today: Date,
-    cases: Vec<Vec<String>>,
+    pub(super) today: Date,
+    pub(super) cases: Vec<Vec<String>>,
 }
 
 impl RuleTest {
@@ -152,7 +152,7 @@ fn cases(
 }
 
 /// The request that a case describes.
-fn prompt(given: &Given, turns: &[String]) -> Prompt {
+pub(super) fn prompt(given: &Given, turns: &[String]) -> Prompt {
     let texts = turns.iter().enumerate().map(|(index, text)| Text {
         place: format!("messages[{index}].content"),
         message: Some(index),
@@ -251,7 +251,7 @@ impl PolicySet {
     }
 
     /// Every vouched upstream, the edge and one cloud without a vouch, changed as a test says.
-    fn test_facts(&self, given: &GivenFacts, today: Date) -> Facts {
+    pub(super) fn test_facts(&self, given: &GivenFacts, today: Date) -> Facts {
         let edge = UpstreamFacts {
             id: "edge".to_owned(),
             edge: true,

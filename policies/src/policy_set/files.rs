@@ -59,8 +59,11 @@ fn source(name: &str, text: &str) -> Source {
     Source { name: name.to_owned(), text: text.to_owned() }
 }
 
+/// What the names of shipped detector files begin with.
+const SHIPPED_DETECTORS: &str = "detectors/";
+
 fn detector_source((name, text): &(&str, &str)) -> Source {
-    source(&format!("detectors/{name}"), text)
+    source(&format!("{SHIPPED_DETECTORS}{name}"), text)
 }
 
 /// Where files named in a site or pack are found.
@@ -126,10 +129,7 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
         let kind = FileKind::of(&document)
             .map_err(|complaint| PolicyError::new(vec![document.diagnostic(complaint)]))?;
         match kind {
-            FileKind::Site if site.is_some() => {
-                let message = "is a second site file: a set has one".to_owned();
-                return Err(PolicyError::about_file(&one.name, message, None));
-            }
+            FileKind::Site if site.is_some() => return Err(second_site(&one.name)),
             FileKind::Site => site = Some(document),
             FileKind::Pack => packs.push(document),
             FileKind::Detectors => given.push(document),
@@ -155,6 +155,44 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
             Ok(Files { site: (site, spec), packs: gatherer.packs, detectors })
         }
     }
+}
+
+/// All files of a set that was built before: exactly these, none looked up.
+pub(super) fn complete_set(sources: Vec<Source>) -> Result<Files, PolicyError> {
+    let documents = sources.into_iter().map(Document::parse).collect::<Result<Vec<_>, _>>()?;
+    let (mut sites, mut packs, mut detectors) = (Vec::new(), Vec::new(), Vec::new());
+    for document in documents {
+        let kind = FileKind::of(&document)
+            .map_err(|complaint| PolicyError::new(vec![document.diagnostic(complaint)]))?;
+        match kind {
+            FileKind::Site => sites.push(document),
+            FileKind::Pack => packs.push(document),
+            FileKind::Detectors => detectors.push(document),
+        }
+    }
+    if let Some(second) = sites.get(1) {
+        return Err(second_site(&second.source.name));
+    }
+    let Some(site) = sites.pop() else {
+        let message = "the set has no site file".to_owned();
+        return Err(PolicyError::about_file("site.yaml", message, None));
+    };
+    let spec: SiteSpec = typed(&site)?;
+    // A pack of detectors alone looks like a detector file; only who names it tells them apart.
+    let is_detector_file = |document: &Document| {
+        let name = &document.source.name;
+        let named = spec.detector_files.0.iter().any(|given| given.value == *name);
+        named || name.starts_with(SHIPPED_DETECTORS)
+    };
+    let (detectors, more) = detectors.into_iter().partition(is_detector_file);
+    packs.extend::<Vec<_>>(more);
+    let typed_pack = |document: Document| typed(&document).map(|spec| (document, spec));
+    let packs = packs.into_iter().map(typed_pack).collect::<Result<_, _>>()?;
+    Ok(Files { site: (site, spec), packs, detectors })
+}
+
+fn second_site(name: &str) -> PolicyError {
+    PolicyError::about_file(name, "is a second site file: a set has one".to_owned(), None)
 }
 
 fn gather(site: Document, shelf: &Shelf, given: Vec<Document>) -> Result<Files, PolicyError> {

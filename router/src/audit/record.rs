@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sluice_policies::{Classification, Decision, Facts, Finding, Refusal, Route};
 
+use crate::active_policy::candidate::WouldBe;
 use crate::upstream::UpstreamId;
 
 /// One attempt to have one upstream answer, written before anything is sent.
@@ -24,6 +25,8 @@ pub struct AttemptRecord<'a> {
     pub classification: &'a Classification,
     /// What was known when it was taken.
     pub facts: &'a Facts,
+    /// What a candidate set would have decided, if it differs.
+    pub would_be: Option<&'a WouldBe>,
     /// The caller's id, if known.
     pub caller: Option<&'a str>,
     /// The caller's tenant.
@@ -46,6 +49,8 @@ pub struct RefusalRecord<'a> {
     pub classification: &'a Classification,
     /// What was known when it was taken.
     pub facts: &'a Facts,
+    /// What a candidate set would have decided, if it differs.
+    pub would_be: Option<&'a WouldBe>,
     /// The caller's id, if known.
     pub caller: Option<&'a str>,
     /// The caller's tenant.
@@ -138,6 +143,7 @@ impl AttemptRecord<'_> {
             stripped: self.stripped,
             redacted: self.redacted,
             bytes: Some(self.bytes),
+            would_be: self.would_be,
             ..DecisionLine::of("attempt", self.id, self.decision, self.classification, self.facts)
                 .by(self.caller, self.tenant)
         })
@@ -151,6 +157,7 @@ impl RefusalRecord<'_> {
             route: Route::Refuse,
             code: Some(self.code),
             message: refusal.map(|r: &Refusal| r.message.as_str()),
+            would_be: self.would_be,
             ..DecisionLine::of("refusal", self.id, self.decision, self.classification, self.facts)
                 .by(self.caller, self.tenant)
         })
@@ -191,6 +198,8 @@ struct DecisionLine<'a> {
     facts: &'a Facts,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_be: Option<&'a WouldBe>,
 }
 
 #[derive(Serialize)]
@@ -252,6 +261,7 @@ impl<'a> DecisionLine<'a> {
             policy: &decision.policy_digest,
             facts,
             bytes: None,
+            would_be: None,
         }
     }
 

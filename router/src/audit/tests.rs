@@ -60,6 +60,7 @@ impl Fixture {
             decision: &self.decision,
             classification: &self.classification,
             facts: &self.facts,
+            would_be: None,
             caller: Some("app"),
             tenant: "default",
             stripped: &[],

@@ -1,5 +1,6 @@
 //! `sluice policy`: work on policy files before they are served.
 
+mod activation;
 mod report;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,14 @@ pub(super) enum Verb {
     Report(report::Args),
     /// Print the JSON Schema of a kind of policy file, for editors
     Schema(SchemaArgs),
+    /// Say what a set would loosen that is in force at a gateway, and accept it; exit status 1 if it is held
+    Activate(activation::ActivateArgs),
+    /// Sign, as an approver, that a set may follow the one in force
+    Sign(activation::SignArgs),
+    /// Make a key pair for approvals or bundles; prints the public half
+    Key(activation::KeyArgs),
+    /// Pack a whole set into one signed file
+    Bundle(activation::BundleArgs),
 }
 
 /// Flags of `sluice policy schema`.
@@ -88,6 +97,10 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Explain(args) => super::decide::run(args),
         Verb::Report(args) => report::run(args),
         Verb::Schema(args) => schema(args.kind),
+        Verb::Activate(args) => activation::activate(args),
+        Verb::Sign(args) => activation::sign(args),
+        Verb::Key(args) => activation::key(args),
+        Verb::Bundle(args) => activation::bundle(args),
     }
 }
 

@@ -100,6 +100,7 @@ impl Gateway {
             decision,
             classification: &ask.classification,
             facts,
+            would_be: ask.would_be.as_ref(),
             caller: ask.request.caller.id.as_deref(),
             tenant: &ask.request.caller.tenant,
             stripped: &ask.stripped,

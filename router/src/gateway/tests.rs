@@ -38,6 +38,7 @@ fn ask() -> Ask {
         stripped: vec![],
         allowed: vec![],
         never_cloud: false,
+        would_be: None,
         started: Instant::now(),
     }
 }
