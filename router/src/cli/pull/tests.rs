@@ -160,6 +160,13 @@ impl FakeHub {
     }
 }
 
+/// An answer with a body.
+fn whole(body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
 fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/testdata/tiny")
 }
