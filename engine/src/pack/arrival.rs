@@ -25,6 +25,8 @@ use crate::weights::{SideFiles, Weights, is_missing_yet};
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Where the header of a file ends at the latest that has nothing a pack wants.
 const HEADER_BYTES_MAX: u64 = 128 << 20;
+/// Users of a segment that was deleted.
+const GONE: u32 = u32::MAX;
 /// Folder of what has arrived and is not packed, inside the unfinished pack.
 const ARRIVING: &str = "arriving";
 
@@ -120,8 +122,9 @@ impl Arrival {
         if self.spool.full_segments(file) > before { self.pack_ready() } else { Ok(()) }
     }
 
-    /// Tries to plan the pack from the headers; false while more of them must arrive, of the file
-    /// [`Arrival::wants_header_of`]. `side` are the small files of a Hugging Face model; without them
+    /// Plans the pack from the headers; false while one of them is not here: see
+    /// [`Arrival::wants_header_of`]. If pieces are needed again that are gone (other types were asked
+    /// for, a finished file was damaged), everything begins anew, the headers included. `side` are the small files of a Hugging Face model; without them
     /// the files are GGUF.
     pub fn plan(&mut self, side: Option<&BTreeMap<String, Vec<u8>>>) -> Result<bool, EngineError> {
         let files: Vec<_> = (0..self.spool.len()).map(|file| self.spool.reader(file)).collect();
@@ -130,7 +133,13 @@ impl Arrival {
             weights => weights?,
         };
         let packer = Packer::new(weights, &self.options, &self.source_name)?;
-        self.packing = Some(Packing::new(packer, &self.spool));
+        let packing = Packing::new(packer, &self.spool);
+        if packing.lacks_pieces(&self.spool) {
+            drop(packing);
+            self.begin_anew()?;
+            return Ok(false);
+        }
+        self.packing = Some(packing);
         self.release_unused()?;
         self.pack_ready()?;
         Ok(true)
@@ -142,6 +151,12 @@ impl Arrival {
             Err(error) if is_missing_yet(&error) => Ok(true),
             read => read.map(|()| false),
         }
+    }
+
+    fn begin_anew(&mut self) -> Result<(), EngineError> {
+        remove_all(&partial(&self.options.destination))?;
+        self.verified.fill(false);
+        self.spool.empty()
     }
 
     fn weights(
@@ -212,12 +227,12 @@ impl Arrival {
     }
 
     fn release_unused(&mut self) -> Result<(), EngineError> {
-        let Some(packing) = &self.packing else { return Ok(()) };
-        for file in 0..self.spool.len() {
-            for segment in 0..self.spool.full_segments(file) {
-                if packing.users[file][segment as usize] == 0 {
-                    self.spool.release(file, segment)?;
-                }
+        let Some(packing) = &mut self.packing else { return Ok(()) };
+        for (file, users) in packing.users.iter_mut().enumerate() {
+            let full = self.spool.full_segments(file);
+            for (segment, users) in (0..full).zip(users).filter(|(_, users)| **users == 0) {
+                self.spool.release(file, segment)?;
+                *users = GONE;
             }
         }
         Ok(())
@@ -257,6 +272,13 @@ impl Packing {
             }
         }
         Packing { packer, needs, users, segments }
+    }
+
+    /// Whether an item needs a piece that came once and was deleted.
+    fn lacks_pieces(&self, spool: &Spool) -> bool {
+        self.segments.iter().flatten().any(|(file, segment)| {
+            *segment < spool.full_segments(*file) && !spool.holds(*file, *segment)
+        })
     }
 }
 

@@ -184,6 +184,21 @@ impl Spool {
         }
     }
 
+    /// Whether a segment is on disk.
+    pub(super) fn holds(&self, file: usize, segment: u64) -> bool {
+        self.segment(file, segment).is_file()
+    }
+
+    /// Forgets everything and begins anew.
+    pub(super) fn empty(&mut self) -> Result<(), EngineError> {
+        let files = self.files.iter().map(|f| f.facts.clone()).collect();
+        if self.folder.exists() {
+            self.remove()?;
+        }
+        *self = Spool::open(&self.folder.clone(), files, self.segment_bytes)?;
+        Ok(())
+    }
+
     /// A reader of what is here of a file.
     pub(super) fn reader(&self, file: usize) -> Arc<dyn ReadAt> {
         let arriving = &self.files[file];

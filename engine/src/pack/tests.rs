@@ -328,14 +328,18 @@ fn feed(
         most = most.max(spooled(&options.destination));
         Ok::<_, EngineError>(came < limit)
     };
-    for file in 0..files.len() {
-        while arrival.wants_header_of(file)? {
-            if !more(&mut arrival, file)? {
-                return Ok((arrival, most));
+    loop {
+        for file in 0..files.len() {
+            while arrival.wants_header_of(file)? {
+                if !more(&mut arrival, file)? {
+                    return Ok((arrival, most));
+                }
             }
         }
+        if arrival.plan(side)? {
+            break;
+        }
     }
-    assert!(arrival.plan(side)?, "the headers are here");
     for file in 0..files.len() {
         while arrival.wants(file) {
             if !more(&mut arrival, file)? {
@@ -380,6 +384,20 @@ fn a_model_packed_while_it_arrives_is_the_same_and_never_here_as_a_whole() {
         assert_eq!(contents(&to), contents(&whole), "{name}");
         assert!(!partial(&to).exists());
     }
+}
+
+#[test]
+fn an_arrival_that_needs_again_what_is_gone_begins_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (whole, to) = (dir.path().join("whole"), dir.path().join("pack"));
+    let source = testdata("qwen3_5_moe.gguf");
+    let other = |to: &Path| PackOptions { experts: "q8_0".to_owned(), ..automatic(&source, to) };
+    pack(&other(&whole), &mut |_| {}).expect("packs");
+    let (files, bytes) = arriving(&[source.clone()]);
+    feed(&automatic(&to, &to), &files, &bytes, None, bytes[0].len() - 9000).expect("arrives");
+    let (arrival, _) = feed(&other(&to), &files, &bytes, None, usize::MAX).expect("arrives");
+    arrival.finish().expect("whole");
+    assert_eq!(contents(&to), contents(&whole));
 }
 
 #[test]

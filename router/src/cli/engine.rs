@@ -17,7 +17,7 @@ use super::{Failure, OrUsage, locate};
 /// Which model, and how it runs.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(super) struct ModelArgs {
-    /// A pack or a Hugging Face directory; default: SLUICE_MODEL, else the embedded demo model
+    /// A pack, a Hugging Face directory or a GGUF file; default: SLUICE_MODEL, else the embedded demo model
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     #[command(flatten)]

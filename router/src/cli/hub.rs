@@ -155,6 +155,11 @@ impl Hub {
             let (path, came) = (&file.path, bytes.len());
             return Err(passing(format!("{path}: {came} of {} bytes came", file.bytes)));
         }
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let found: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        if file.sha256.as_ref().is_some_and(|sum| !sum.eq_ignore_ascii_case(&found)) {
+            return Err(passing(format!("{}: its SHA-256 is not the announced one", file.path)));
+        }
         Ok(bytes)
     }
 

@@ -178,15 +178,13 @@ impl Puller<'_> {
         let side = self.side_files(&model.side).await?;
         let side = (!model.side.is_empty()).then_some(&side);
         let mut progress = Progress::new("pulling", Unit::Bytes);
-        for (index, file) in model.weights.iter().enumerate() {
-            let mut target = HEADER_BYTES;
-            while arrival.wants_header_of(index)? {
-                self.bring(&mut arrival, index, file, target, &mut progress).await?;
-                target = target.saturating_mul(2);
-            }
-        }
+        self.bring_headers(&mut arrival, model, &mut progress).await?;
+        // What an earlier attempt left may be of no use: then everything begins anew, once.
         if !arrival.plan(side)? {
-            bail!("{}: the headers of its files are cut", self.repository.name);
+            self.bring_headers(&mut arrival, model, &mut progress).await?;
+            if !arrival.plan(side)? {
+                bail!("{}: the headers of its files are cut", self.repository.name);
+            }
         }
         for (index, file) in model.weights.iter().enumerate() {
             while arrival.wants(index) {

@@ -22,13 +22,17 @@ pub(in crate::weights) fn files_of(path: &Path) -> Result<Option<Vec<PathBuf>>, 
     if is_gguf || path.is_file() { siblings(path).map(Some) } else { Ok(None) }
 }
 
-/// The first file of the one GGUF model of a folder. A vision tower's own file (`mmproj`) is none.
+/// The first file of the one GGUF model of a folder. A vision tower's own file (`mmproj`) is none, and
+/// a folder with safetensors files is a Hugging Face directory, whatever else is there.
 fn only_model_in(dir: &Path) -> Result<Option<PathBuf>, EngineError> {
     let read = |source| EngineError::Read { path: dir.to_owned(), source };
     let mut firsts = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(read)? {
         let path = entry.map_err(read)?.path();
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.ends_with(".safetensors") {
+            return Ok(None);
+        }
         let is_first = split_of(&name).is_none_or(|split| split.number == 1);
         if name.ends_with(".gguf") && !name.contains("mmproj") && is_first {
             firsts.push(path);
