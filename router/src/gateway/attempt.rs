@@ -99,6 +99,7 @@ impl Gateway {
             address: upstream.address(),
             decision,
             classification: &ask.classification,
+            evidence: &ask.evidence,
             facts,
             would_be: ask.would_be.as_ref(),
             caller: ask.request.caller.id.as_deref(),
@@ -107,6 +108,7 @@ impl Gateway {
             redacted: ask.redaction.as_ref().map(|redaction| &redaction.counts),
             bytes,
         };
+        self.parts.audit.policy(&ask.policy).await.ok()?;
         self.parts.audit.attempt(&record).await.ok()
     }
 

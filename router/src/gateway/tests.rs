@@ -34,6 +34,7 @@ fn ask() -> Ask {
         policy: Arc::new(PolicySet::shipped().unwrap()),
         request: chat::read(body, hints, caller).ok().unwrap(),
         classification,
+        evidence: Evidence::default(),
         redaction: None,
         stripped: vec![],
         allowed: vec![],
