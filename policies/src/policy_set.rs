@@ -274,7 +274,12 @@ impl PolicySet {
             least.get(finding.detector.as_str()).is_some_and(|least| finding.likelihood >= *least)
         };
         let findings = classification.findings.iter().filter(wanted);
-        findings.filter(|finding| self.scanner.finds_values(&finding.detector)).collect()
+        findings.filter(|finding| self.finds_values(&finding.detector)).collect()
+    }
+
+    /// What a detector finds is a value, such as a number or a name, and not what a text is about.
+    pub fn finds_values(&self, detector: &str) -> bool {
+        self.scanner.finds_values(detector)
     }
 
     /// Tools that get the values that placeholders stand for.

@@ -249,6 +249,9 @@ fn edge(answer: EdgeAnswer) -> String {
 fn reply(answer: ReplyAnswer) -> &'static str {
     match answer {
         ReplyAnswer::Taint => "passes, and the conversation stays private from then on",
+        ReplyAnswer::Mask => {
+            "passes without what was found, and the conversation stays private from then on"
+        }
         ReplyAnswer::Cut => "is ended",
     }
 }

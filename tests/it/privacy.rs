@@ -208,7 +208,7 @@ async fn the_record_is_written_before_the_cloud_hears_of_it() {
     let asking = gateway.chat(say("What is the capital of France?"));
     let watching = async {
         crate::cloud::until("the cloud is asked", || cloud.requests() == 1).await;
-        let lines = gateway.audit();
+        let lines = gateway.audit_lines(1).await;
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert_eq!(
             (&lines[0]["kind"], &lines[0]["upstream"]),
