@@ -194,6 +194,22 @@ impl Puller<'_> {
         Ok(tokio::task::block_in_place(|| arrival.finish())?)
     }
 
+    async fn bring_headers(
+        &self,
+        arrival: &mut Arrival,
+        model: &Model,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        for (index, file) in model.weights.iter().enumerate() {
+            let mut target = HEADER_BYTES;
+            while arrival.wants_header_of(index)? {
+                self.bring(arrival, index, file, target, progress).await?;
+                target = target.saturating_mul(2);
+            }
+        }
+        Ok(())
+    }
+
     async fn side_files(&self, files: &[RemoteFile]) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let mut contents = BTreeMap::new();
         for file in files {
