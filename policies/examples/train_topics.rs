@@ -5,6 +5,12 @@
 //! any other file is harmless text, cut into rows. Writes the model to standard output and what it is
 //! worth on unseen rows to standard error.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program whose result is what it prints"
+)]
+
 use std::error::Error;
 
 use sluice_policies::{LabelledText, train_topics};
