@@ -433,6 +433,11 @@ mod tests {
             ("the pаtient", "the patient"), // Cyrillic а
             ("NTM2LTIyLTEyMzQ=", "536-22-1234"),
             ("3533362d32322d31323334", "536-22-1234"),
+            ("a=\"4539148\"; b=\"803436467\"; print(a+b)", "4539148803436467"),
+            (
+                "cGF0aWVudCBSb3Nh\nbGluZCBJeWVyIGhh\ncyBzZXBzaXM=",
+                "patient Rosalind Iyer has sepsis",
+            ),
             ("GUZTMLJSGIWTCMRTGQ======", "536-22-1234"),
             ("NQAzADYALQAyADIALQAxADIAMwA0AA==", "536-22-1234"),
             ("five-three-six-two-two-one-two-three-four", "536221234"),

@@ -16,6 +16,8 @@ use crate::prompt::ContentKind;
 pub(super) const TOKEN_BYTES_MIN: usize = 12;
 /// Shorter tokens of capitals and digits are part numbers.
 const BASE32_BYTES_MIN: usize = 16;
+/// Base64 is seldom wrapped into shorter lines.
+const WRAPPED_LINE_BYTES_MIN: usize = 16;
 /// Fewer pairs of hexadecimal digits are a date or a time.
 pub(super) const HEX_PAIRS_MIN: usize = 6;
 /// Fewer character codes are a list of small numbers.
@@ -194,10 +196,15 @@ fn base64_block(
     let bytes = text.as_bytes();
     let mut end = first_end;
     let mut line_start = start;
-    while end - line_start >= 40 {
+    // Short lines are wrapped text only if they are as encoders cut them: in fours, all of a length.
+    let first_len = first_end - start;
+    let is_cut = first_len >= WRAPPED_LINE_BYTES_MIN
+        && first_len.is_multiple_of(4)
+        && !is_plain_word(&bytes[start..end]);
+    while end - line_start >= 40 || is_cut && end - line_start == first_len {
         let gap = bytes[end..].iter().take(2).take_while(|b| matches!(b, b'\n' | b'\r')).count();
         let next = token_end(bytes, end + gap);
-        if gap == 0 || next == end + gap {
+        if gap == 0 || next == end + gap || first_len < 40 && next - end - gap > first_len {
             break;
         }
         (line_start, end) = (end + gap, next);
