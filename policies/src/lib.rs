@@ -45,7 +45,7 @@ pub use decision::{
 pub use demand::Standing;
 pub use detector::{
     DetectorSpec, LabelledText, Scan, ScanCache, ScanMemory, Scanner, SpecError, TopicTraining,
-    train_topics,
+    WordVectors, train_topics,
 };
 pub use error::{Diagnostic, PolicyError};
 pub use evidence::{Finding, Likelihood};
