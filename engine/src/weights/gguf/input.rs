@@ -129,7 +129,7 @@ impl Input {
             }
             let skip = self.at.wrapping_sub(self.chunk_at);
             if skip >= self.chunk.len() as u64 {
-                self.fetch()?;
+                self.fetch(out.len() - done)?;
                 continue;
             }
             let rest = &self.chunk[skip as usize..];
@@ -141,11 +141,17 @@ impl Input {
         Ok(())
     }
 
-    fn fetch(&mut self) -> Result<(), Broken> {
-        let len = (self.end - self.at).min(CHUNK_BYTES as u64) as usize;
-        self.chunk.resize(len, 0);
+    /// Fetches a chunk, or only the bytes that are wanted now where the file has no more at hand: it
+    /// may still be arriving, or what lies behind its header may be packed and gone.
+    fn fetch(&mut self, wanted: usize) -> Result<(), Broken> {
+        let left = (self.end - self.at).min(CHUNK_BYTES as u64) as usize;
         self.chunk_at = self.at;
-        let read = self.file.read_exact_at(&mut self.chunk, self.at);
+        self.chunk.resize(left, 0);
+        let ahead = self.file.read_exact_at(&mut self.chunk, self.at);
+        let read = ahead.or_else(|_| {
+            self.chunk.truncate(wanted);
+            self.file.read_exact_at(&mut self.chunk, self.at)
+        });
         read.map_err(|error| {
             self.chunk.clear();
             Broken::Read(error)
