@@ -89,8 +89,8 @@ pub fn pack(
 ) -> Result<PackReport, EngineError> {
     let invalid = |what: String| EngineError::InvalidRequest(what);
     let dtype = |name: &str| {
-        DType::from_name(name).ok_or_else(|| {
-            let known: Vec<_> = DType::ALL.iter().map(|t| t.name()).collect();
+        DType::from_name(name).filter(|t| t.is_writable()).ok_or_else(|| {
+            let known: Vec<_> = DType::WRITABLE.iter().map(|t| t.name()).collect();
             invalid(format!("unknown type {name:?}; choose one of {}", known.join(", ")))
         })
     };

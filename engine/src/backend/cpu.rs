@@ -82,6 +82,7 @@ impl Cpu {
 struct Quantised {
     scales: Vec<f32>,
     qs: Vec<i8>,
+    sums: Vec<i16>,
 }
 
 impl Quantised {
@@ -94,13 +95,20 @@ impl Quantised {
         let groups = cols / GROUP;
         self.scales.resize(x.len() / GROUP, 0.0);
         self.qs.resize(x.len(), 0);
+        self.sums.resize(2 * x.len() / GROUP, 0);
         let (scales, qs) = (Scattered::new(&mut self.scales), Scattered::new(&mut self.qs));
+        let sums = Scattered::new(&mut self.sums);
         let one = |t: usize| {
-            // SAFETY: each task writes the scales and values of its own row.
+            // SAFETY: each task writes the scales, values and sums of its own row.
             #[expect(unsafe_code, reason = "disjoint rows, see above")]
-            let (scales, qs) =
-                unsafe { (scales.slice(t * groups, groups), qs.slice(t * cols, cols)) };
-            k.quantise(&x[t * cols..(t + 1) * cols], scales, qs);
+            let (scales, qs, sums) = unsafe {
+                (
+                    scales.slice(t * groups, groups),
+                    qs.slice(t * cols, cols),
+                    sums.slice(t * 2 * groups, 2 * groups),
+                )
+            };
+            k.quantise(&x[t * cols..(t + 1) * cols], scales, qs, sums);
         };
         let n = x.len() / cols;
         // A region costs about as much as quantising a few rows.
@@ -113,13 +121,12 @@ impl Quantised {
 struct Inputs<'a> {
     x: &'a [f32],
     cols: usize,
-    scales: &'a [f32],
-    qs: &'a [i8],
+    quantised: &'a Quantised,
 }
 
 impl<'a> Inputs<'a> {
     fn new(x: &'a [f32], cols: usize, quantised: &'a Quantised) -> Self {
-        Inputs { x, cols, scales: &quantised.scales, qs: &quantised.qs }
+        Inputs { x, cols, quantised }
     }
 
     fn float(&self, t: usize) -> &'a [f32] {
@@ -128,9 +135,11 @@ impl<'a> Inputs<'a> {
 
     fn q8(&self, t: usize) -> RowQ8<'a> {
         let groups = self.cols / GROUP;
+        let Quantised { scales, qs, sums } = self.quantised;
         RowQ8 {
-            scales: &self.scales[t * groups..(t + 1) * groups],
-            qs: &self.qs[t * self.cols..(t + 1) * self.cols],
+            scales: &scales[t * groups..(t + 1) * groups],
+            qs: &qs[t * self.cols..(t + 1) * self.cols],
+            sums: &sums[t * 2 * groups..(t + 1) * 2 * groups],
         }
     }
 
@@ -142,12 +151,10 @@ impl<'a> Inputs<'a> {
         w: &[u8],
         rows: [usize; N],
     ) -> [f32; N] {
-        match dtype {
-            DType::F32 => k.dot_f32(w.as_chunks().0, rows.map(|t| self.float(t))),
-            DType::F16 => k.dot_f16(w.as_chunks().0, rows.map(|t| self.float(t))),
-            DType::BF16 => k.dot_bf16(w.as_chunks().0, rows.map(|t| self.float(t))),
-            DType::Q4_0 => k.dot_q4_0(bytemuck::cast_slice(w), rows.map(|t| self.q8(t))),
-            DType::Q8_0 => k.dot_q8_0(bytemuck::cast_slice(w), rows.map(|t| self.q8(t))),
+        if dtype.is_quantised() {
+            k.dot_q8(dtype, w, rows.map(|t| self.q8(t)))
+        } else {
+            k.dot_float(dtype, w, rows.map(|t| self.float(t)))
         }
     }
 

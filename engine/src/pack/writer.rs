@@ -229,7 +229,7 @@ fn stored(dtype: DType, rows: usize, bytes: usize) -> (&'static str, Vec<usize>)
         DType::F32 => ("F32", vec![rows, row / 4]),
         DType::F16 => ("F16", vec![rows, row / 2]),
         DType::BF16 => ("BF16", vec![rows, row / 2]),
-        DType::Q4_0 | DType::Q8_0 => ("U8", vec![rows, row]),
+        _ => ("U8", vec![rows, row]),
     }
 }
 
