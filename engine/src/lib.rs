@@ -25,6 +25,7 @@ pub mod pack;
 mod quant;
 mod reply_text;
 mod sampler;
+pub mod speed;
 mod tensor;
 mod tokenizer;
 mod weights;

@@ -42,7 +42,7 @@ pub struct PackOptions {
     pub source: PathBuf,
     /// The pack's directory; must not exist.
     pub destination: PathBuf,
-    /// Type of the experts: `q4_0`, `q8_0`, `bf16`, `f16`, `f32`.
+    /// Type of the experts: `q4_0`, `q4_k`, `q5_0`, `q5_k`, `q6_k`, `q8_0`, `bf16`, `f16`, `f32`.
     pub experts: String,
     /// Type of the large dense matrices: attention, delta net, embedding, shared experts.
     pub dense: String,
@@ -62,10 +62,15 @@ pub struct Progress {
 }
 
 /// A tensor that could not take the asked type, and the type it got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A row must be a whole number of blocks: q4_k (256 values) falls back to q5_0 (32), q5_k and q6_k to
+/// q8_0, and all to bf16 where a row is no multiple of 32.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fallback {
-    /// Canonical name.
+    /// Canonical name; `*` stands for all experts of a layer.
     pub tensor: String,
+    /// GGUF name of the type that was asked for.
+    pub asked: &'static str,
     /// GGUF name of the type that was used.
     pub used: &'static str,
 }
@@ -216,13 +221,13 @@ impl Packer<'_> {
         Ok(())
     }
 
-    /// The asked type, or the nearest one whose blocks divide a row of `cols`.
+    /// The asked type, or its fallback where its blocks do not divide a row of `cols`.
     fn type_for(&mut self, name: &str, wanted: DType, cols: usize) -> DType {
-        if wanted.row_bytes(cols).is_some() {
-            return wanted;
+        let used = wanted.fitting(cols);
+        if used != wanted {
+            let (asked, used) = (wanted.name(), used.name());
+            self.fallbacks.push(Fallback { tensor: name.to_owned(), asked, used });
         }
-        let used = DType::BF16;
-        self.fallbacks.push(Fallback { tensor: name.to_owned(), used: used.name() });
         used
     }
 
@@ -253,11 +258,39 @@ fn is_sensitive(name: &str) -> bool {
     .any(|suffix| name.ends_with(suffix))
 }
 
+/// Tensors of a pack that have another type than its manifest says was asked for, because that type's
+/// blocks do not divide their rows.
+fn fallbacks(manifest: &Manifest) -> Vec<Fallback> {
+    let found = |tensor: String, asked: &str, spec: &TensorSpec| {
+        let (asked, used) = (DType::from_name(asked)?, DType::from_name(&spec.dtype)?);
+        let cols = *spec.shape.last()?;
+        let (asked_name, used_name) = (asked.name(), used.name());
+        (used != asked && used == asked.fitting(cols)).then_some(Fallback {
+            tensor,
+            asked: asked_name,
+            used: used_name,
+        })
+    };
+    let matrix = |shape: &[usize]| shape.iter().filter(|d| **d != 1).count() == 2;
+    let dense = manifest.dense.iter().filter(|(name, s)| !is_sensitive(name) && matrix(&s.shape));
+    let dense = dense.filter_map(|(n, s)| found(n.clone(), &manifest.source.dense, s));
+    let experts = manifest.experts.iter().flat_map(|layer| {
+        let parts = [("gate", &layer.gate), ("up", &layer.up), ("down", &layer.down)];
+        parts.map(|(which, spec)| {
+            let name = format!("layers.{}.experts.*.{which}", layer.layer);
+            found(name, &manifest.source.experts, spec)
+        })
+    });
+    dense.chain(experts.flatten()).collect()
+}
+
 fn spec(dtype: DType, shape: &[usize]) -> TensorSpec {
     TensorSpec { dtype: dtype.name().to_owned(), shape: shape.to_vec() }
 }
 
 /// A matrix in another type; bit for bit the same if the type is the same.
+///
+/// Rows are quantised on all processors: the search for scales takes far longer than the disk.
 fn converted(from: MatrixRef<'_>, dtype: DType) -> AlignedBytes {
     if from.shape.dtype == dtype {
         return AlignedBytes::copy_of(from.bytes);
@@ -265,11 +298,19 @@ fn converted(from: MatrixRef<'_>, dtype: DType) -> AlignedBytes {
     let shape = MatrixShape { dtype, ..from.shape };
     let mut out = AlignedBytes::zeroed(shape.bytes().expect("the type's blocks divide the row"));
     let row_bytes = out.len() / shape.rows;
-    let mut row = vec![0.0; shape.cols];
-    for (r, out) in out.as_mut_slice().chunks_exact_mut(row_bytes).enumerate() {
-        dequantise_row(from.shape.dtype, from.row(r), &mut row);
-        quantise_row(dtype, &row, out);
-    }
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let part = shape.rows.div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (i, part_out) in out.as_mut_slice().chunks_mut(part * row_bytes).enumerate() {
+            scope.spawn(move || {
+                let mut row = vec![0.0; shape.cols];
+                for (r, out) in part_out.chunks_exact_mut(row_bytes).enumerate() {
+                    dequantise_row(from.shape.dtype, from.row(i * part + r), &mut row);
+                    quantise_row(dtype, &row, out);
+                }
+            });
+        }
+    });
     out
 }
 

@@ -6,6 +6,7 @@
 //! Not here: dot products (`backend`), which never build the decoded row.
 
 mod encode;
+mod encode_k;
 mod k;
 mod levels;
 mod simple;
@@ -13,8 +14,8 @@ mod simple;
 use bytemuck::Pod;
 use half::{bf16, f16};
 
-pub(crate) use k::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K};
-pub(crate) use levels::{BlockIq4Nl, BlockIq4Xs, BlockMxfp4};
+pub(crate) use k::{BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, scales_and_mins};
+pub(crate) use levels::{BlockIq4Nl, BlockIq4Xs, BlockMxfp4, LEVELS_IQ4, LEVELS_MXFP4};
 pub(crate) use simple::{BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0};
 
 use crate::tensor::DType;
@@ -160,7 +161,11 @@ pub(crate) fn quantise_row(dtype: DType, x: &[f32], out: &mut [u8]) {
             }
         }
         DType::Q4_0 => encode(x, out, BlockQ4_0::quantise),
+        DType::Q5_0 => encode(x, out, BlockQ5_0::quantise),
         DType::Q8_0 => encode(x, out, BlockQ8_0::quantise),
+        DType::Q4K => encode(x, out, BlockQ4K::quantise),
+        DType::Q5K => encode(x, out, BlockQ5K::quantise),
+        DType::Q6K => encode(x, out, BlockQ6K::quantise),
         _ => panic!("{dtype} is read, not written"),
     }
 }
@@ -173,4 +178,4 @@ fn encode<B: Block>(x: &[f32], out: &mut [u8], quantise: impl Fn(&[f32]) -> B) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -127,12 +127,36 @@ impl DType {
     }
 
     /// The types that this engine also writes, as `pack` offers them.
-    pub(crate) const WRITABLE: [DType; 5] =
-        [DType::Q4_0, DType::Q8_0, DType::BF16, DType::F16, DType::F32];
+    pub(crate) const WRITABLE: [DType; 9] = [
+        DType::Q4_0,
+        DType::Q4K,
+        DType::Q5_0,
+        DType::Q5K,
+        DType::Q6K,
+        DType::Q8_0,
+        DType::BF16,
+        DType::F16,
+        DType::F32,
+    ];
 
     /// Whether f32 values can be encoded in this type.
     pub(crate) fn is_writable(self) -> bool {
         DType::WRITABLE.contains(&self)
+    }
+
+    /// The type that rows of `cols` elements take where this one is asked for: this one if its blocks
+    /// divide the row, else the next larger one whose blocks do.
+    ///
+    /// q4_k falls back to q5_0, q5_k and q6_k to q8_0, and what has no multiple of 32 to bf16.
+    pub(crate) fn fitting(self, cols: usize) -> DType {
+        if self.row_bytes(cols).is_some() {
+            return self;
+        }
+        match self {
+            DType::Q4K => DType::Q5_0.fitting(cols),
+            DType::Q5K | DType::Q6K => DType::Q8_0.fitting(cols),
+            _ => DType::BF16,
+        }
     }
 
     /// True for types whose values share a scale.
@@ -282,6 +306,22 @@ mod tests {
             (DType::Mxfp4, 96, Some(51)),
         ] {
             assert_eq!(dtype.row_bytes(cols), bytes, "{dtype} {cols}");
+        }
+    }
+
+    #[test]
+    fn rows_that_are_no_whole_blocks_take_the_next_larger_type() {
+        for (asked, cols, used) in [
+            (DType::Q4K, 512, DType::Q4K),
+            (DType::Q4K, 96, DType::Q5_0),
+            (DType::Q5K, 96, DType::Q8_0),
+            (DType::Q6K, 96, DType::Q8_0),
+            (DType::Q4_0, 96, DType::Q4_0),
+            (DType::Q4K, 100, DType::BF16),
+            (DType::Q4_0, 100, DType::BF16),
+            (DType::F32, 100, DType::F32),
+        ] {
+            assert_eq!(asked.fitting(cols), used, "{asked} {cols}");
         }
     }
 

@@ -1,13 +1,15 @@
 //! The kernels for x86-64 processors with AVX2 and FMA, chosen at run time.
 //!
-//! The dot products are written with intrinsics; the rest is `kernels` compiled again with the wider
+//! The dot products are written with intrinsics (those of quantised rows in `blocks`); the rest is `kernels` compiled again with the wider
 //! instructions. Same lanes, same order, fused where the portable code says fused: same bits.
 #![allow(unsafe_code)]
+
+mod blocks;
 
 use std::arch::x86_64::*;
 
 use super::kernels::{self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
-use crate::quant::{BlockQ4_0, BlockQ8_0, f16_to_f32};
+use crate::quant::f16_to_f32;
 use crate::tensor::DType;
 
 /// Proof that the processor has AVX2, FMA and F16C.
@@ -25,9 +27,14 @@ impl Avx2 {
 }
 
 impl Kernels for Avx2 {
-    fn dot_q8<const N: usize>(self, dtype: DType, w: &[u8], x: [RowQ8<'_>; N]) -> [f32; N] {
+    fn dot_q8<const R: usize, const N: usize>(
+        self,
+        dtype: DType,
+        w: [&[u8]; R],
+        x: [RowQ8<'_>; N],
+    ) -> [[f32; N]; R] {
         // SAFETY: `self` exists only where the features were detected; the same holds below.
-        unsafe { dot_q8(dtype, w, x) }
+        unsafe { blocks::dot_q8(dtype, w, x) }
     }
 
     fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N] {
@@ -49,68 +56,6 @@ impl Kernels for Avx2 {
         // SAFETY: as above.
         unsafe { delta_step(out, state, token, u) }
     }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q8<const N: usize>(dtype: DType, w: &[u8], x: [RowQ8<'_>; N]) -> [f32; N] {
-    match dtype {
-        DType::Q4_0 => dot_q4_0(bytemuck::cast_slice(w), x),
-        DType::Q8_0 => dot_q8_0(bytemuck::cast_slice(w), x),
-        _ => kernels::dot_q8(dtype, w, x),
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q4_0<const N: usize>(w: &[BlockQ4_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-    let (low, eight) = (_mm256_set1_epi8(0xf), _mm256_set1_epi8(8));
-    dot_blocks(w.len(), x, |b| {
-        // SAFETY: `qs` is 16 bytes.
-        let nibbles = unsafe { _mm_loadu_si128(w[b].qs.as_ptr().cast()) };
-        let both = _mm256_set_m128i(_mm_srli_epi16(nibbles, 4), nibbles);
-        (w[b].d, _mm256_sub_epi8(_mm256_and_si256(both, low), eight))
-    })
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q8_0<const N: usize>(w: &[BlockQ8_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-    // SAFETY: `qs` is 32 bytes.
-    dot_blocks(w.len(), x, |b| unsafe { (w[b].d, _mm256_loadu_si256(w[b].qs.as_ptr().cast())) })
-}
-
-/// The lanes of `kernels::dot_q8_blocks`: products of neighbours are added in 16 bits (at most
-/// 2 · 128 · 127 < 2^15), pairs of those in 32.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_blocks<const N: usize>(
-    blocks: usize,
-    x: [RowQ8<'_>; N],
-    block: impl Fn(usize) -> ([u8; 2], __m256i),
-) -> [f32; N] {
-    for x in x {
-        assert!(x.qs.len() >= 32 * blocks && x.scales.len() >= blocks, "activations are too short");
-    }
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [_mm256_setzero_ps(); N];
-    for b in 0..blocks {
-        let (d, levels) = block(b);
-        let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(d)))));
-        let magnitude = _mm256_abs_epi8(levels);
-        for (acc, x) in acc.iter_mut().zip(x) {
-            // SAFETY: `qs` holds 32 values for every block (asserted above).
-            let qs = unsafe { _mm256_loadu_si256(x.qs.as_ptr().add(32 * b).cast()) };
-            let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(qs, levels));
-            let sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(products, ones));
-            *acc = _mm256_fmadd_ps(_mm256_set1_ps(d * x.scales[b]), sums, *acc);
-        }
-    }
-    let mut out = [0.0; N];
-    for (out, acc) in out.iter_mut().zip(acc) {
-        let mut lanes = [0.0_f32; LANES];
-        // SAFETY: eight f32.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };
-        *out = sum_lanes(lanes);
-    }
-    out
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -21,12 +21,18 @@ pub(super) struct RowQ8<'a> {
     pub(super) sums: &'a [i16],
 }
 
-/// What a backend needs from a processor: dot products of one weight row with `N` activation rows.
+/// What a backend needs from a processor: dot products of `R` weight rows with `N` activation rows.
 ///
-/// `N` rows at once decode the weights once; each row's bits are those of `N = 1`.
+/// `N` rows at once decode the weights once, `R` rows at once hide the latency of additions; every
+/// product's bits are those of `R = N = 1`.
 pub(super) trait Kernels: Copy + Send + Sync {
-    /// Of a row in a quantised type.
-    fn dot_q8<const N: usize>(self, dtype: DType, w: &[u8], x: [RowQ8<'_>; N]) -> [f32; N];
+    /// Of rows in a quantised type.
+    fn dot_q8<const R: usize, const N: usize>(
+        self,
+        dtype: DType,
+        w: [&[u8]; R],
+        x: [RowQ8<'_>; N],
+    ) -> [[f32; N]; R];
     /// Of a row in a floating-point type.
     fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N];
     /// Quantises one row to 8 bits; `scales` [cols / 32], `qs` [cols], `sums` [cols / 16].
@@ -55,8 +61,13 @@ pub(super) struct DeltaToken<'a> {
 pub(super) struct Portable;
 
 impl Kernels for Portable {
-    fn dot_q8<const N: usize>(self, dtype: DType, w: &[u8], x: [RowQ8<'_>; N]) -> [f32; N] {
-        dot_q8(dtype, w, x)
+    fn dot_q8<const R: usize, const N: usize>(
+        self,
+        dtype: DType,
+        w: [&[u8]; R],
+        x: [RowQ8<'_>; N],
+    ) -> [[f32; N]; R] {
+        w.map(|w| dot_q8(dtype, w, x))
     }
 
     fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N] {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::writer::digest;
+use super::{Fallback, fallbacks};
 use crate::error::EngineError;
 use crate::model::{ModelFiles, read_family};
 use crate::weights::{Weights, read_json};
@@ -42,6 +43,8 @@ pub struct Inspection {
     pub experts_bytes: u64,
     /// Bytes of experts that one token uses.
     pub expert_bytes_per_token: u64,
+    /// Tensors of a pack whose rows are no whole number of blocks of the type that was asked for.
+    pub fallbacks: Vec<Fallback>,
     /// Whether there is a chat template.
     pub chat_template: bool,
     /// Files whose SHA-256 was checked, if asked for.
@@ -90,6 +93,7 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         expert_bytes_per_token: (0..model.layers)
             .map(|l| (store.layout(l).bytes() * family.experts_per_token()) as u64)
             .sum(),
+        fallbacks: manifest.map(fallbacks).unwrap_or_default(),
         chat_template: files.chat_template.is_some(),
         files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,
     })

@@ -89,6 +89,36 @@ fn inspect_verifies_digests_and_names_the_changed_file() {
 }
 
 #[test]
+fn rows_that_are_no_whole_blocks_take_the_named_type_and_both_verbs_say_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (source, pack_dir) = (dir.path().join("source"), dir.path().join("pack"));
+    tiny::write(&source, 11);
+    let options = PackOptions {
+        experts: "q4_k".to_owned(),
+        dense: "q6_k".to_owned(),
+        ..options(&source, &pack_dir)
+    };
+    let report = pack(&options, &mut |_| {}).expect("packs");
+    let found = inspect(&pack_dir, true).expect("describes");
+    let sorted = |mut fallbacks: Vec<Fallback>| {
+        fallbacks.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+        fallbacks
+    };
+    assert_eq!(sorted(found.fallbacks), sorted(report.fallbacks.clone()));
+    // The tiny model is narrower than 256.
+    assert_eq!(found.expert_types, ["q5_0"; 3].map(str::to_owned));
+    let of = |name: &str| report.fallbacks.iter().find(|f| f.tensor == name);
+    let down = of("layers.0.experts.*.down").expect("reported");
+    assert_eq!((down.asked, down.used), ("q4_k", "q5_0"));
+    let embedding = of("embed_tokens.weight").expect("reported");
+    assert_eq!((embedding.asked, embedding.used), ("q6_k", "q8_0"));
+    let mut model = load(&pack_dir).expect("loads");
+    let mut sequence = model.new_sequence();
+    let logits = model.forward_all(&mut sequence, &[1, 2, 3]).expect("runs");
+    assert!(logits.iter().all(|l| l.is_finite()));
+}
+
+#[test]
 fn damaged_packs_are_errors_that_say_which_file() {
     type Damage = fn(&Path);
     let cut = |dir: &Path, name: &str| {

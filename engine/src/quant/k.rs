@@ -90,6 +90,15 @@ pub(crate) fn scales_and_mins(packed: &[u8; 12]) -> (u64, u64) {
     (scales, mins)
 }
 
+/// Packs what [`scales_and_mins`] unpacks; each value is below 64.
+pub(super) fn pack_scales_and_mins(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    std::array::from_fn(|i| match i {
+        0..4 => scales[i] | ((scales[i + 4] >> 4) << 6),
+        4..8 => mins[i - 4] | ((mins[i] >> 4) << 6),
+        _ => (scales[i - 4] & 0xf) | ((mins[i - 4] & 0xf) << 4),
+    })
+}
+
 /// The group of 32 two-bit values g, lowest bits first.
 #[inline(always)]
 fn two_bits(qs: &[u8; 64], g: usize) -> [u8; 32] {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use sluice_engine::eval::{EvalOptions, EvalReport, eval};
-use sluice_engine::pack::{self, Inspection, PackOptions, PackReport};
+use sluice_engine::pack::{self, Fallback, Inspection, PackOptions, PackReport};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
@@ -30,10 +30,10 @@ pub(super) struct PackArgs {
     /// The pack's directory; must not exist
     #[arg(value_name = "DST")]
     destination: PathBuf,
-    /// Type of the experts
+    /// Type of the experts: q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, bf16, f16 or f32
     #[arg(long, value_name = "TYPE", default_value = "q4_0")]
     quant: String,
-    /// Type of attention, delta net, embedding and shared experts
+    /// Type of attention, delta net, embedding and shared experts, of the same list
     #[arg(long, value_name = "TYPE", default_value = "q8_0")]
     dense: String,
     /// Name that clients see; default: the name of DST
@@ -111,7 +111,7 @@ fn pack(args: &PackArgs) -> Outcome {
     drop(progress);
     let PackReport { bytes: size, fallbacks } = report;
     for fallback in &fallbacks {
-        out::line(format_args!("{}: stored as {}", fallback.tensor, fallback.used))?;
+        out::line(format_args!("{}", fallback_line(fallback)))?;
     }
     out::line(format_args!("wrote {}, {}", args.destination.display(), bytes(size)))?;
     Ok(Status::Done)
@@ -143,11 +143,19 @@ fn print(model: &Inspection) -> std::io::Result<()> {
     row("experts", format!("{}: {}", bytes(model.experts_bytes), per_layer(model)))?;
     row("one expert", format!("{}, {}", bytes(model.expert_bytes), expert_types(model)))?;
     row("a token reads", format!("{} of experts", bytes(model.expert_bytes_per_token)))?;
+    for fallback in &model.fallbacks {
+        row("fallback", fallback_line(fallback))?;
+    }
     row("chat template", if model.chat_template { "yes" } else { "no" }.to_owned())?;
     match model.files_verified {
         Some(count) => row("verified", format!("{count} files")),
         None => Ok(()),
     }
+}
+
+fn fallback_line(fallback: &Fallback) -> String {
+    let Fallback { tensor, asked, used } = fallback;
+    format!("{tensor}: stored as {used}, its rows are no whole number of {asked} blocks")
 }
 
 fn per_layer(model: &Inspection) -> String {

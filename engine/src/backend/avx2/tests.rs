@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::super::kernels::Portable;
 use super::*;
-use crate::quant::quantise_row;
+use crate::quant::dequantise_row;
+use crate::quant::tests::sample;
+use crate::tensor::DType;
 
 /// A row of activations in 8 bits.
 struct Row {
@@ -21,6 +23,10 @@ impl Row {
         Row { scales, qs, sums }
     }
 
+    fn value(&self, j: usize) -> f64 {
+        f64::from(self.scales[j / 32]) * f64::from(self.qs[j])
+    }
+
     fn view(&self) -> RowQ8<'_> {
         RowQ8 { scales: &self.scales, qs: &self.qs, sums: &self.sums }
     }
@@ -32,30 +38,55 @@ fn same(a: &[f32], b: &[f32]) -> bool {
         && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
 }
 
-fn encoded(dtype: DType, x: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; dtype.row_bytes(x.len()).expect("whole blocks")];
-    quantise_row(dtype, x, &mut bytes);
-    bytes
+/// Largest difference of a dot product from the sum in f64 over the same activations, as a share of
+/// max|w| · Σ|x|: rounding of f32 sums of a few hundred terms.
+const DOT_ERR_MAX: f64 = 2e-6;
+
+fn quantised() -> impl Iterator<Item = DType> {
+    DType::ALL.into_iter().filter(|t| t.is_quantised())
 }
 
 proptest! {
     /// Any bytes are a block: also those whose scales are infinite or not numbers.
     #[test]
     fn quantised_dot_products_give_the_portable_bits(
-        bytes in prop::collection::vec(any::<u8>(), 420),
+        bytes in prop::collection::vec(any::<u8>(), 840),
         x in prop::collection::vec(-3.0_f32..3.0, 2 * 512),
     ) {
         let Some(avx2) = Avx2::new() else { return Ok(()) };
-        for dtype in DType::ALL.into_iter().filter(|t| t.is_quantised()) {
+        let rows = [&x[..512], &x[512..]].map(|x| Row::new(Portable, x));
+        let [a, b] = [rows[0].view(), rows[1].view()];
+        for dtype in quantised() {
             let (values, block) = dtype.block();
-            let blocks = bytes.len() / block;
-            let w = &bytes[..blocks.min(512 / values) * block];
-            let rows = [&x[..512], &x[512..]].map(|x| Row::new(Portable, x));
-            let rows = [rows[0].view(), rows[1].view()];
-            let portable = Portable.dot_q8(dtype, w, rows);
-            let fast = avx2.dot_q8(dtype, w, rows);
-            prop_assert!(same(&fast, &portable), "{dtype}: {fast:?} {portable:?}");
-            prop_assert!(same(&fast[..1], &avx2.dot_q8(dtype, w, [rows[0]])), "{dtype}");
+            let len = (bytes.len() / 2 / block).min(512 / values) * block;
+            let w = [&bytes[..len], &bytes[bytes.len() - len..]];
+            let portable = Portable.dot_q8(dtype, w, [a, b]);
+            let fast = avx2.dot_q8(dtype, w, [a, b]);
+            for (fast, portable) in fast.iter().zip(&portable) {
+                prop_assert!(same(fast, portable), "{dtype}: {fast:?} {portable:?}");
+            }
+            // A product does not depend on what is computed beside it.
+            let [[alone]] = avx2.dot_q8(dtype, [w[1]], [a]);
+            prop_assert!(same(&[alone], &portable[1][..1]), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn quantised_dot_products_are_those_of_the_decoded_weights(
+        w in prop::collection::vec(-1.0_f32..1.0, 512),
+        x in prop::collection::vec(-3.0_f32..3.0, 512),
+    ) {
+        let row = Row::new(Portable, &x);
+        let total: f64 = (0..512).map(|j| row.value(j).abs()).sum();
+        for dtype in quantised() {
+            let bytes = sample(dtype, &w);
+            let mut decoded = vec![0.0; 512];
+            dequantise_row(dtype, &bytes, &mut decoded);
+            let largest = decoded.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+            let exact: f64 = (0..512).map(|j| f64::from(decoded[j]) * row.value(j)).sum();
+            let [[dot]] = Portable.dot_q8(dtype, [&bytes], [row.view()]);
+            let error = (f64::from(dot) - exact).abs();
+            prop_assert!(error <= DOT_ERR_MAX * f64::from(largest) * total, "{dtype}: {dot} {exact}");
         }
     }
 
@@ -72,7 +103,7 @@ proptest! {
 
         // Any length, also below and between whole vectors.
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let bytes = encoded(dtype, &w[..float_cols]);
+            let bytes = sample(dtype, &w[..float_cols]);
             let rows = [&x[..float_cols], &x[96..96 + float_cols]];
             let portable = Portable.dot_float(dtype, &bytes, rows);
             prop_assert!(same(&avx2.dot_float(dtype, &bytes, rows), &portable), "{dtype}");
