@@ -25,8 +25,8 @@ const ROWS_AT_ONCE: usize = 4;
 pub(crate) struct Cpu {
     pool: Pool,
     isa: Isa,
-    input: Quantised,
-    hidden: Quantised,
+    input: Box<Quantised>,
+    hidden: Box<Quantised>,
     h: Vec<f32>,
     scratch: Vec<f32>,
 }
@@ -69,8 +69,8 @@ impl Cpu {
         Cpu {
             pool: Pool::new(threads.max(1)),
             isa,
-            input: Quantised::default(),
-            hidden: Quantised::default(),
+            input: Box::default(),
+            hidden: Box::default(),
             h: Vec::new(),
             scratch: Vec::new(),
         }
