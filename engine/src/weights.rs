@@ -58,7 +58,7 @@ pub(crate) struct Weights {
 
 /// What kind of files a model lies in.
 enum Format {
-    Pack { manifest: Manifest, files: Vec<SafetensorsFile> },
+    Pack { manifest: Box<Manifest>, files: Vec<SafetensorsFile> },
     HuggingFace,
     Gguf,
 }

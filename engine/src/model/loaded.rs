@@ -22,8 +22,8 @@ pub(crate) struct LoadedModel {
 }
 
 enum Running {
-    Reference(Model<Reference>),
-    Cpu(Model<Cpu>),
+    Reference(Box<Model<Reference>>),
+    Cpu(Box<Model<Cpu>>),
 }
 
 /// Runs the same code on whichever backend is loaded.
@@ -60,9 +60,9 @@ impl LoadedModel {
         let mut info = describe(dir, &weights, &parts, options);
         let threads = options.threads.unwrap_or_else(default_threads);
         let running = match options.backend {
-            BackendChoice::Reference => Running::Reference(Model::new(parts, Reference)),
+            BackendChoice::Reference => Running::Reference(Box::new(Model::new(parts, Reference))),
             BackendChoice::Auto | BackendChoice::Cpu => {
-                Running::Cpu(Model::new(parts, Cpu::new(threads)))
+                Running::Cpu(Box::new(Model::new(parts, Cpu::new(threads))))
             }
         };
         info.backend = on_backend!(&running, m => m.backend_name());

@@ -60,7 +60,7 @@ pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
         files: files.iter().map(|file| Arc::clone(&file.reader)).collect(),
         tensors,
         form: manifest.form(),
-        format: Format::Pack { manifest, files },
+        format: Format::Pack { manifest: Box::new(manifest), files },
         side: SideFiles::Folder(dir.to_owned()),
     })
 }
