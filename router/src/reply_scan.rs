@@ -49,9 +49,9 @@ pub(crate) struct ReplyText {
 }
 
 impl ReplyText {
-    /// What the first choice says.
-    pub(crate) fn content(text: String) -> ReplyText {
-        ReplyText { channel: Channel::Content(0), text }
+    /// A piece of a text.
+    pub(crate) fn new(channel: Channel, text: String) -> ReplyText {
+        ReplyText { channel, text }
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn said(text: &str) -> ReplyText {
-        ReplyText::content(text.to_owned())
+        ReplyText::new(Channel::Content(0), text.to_owned())
     }
 
     #[test]
