@@ -8,37 +8,43 @@
 //! reader leaves first; a reader that leaves or stalls costs others nothing; the tokens of a reply
 //! do not depend on who else is served. Not here: HTTP, policy, who may ask.
 
+mod form;
 mod generation;
 mod loading;
 mod queue;
 mod request;
 mod scheduler;
+mod scores;
+mod submission;
 mod worker;
 
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatTemplate, Markup};
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::forecast::Speeds;
-use crate::reply_text::ReplyText;
 use crate::sampler::Sampler;
 use crate::tokenizer::{TokenId, Tokenizer};
-use generation::{EVENTS_MAX, Job, Vocabulary};
+use generation::Vocabulary;
 use queue::Queue;
 pub use request::{
-    BackendChoice, ChatMessage, EngineOptions, Finish, FinishReason, Forecast, GenerationRequest,
-    ModelInfo, PromptInput, SamplingOptions, StreamEvent,
+    BackendChoice, CallDelta, ChatMessage, Conversation, Delta, EngineOptions, Finish,
+    FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput, ReplyFormat,
+    SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, Tool, ToolCall, ToolChoice,
 };
 use scheduler::{Forward, Scheduler};
+use submission::Submission;
 use worker::Worker;
 
 /// Generations decoded together when the options say nothing.
 const RUNNING_MAX_DEFAULT: usize = 4;
 /// Generations that may wait when the options say nothing.
 const WAITING_MAX_DEFAULT: usize = 64;
+/// Replies to one prompt; each holds a state of its own in memory.
+pub const CHOICES_MAX: usize = 16;
 
 /// A loaded model and the thread that runs it. Cloning is cheap; the last clone that goes stops the
 /// thread after the running generations have been told.
@@ -116,27 +122,41 @@ impl Engine {
     }
 
     /// Queues a generation. Errors at once when the queue is full, the prompt is longer than the
-    /// context, or an option is out of range.
+    /// context, an option is out of range, or the model cannot do what is asked.
     ///
-    /// The prompt is tokenised on the caller's thread, about a millisecond for each 4 KiB; async
-    /// callers with long prompts do well to call this where blocking is allowed.
+    /// The prompt is tokenised on the caller's thread, about a millisecond for each 4 KiB, and a form
+    /// is made ready; async callers do well to call this where blocking is allowed.
     pub fn submit(&self, request: GenerationRequest) -> Result<TokenStream, EngineError> {
+        let mut streams = self.submit_choices(request, 1)?;
+        Ok(streams.pop().expect("one reply was asked for"))
+    }
+
+    /// Queues several replies to one prompt, at most [`CHOICES_MAX`], each with a seed of its own that
+    /// follows from the request's. The prompt is read once. Dropping a stream ends its own reply.
+    pub fn submit_choices(
+        &self,
+        request: GenerationRequest,
+        choices: usize,
+    ) -> Result<Vec<TokenStream>, EngineError> {
         let shared = &*self.shared;
         shared.queue.check_room()?;
-        let prompt = shared.prompt_tokens(&request.prompt)?;
-        let tokens_max = shared.reply_tokens_max(prompt.len(), request.max_tokens)?;
-        let sampler = shared.sampler(&request.sampling, &prompt)?;
-        let text = ReplyText::new(request.stop)?;
-        let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let submitted = shared.clock.now();
-        shared.queue.push(Job { prompt, tokens_max, sampler, text, events: sender, submitted })?;
-        Ok(TokenStream { events, queue: shared.queue.clone(), ended: false })
+        if !(1..=CHOICES_MAX).contains(&choices) {
+            return Err(EngineError::InvalidRequest(format!(
+                "n: expected a number from 1 to {CHOICES_MAX}, got {choices}"
+            )));
+        }
+        let Submission { mut jobs, events } = shared.submission(request, choices)?;
+        let mut first = jobs.remove(0);
+        first.siblings = jobs;
+        shared.queue.push(first)?;
+        let stream = |events| TokenStream { events, queue: shared.queue.clone(), ended: false };
+        Ok(events.into_iter().map(stream).collect())
     }
 
     /// How many tokens a prompt has, its template included. A text that is far longer than the
     /// context is an error, as in [`Engine::submit`], and not counted to its end.
     pub fn count_tokens(&self, prompt: &PromptInput) -> Result<usize, EngineError> {
-        self.shared.prompt_tokens(prompt).map(|tokens| tokens.len())
+        self.shared.rendered(prompt).map(|rendered| rendered.tokens.len())
     }
 
     /// What a request that came now could expect.
@@ -152,9 +172,10 @@ impl Shared {
         let waiting_max = options.waiting_max.unwrap_or(WAITING_MAX_DEFAULT);
         let tokenizer = Tokenizer::from_json(&text.tokenizer_json)?;
         let template = text.chat_template.as_deref().map(ChatTemplate::new).transpose()?;
+        let markup = Markup::new(&tokenizer, template.as_ref().map(ChatTemplate::source));
         let shared = Shared {
             info: text.info,
-            vocabulary: Arc::new(Vocabulary { tokenizer, ends: text.end_tokens }),
+            vocabulary: Arc::new(Vocabulary::new(tokenizer, text.end_tokens, markup)),
             template,
             sampling_defaults: text.sampling_defaults,
             queue: Arc::new(Queue::new(waiting_max, running_max)),
@@ -162,11 +183,11 @@ impl Shared {
             clock,
         };
         // Defaults out of range are the model's fault: say so now and not at the first request.
-        shared.sampler(&SamplingOptions::default(), &[])?;
+        shared.sampler(&SamplingOptions::default(), &[], 0)?;
         Ok(shared)
     }
 
-    fn new_scheduler<S>(&self) -> Scheduler<S> {
+    fn new_scheduler<S: Clone>(&self) -> Scheduler<S> {
         Scheduler::new(scheduler::Shared {
             queue: self.queue.clone(),
             vocabulary: self.vocabulary.clone(),
@@ -179,72 +200,10 @@ impl Shared {
         &self,
         options: &SamplingOptions,
         prompt: &[TokenId],
+        choice: usize,
     ) -> Result<Sampler, EngineError> {
         let vocabulary_size = self.vocabulary.tokenizer.vocabulary_size();
-        Sampler::new(options, &self.sampling_defaults, prompt, vocabulary_size)
-    }
-
-    /// The prompt as tokens: at least one, each in the vocabulary.
-    fn prompt_tokens(&self, prompt: &PromptInput) -> Result<Vec<TokenId>, EngineError> {
-        let tokenizer = &self.vocabulary.tokenizer;
-        let tokens = match prompt {
-            PromptInput::Text(text) => {
-                self.refuse_far_too_long(text.len())?;
-                tokenizer.encode_text(text)?
-            }
-            PromptInput::Messages(messages) => {
-                self.refuse_far_too_long(messages.iter().map(|m| m.content.len()).sum())?;
-                // Templates write at least one token for each message.
-                self.check_fits(messages.len())?;
-                let template = self.template.as_ref().ok_or_else(|| {
-                    let what = "this model has no chat template; send plain text or tokens";
-                    EngineError::Template(what.to_owned())
-                })?;
-                template.encode(messages, tokenizer)?
-            }
-            PromptInput::Tokens(tokens) => tokens.clone(),
-        };
-        let vocabulary_size = tokenizer.vocabulary_size();
-        match tokens.iter().find(|&&token| token as usize >= vocabulary_size) {
-            Some(token) => Err(EngineError::InvalidRequest(format!(
-                "prompt: expected token ids below {vocabulary_size}, got {token}"
-            ))),
-            None if tokens.is_empty() => Err(EngineError::InvalidRequest(
-                "prompt: expected at least one token, got none".to_owned(),
-            )),
-            None => Ok(tokens),
-        }
-    }
-
-    /// Refuses a text that cannot fit whatever its tokens are, before time is spent on it.
-    fn refuse_far_too_long(&self, text_bytes: usize) -> Result<(), EngineError> {
-        let prompt_tokens = self.vocabulary.tokenizer.tokens_at_least(text_bytes);
-        self.check_fits(prompt_tokens)
-    }
-
-    fn check_fits(&self, prompt_tokens: usize) -> Result<(), EngineError> {
-        let context_tokens = self.info.context_tokens;
-        // One token of the reply has to fit as well.
-        if prompt_tokens < context_tokens {
-            return Ok(());
-        }
-        Err(EngineError::ContextLengthExceeded { prompt_tokens, context_tokens })
-    }
-
-    /// The most tokens that a reply may have: what was asked, or what the context leaves.
-    fn reply_tokens_max(
-        &self,
-        prompt_tokens: usize,
-        asked: Option<usize>,
-    ) -> Result<usize, EngineError> {
-        self.check_fits(prompt_tokens)?;
-        let left = self.info.context_tokens - prompt_tokens;
-        match asked {
-            Some(0) => Err(EngineError::InvalidRequest(
-                "max_tokens: expected at least 1, got 0".to_owned(),
-            )),
-            asked => Ok(asked.unwrap_or(left).min(left)),
-        }
+        Sampler::new(options, &self.sampling_defaults, prompt, vocabulary_size, choice)
     }
 }
 
@@ -276,7 +235,7 @@ impl TokenStream {
             None => StreamEvent::Failed(Arc::new(EngineError::Panicked)),
             Some(event) => event,
         };
-        self.ended = !matches!(event, StreamEvent::Text(_));
+        self.ended = !matches!(event, StreamEvent::Delta(_));
         Some(event)
     }
 }

@@ -58,6 +58,14 @@ pub enum EngineError {
     /// An option is out of range.
     #[error("{0}")]
     InvalidRequest(String),
+    /// The request asks for something that this model or engine cannot do.
+    #[error("{field}: {what}")]
+    Unsupported {
+        /// The request's field.
+        field: String,
+        /// What cannot be done and why.
+        what: String,
+    },
     /// The chat template could not be rendered.
     #[error("failed to render the chat template: {0}")]
     Template(String),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::ChatTemplate;
 use crate::clock::Clock;
-use crate::engine::{ChatMessage, EngineOptions};
+use crate::engine::{ChatMessage, Conversation, EngineOptions};
 use crate::error::EngineError;
 use crate::model::LoadedModel;
 use crate::pack::Progress;
@@ -183,8 +183,9 @@ fn chat_record(
     tokenizer: &Tokenizer,
     end: TokenId,
 ) -> Result<Record, EngineError> {
-    let message = ChatMessage { role: "user".to_owned(), content: record.prompt.clone() };
-    let mut tokens = template.encode(&[message], tokenizer)?;
+    let messages = vec![ChatMessage::new("user", &record.prompt)];
+    let conversation = Conversation { messages, ..Conversation::default() };
+    let mut tokens = template.encode(&conversation, tokenizer)?.tokens;
     let counted_from = tokens.len();
     tokens.extend(tokenizer.encode_text(&record.answer)?);
     tokens.push(end);

@@ -18,6 +18,7 @@ mod error;
 pub mod eval;
 mod expert;
 mod forecast;
+mod grammar;
 mod io;
 mod kv_cache;
 mod model;
@@ -33,8 +34,10 @@ pub mod untrusted;
 mod weights;
 
 pub use engine::{
-    BackendChoice, ChatMessage, Engine, EngineOptions, Finish, FinishReason, Forecast,
-    GenerationRequest, ModelInfo, PromptInput, SamplingOptions, StreamEvent, TokenStream,
+    BackendChoice, CHOICES_MAX, CallDelta, ChatMessage, Conversation, Delta, Engine, EngineOptions,
+    Finish, FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput, ReplyFormat,
+    SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, TokenStream, Tool, ToolCall,
+    ToolChoice,
 };
 pub use error::EngineError;
 pub use io::IoChoice;

@@ -15,70 +15,24 @@ const STOPS_MAX: usize = 64;
 /// Longest stop text in bytes.
 const STOP_BYTES_MAX: usize = 1024;
 
-/// The text side of one reply.
-#[derive(Default)]
-pub(crate) struct ReplyText {
-    characters: Characters,
-    stops: Stops,
-}
-
 /// Whether a reply goes on after some bytes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// No stop text so far.
     Continue,
-    /// A stop text is complete; nothing after it will be let out.
+    /// The reply ends here; nothing after it will be let out.
     Stop,
-}
-
-impl ReplyText {
-    /// A reply that ends at the first of these texts. Errors when there are too many, or one is
-    /// empty or too long.
-    pub(crate) fn new(stops: Vec<String>) -> Result<ReplyText, EngineError> {
-        if stops.len() > STOPS_MAX {
-            let got = stops.len();
-            return Err(EngineError::InvalidRequest(format!(
-                "stop: expected at most {STOPS_MAX} texts, got {got}"
-            )));
-        }
-        if let Some(index) = stops.iter().position(|s| s.is_empty() || s.len() > STOP_BYTES_MAX) {
-            let got = stops[index].len();
-            return Err(EngineError::InvalidRequest(format!(
-                "stop[{index}]: expected a text of 1 to {STOP_BYTES_MAX} bytes, got {got}"
-            )));
-        }
-        Ok(ReplyText {
-            characters: Characters::default(),
-            stops: Stops { stops, held: String::new() },
-        })
-    }
-
-    /// Takes a token's bytes and appends to `out` what is certain by now.
-    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut String) -> Flow {
-        let before = self.stops.held.len();
-        self.characters.push(bytes, &mut self.stops.held);
-        if self.stops.held.len() == before { Flow::Continue } else { self.stops.release(out) }
-    }
-
-    /// Lets out what was held, at the end of a reply that no stop text ended. Half a character
-    /// becomes U+FFFD.
-    pub(crate) fn finish(&mut self, out: &mut String) -> Flow {
-        self.characters.finish(&mut self.stops.held);
-        let flow = self.stops.release(out);
-        out.push_str(&self.stops.held);
-        self.stops.held.clear();
-        flow
-    }
 }
 
 /// Bytes to characters; an unfinished character waits for its rest.
 #[derive(Default)]
-struct Characters {
+pub(crate) struct Characters {
     unfinished: Vec<u8>,
 }
 
 impl Characters {
-    fn push(&mut self, bytes: &[u8], out: &mut String) {
+    /// Takes a token's bytes and appends to `out` the characters that are complete.
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut String) {
         self.unfinished.extend_from_slice(bytes);
         let mut done = 0;
         loop {
@@ -105,7 +59,8 @@ impl Characters {
         self.unfinished.drain(..done);
     }
 
-    fn finish(&mut self, out: &mut String) {
+    /// Half a character becomes U+FFFD.
+    pub(crate) fn finish(&mut self, out: &mut String) {
         if !self.unfinished.is_empty() {
             out.push(char::REPLACEMENT_CHARACTER);
             self.unfinished.clear();
@@ -114,13 +69,58 @@ impl Characters {
 }
 
 /// Text in which a stop text may have begun.
-#[derive(Default)]
-struct Stops {
+pub(crate) struct Stops {
     stops: Vec<String>,
     held: String,
+    bytes_in: usize,
+    bytes_out: usize,
 }
 
 impl Stops {
+    /// Text that ends at the first of these. Errors when there are too many, or one is empty or too
+    /// long.
+    pub(crate) fn new(stops: Vec<String>) -> Result<Stops, EngineError> {
+        if stops.len() > STOPS_MAX {
+            let got = stops.len();
+            return Err(EngineError::InvalidRequest(format!(
+                "stop: expected at most {STOPS_MAX} texts, got {got}"
+            )));
+        }
+        if let Some(index) = stops.iter().position(|s| s.is_empty() || s.len() > STOP_BYTES_MAX) {
+            let got = stops[index].len();
+            return Err(EngineError::InvalidRequest(format!(
+                "stop[{index}]: expected a text of 1 to {STOP_BYTES_MAX} bytes, got {got}"
+            )));
+        }
+        Ok(Stops { stops, held: String::new(), bytes_in: 0, bytes_out: 0 })
+    }
+
+    /// Takes some text and appends to `out` what is certain by now.
+    pub(crate) fn push(&mut self, text: &str, out: &mut String) -> Flow {
+        if text.is_empty() {
+            return Flow::Continue;
+        }
+        self.bytes_in += text.len();
+        self.held.push_str(text);
+        let before = out.len();
+        let flow = self.release(out);
+        self.bytes_out += out.len() - before;
+        flow
+    }
+
+    /// Lets out what was held, at the end of a reply that no stop text ended.
+    pub(crate) fn finish(&mut self, out: &mut String) -> Flow {
+        self.bytes_out += self.held.len();
+        out.push_str(&self.held);
+        self.held.clear();
+        Flow::Continue
+    }
+
+    /// How much was let out so far, and how much was taken.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        (self.bytes_out, self.bytes_in)
+    }
+
     /// Appends to `out` what no stop text can claim any more.
     fn release(&mut self, out: &mut String) -> Flow {
         if let Some(start) = self.first_complete() {
@@ -150,7 +150,7 @@ impl Stops {
 }
 
 /// Length of the longest proper beginning of `stop` that `text` ends with.
-fn overlap_bytes(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap_bytes(text: &str, stop: &str) -> usize {
     let longest = text.len().min(stop.len() - 1);
     (1..=longest).rev().find(|&len| text.as_bytes().ends_with(&stop.as_bytes()[..len])).unwrap_or(0)
 }
@@ -160,6 +160,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Both stages, one after the other.
+    struct ReplyText {
+        characters: Characters,
+        stops: Stops,
+    }
+
+    impl ReplyText {
+        fn new(stops: Vec<String>) -> Result<ReplyText, EngineError> {
+            Ok(ReplyText { characters: Characters::default(), stops: Stops::new(stops)? })
+        }
+
+        fn push(&mut self, bytes: &[u8], out: &mut String) -> Flow {
+            let mut text = String::new();
+            self.characters.push(bytes, &mut text);
+            self.stops.push(&text, out)
+        }
+
+        fn finish(&mut self, out: &mut String) {
+            let mut text = String::new();
+            self.characters.finish(&mut text);
+            if self.stops.push(&text, out) == Flow::Continue {
+                self.stops.finish(out);
+            }
+        }
+    }
 
     fn check(stops: &[&str], pieces: &[&str], expected: &[&str], flow: Flow) {
         let mut text = ReplyText::new(stops.iter().map(|s| s.to_string()).collect()).unwrap();

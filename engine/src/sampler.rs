@@ -1,19 +1,21 @@
 //! Chooses the next token from the model's logits.
 //!
 //! The order of steps is fixed, because each one changes what the next one sees:
-//! repetition penalty → presence and frequency penalties → logit bias → temperature → top-k →
-//! top-p → min-p → one draw. Repetition looks at prompt and reply, as Hugging Face does; presence
+//! repetition penalty → presence and frequency penalties → logit bias → the reply's form →
+//! temperature → top-k → top-p → min-p → one draw. Repetition looks at prompt and reply, as Hugging Face does; presence
 //! and frequency at the reply only, as OpenAI does; bias comes after the penalties, so that -100
 //! forbids and 100 forces whatever was said before.
 //!
 //! Invariants: the same logits, options, seed and history give the same token; of equal logits the
-//! lower id counts as larger; NaN is never chosen; the vocabulary is never sorted as a whole unless
+//! lower id counts as larger; NaN is never chosen; a token that the form forbids is never chosen, even
+//! if the bias forbids all others; the vocabulary is never sorted as a whole unless
 //! the distribution is flat (see [`candidates`]).
 //! Not here: stop texts (`reply_text`), end tokens (`engine::generation`).
 //! Sources: CTRL (arXiv 1909.05858, repetition), nucleus sampling (arXiv 1904.09751, top-p), min-p
 //! (arXiv 2407.01082), the OpenAI API reference (presence, frequency, bias; read November 2026).
 
 mod candidates;
+mod logprobs;
 mod options;
 mod random;
 mod weight;
@@ -25,6 +27,7 @@ use crate::error::EngineError;
 use crate::tokenizer::TokenId;
 use candidates::Cut;
 pub(crate) use candidates::Scratch;
+pub(crate) use logprobs::Distribution;
 use options::Resolved;
 use random::Random;
 
@@ -38,17 +41,18 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for one reply to `prompt`. Fields that `options` leaves open come from
+    /// A sampler for one reply to `prompt`, the `choice`-th of several. Fields that `options` leaves open come from
     /// `defaults`, then from values that change nothing. Errors name the option out of range.
     pub(crate) fn new(
         options: &SamplingOptions,
         defaults: &SamplingOptions,
         prompt: &[TokenId],
         vocabulary_size: usize,
+        choice: usize,
     ) -> Result<Sampler, EngineError> {
         let options = Resolved::new(options, defaults, vocabulary_size)?;
         let random = match options.seed {
-            Some(seed) => Random::from_seed(seed),
+            Some(seed) => Random::from_seed(seed).of_choice(choice),
             None => Random::from_system()?,
         };
         let mut seen = Seen::default();
@@ -58,13 +62,27 @@ impl Sampler {
         Ok(Sampler { options, random, seen, reply_counts: HashMap::new() })
     }
 
-    /// Chooses a token and counts it as part of the reply. `logits`, f32 `[vocabulary]`, are changed.
-    /// `None` when no logit is a number above minus infinity.
-    pub(crate) fn choose(&mut self, logits: &mut [f32], scratch: &mut Scratch) -> Option<TokenId> {
+    /// Chooses a token. `logits`, f32 `[vocabulary]`, are changed. With `allowed`, bit `t % 32` of
+    /// word `t / 32` says whether token `t` may be chosen. `None` when no token can be chosen.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &mut [f32],
+        allowed: Option<&[u32]>,
+        scratch: &mut Scratch,
+    ) -> Option<TokenId> {
         self.adjust(logits);
-        let token = self.draw(logits, scratch)?;
-        self.count(token);
-        Some(token)
+        let Some(allowed) = allowed else { return self.draw(logits, scratch) };
+        let is_allowed = |token: usize| {
+            allowed.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+        };
+        for (token, logit) in logits.iter_mut().enumerate() {
+            if !is_allowed(token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        let any =
+            || (0..logits.len()).find(|&token| is_allowed(token)).map(|token| token as TokenId);
+        self.draw(logits, scratch).or_else(any)
     }
 
     fn draw(&mut self, logits: &[f32], scratch: &mut Scratch) -> Option<TokenId> {
@@ -102,7 +120,8 @@ impl Sampler {
         }
     }
 
-    fn count(&mut self, token: TokenId) {
+    /// Counts a token as part of the reply.
+    pub(crate) fn count(&mut self, token: TokenId) {
         if self.options.repetition_penalty != 1.0 {
             self.seen.insert(token);
         }
@@ -132,6 +151,5 @@ impl Seen {
     }
 }
 
-#[cfg(test)]
 #[cfg(test)]
 mod tests;

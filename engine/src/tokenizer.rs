@@ -99,6 +99,17 @@ impl Tokenizer {
         self.bytes.of(token)
     }
 
+    /// The added token with this text.
+    pub(crate) fn added_token(&self, text: &str) -> Option<TokenId> {
+        self.added_tokens().find(|(_, added)| added == text).map(|(id, _)| id)
+    }
+
+    /// All added tokens and their texts, special ones included.
+    pub(crate) fn added_tokens(&self) -> impl Iterator<Item = (TokenId, String)> + '_ {
+        let added = self.parts.get_added_tokens_decoder().into_iter();
+        added.map(|(id, token)| (id, token.content))
+    }
+
     /// The text of some tokens, special ones left out; broken UTF-8 becomes U+FFFD.
     #[cfg(test)]
     pub(crate) fn decode(&self, tokens: &[TokenId]) -> String {

@@ -6,7 +6,7 @@ use std::thread;
 
 use sluice_engine::{
     ChatMessage, Engine, EngineError, EngineOptions, Finish, FinishReason, GenerationRequest,
-    PromptInput, SamplingOptions, StreamEvent, TokenStream,
+    PromptInput, ReplyFormat, SamplingOptions, StreamEvent, TokenStream,
 };
 
 /// The shipped model, or another directory of the same model.
@@ -27,12 +27,11 @@ fn engine() -> &'static Engine {
 }
 
 fn ask(text: &str) -> GenerationRequest {
-    let message = ChatMessage { role: "user".into(), content: text.into() };
+    let message = ChatMessage::new("user", text);
     GenerationRequest {
-        prompt: PromptInput::Messages(vec![message]),
         sampling: SamplingOptions { temperature: Some(0.0), ..Default::default() },
         max_tokens: Some(40),
-        stop: Vec::new(),
+        ..GenerationRequest::new(PromptInput::messages(vec![message]))
     }
 }
 
@@ -40,7 +39,7 @@ fn read(mut stream: TokenStream) -> (String, Finish) {
     let mut text = String::new();
     loop {
         match stream.next_blocking().expect("an end comes before the end of the stream") {
-            StreamEvent::Text(more) => text.push_str(&more),
+            StreamEvent::Delta(more) => text.push_str(&more.content),
             StreamEvent::Finished(finish) => return (text, finish),
             StreamEvent::Failed(error) => panic!("{error}"),
         }
@@ -82,8 +81,8 @@ fn replies_are_the_same_alone_and_together() {
 #[test]
 fn typed_markup_costs_more_tokens_than_real_markup() {
     let count = |text: &str| {
-        let message = ChatMessage { role: "user".into(), content: text.into() };
-        engine().count_tokens(&PromptInput::Messages(vec![message])).expect("it fits")
+        let message = ChatMessage::new("user", text);
+        engine().count_tokens(&PromptInput::messages(vec![message])).expect("it fits")
     };
     assert!(count("<|im_end|>") >= count("") + 3, "one token would end the turn");
 }
@@ -116,4 +115,45 @@ fn missing_model_is_named() {
     let options = EngineOptions { model: "no/such/model".into(), ..Default::default() };
     let error = Engine::load(&options).err().expect("there is no such model").to_string();
     assert!(error.contains("no/such/model"), "{error}");
+}
+
+#[test]
+fn a_model_that_was_never_trained_to_writes_json_by_its_schema() {
+    let schema = serde_json::json!({"type": "object", "additionalProperties": false,
+        "required": ["name", "age"], "properties": {
+            "name": {"type": "string"}, "age": {"type": "integer", "minimum": 1, "maximum": 99}}});
+    for (seed, max_tokens) in [(1, 24), (2, 60), (3, 300)] {
+        let request = GenerationRequest {
+            sampling: SamplingOptions {
+                temperature: Some(1.2),
+                seed: Some(seed),
+                ..Default::default()
+            },
+            format: ReplyFormat::JsonSchema { schema: schema.clone(), strict: true },
+            max_tokens: Some(max_tokens),
+            ..ask("Describe a person as JSON.")
+        };
+        let (text, finish) = answer(request);
+        let value: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        assert!(value["name"].is_string(), "{text}");
+        assert!((1..=99).contains(&value["age"].as_i64().expect("a whole number")), "{text}");
+        assert!(finish.completion_tokens <= max_tokens, "{finish:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_choices() {
+    let request = || GenerationRequest {
+        sampling: SamplingOptions { temperature: Some(1.2), seed: Some(9), ..Default::default() },
+        max_tokens: Some(12),
+        ..ask("Write a short story about a dog.")
+    };
+    let choices = || -> Vec<String> {
+        let streams = engine().submit_choices(request(), 3).expect("accepted");
+        streams.into_iter().map(|stream| read(stream).0).collect()
+    };
+    let first = choices();
+    assert_eq!(first, choices());
+    assert_eq!(first[0], answer(request()).0, "the first is the one that comes alone");
+    assert!(first[0] != first[1] && first[1] != first[2], "{first:?}");
 }

@@ -1,13 +1,20 @@
-//! Trains the topic model:
-//! `cargo run --release -p sluice-policies --example train_topics -- policies/corpus/*.jsonl engine/src/*.rs`.
+//! Trains the topic model: `cargo run --release -p sluice-policies --example train_topics --
+//! policies/corpus/*.jsonl policies/corpus/training/*.jsonl engine/src/*.rs glove.6B.50d.vec`.
 //!
-//! Reads rows `{"expect": "private" | "cloud", "labels": […], "text" | "messages": …}` from `.jsonl` files;
+//! A `.vec` file holds word vectors, the first [`VECTORS_MAX`] of which are used (the shipped model: GloVe 6B
+//! of 50 dimensions, public domain). Reads rows `{"expect": "private" | "cloud", "labels": […], "text" | "messages": …}` from `.jsonl` files;
 //! any other file is harmless text, cut into rows. Writes the model to standard output and what it is
 //! worth on unseen rows to standard error.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program whose result is what it prints"
+)]
+
 use std::error::Error;
 
-use sluice_policies::{LabelledText, train_topics};
+use sluice_policies::{LabelledText, WordVectors, train_topics};
 
 #[derive(Default)]
 struct Row {
@@ -17,6 +24,8 @@ struct Row {
     request: bool,
 }
 
+/// Vectors of rarer words are poor.
+const VECTORS_MAX: usize = 40_000;
 /// Lines of a harmless row.
 const HARMLESS_LINES: usize = 8;
 /// One row in so many is taken: code repeats itself.
@@ -24,8 +33,15 @@ const HARMLESS_STEP: usize = 4;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut rows: Vec<Row> = Vec::new();
+    let mut vectors = WordVectors::default();
     for path in std::env::args().skip(1) {
         let file = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        if path.ends_with(".vec") {
+            let lines: Vec<&str> = file.lines().take(VECTORS_MAX).collect();
+            vectors = WordVectors::parse(&lines.join("\n"))
+                .map_err(|line| format!("{path}:{line}: no vector"))?;
+            continue;
+        }
         if !path.ends_with(".jsonl") {
             let lines: Vec<&str> = file.lines().collect();
             let cut = lines.chunks(HARMLESS_LINES).step_by(HARMLESS_STEP);
@@ -48,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             request: row.request,
         })
         .collect();
-    let training = train_topics(&labelled);
+    let training = train_topics(&labelled, &vectors);
     for line in &training.summary {
         eprintln!("{line}");
     }

@@ -91,6 +91,7 @@ fn check(prompt: &Prompt) {
     // A detector that fails raises the class by an answer of the site: its reason says so.
     let failed = seen.base_reason.as_deref().is_some_and(|why| why.contains("failed"));
     assert!(!failed, "a detector failed: {:?}", seen.base_reason);
-    let rules = |seen: &Classification| (seen.class.clone(), seen.labels.clone(), seen.rules.clone());
+    let rules =
+        |seen: &Classification| (seen.class.clone(), seen.labels.clone(), seen.rules.clone());
     assert_eq!(rules(&seen), rules(&SHIPPED.classify(prompt)), "two scans differ");
 }

@@ -54,7 +54,7 @@ use reading::{Candidate, Reading};
 
 pub(crate) use compile::shipped_detectors;
 pub use spec::{DetectorSpec, SpecError};
-pub use topic::{LabelledText, TopicTraining, train_topics};
+pub use topic::{LabelledText, TopicTraining, WordVectors, train_topics};
 
 /// Bytes of views that one request may take; ten times the largest body that a gateway accepts.
 const VIEW_BYTES_MAX: usize = 64 << 20;

@@ -30,6 +30,7 @@ mod policy_set;
 mod prompt;
 mod prove;
 mod read;
+mod replay;
 mod rule;
 mod schema;
 mod site;
@@ -44,17 +45,18 @@ pub use decision::{
 pub use demand::Standing;
 pub use detector::{
     DetectorSpec, LabelledText, Scan, ScanCache, ScanMemory, Scanner, SpecError, TopicTraining,
-    train_topics,
+    WordVectors, train_topics,
 };
 pub use error::{Diagnostic, PolicyError};
 pub use evidence::{Finding, Likelihood};
 pub use explain::{Clause, Explanation, RuleExplanation};
 pub use latency::LatencyClass;
 pub use pack::LANGUAGE_VERSION;
-pub use policy_set::check::{TestFailure, TestReport};
+pub use policy_set::check::{CaseResult, TestCase, TestFailure, TestReport};
 pub use policy_set::{PackInfo, PolicySet, Verdict, digest, shipped_pack_names, shipped_sources};
-pub use prompt::{ContentKind, Prompt, RequestContext, Role, Text, Unscanned};
+pub use prompt::{ContentKind, Endpoint, Prompt, RequestContext, Role, Text, Unscanned};
 pub use prove::Proof;
+pub use replay::{Evidence, EvidenceContext, PlacedFinding, Sight};
 pub use rule::{Rule, RuleMode, Severity};
 pub use schema::FileSchema;
 pub use site::answers::ReplyAnswer;

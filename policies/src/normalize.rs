@@ -292,9 +292,12 @@ impl Signs {
             let start = at;
             let kinds = skip_token(bytes, &mut at);
             let len = at - start;
-            if kinds == OTHERS {
+            if kinds == OTHERS && len > WORD_BYTES {
+                let inner = &text[start..at];
+                signs.may_spell_digits = signs.may_spell_digits || spelled::may_spell_digits(inner);
+            } else if kinds == OTHERS {
                 // `then`, `and`, `dash` may stand between number words.
-                let may_be = len <= 24 && beginnings.contains(bytes, start, len);
+                let may_be = beginnings.contains(bytes, start, len);
                 number_words = if may_be { number_words + 1 } else { number_words / 2 };
                 signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
             }
@@ -333,6 +336,8 @@ impl Signs {
     }
 }
 
+/// A longer token may be several words: `four-five-three`, `eenenveertig`.
+const WORD_BYTES: usize = 12;
 /// A token has digits; letters or `+/-_`.
 const DIGITS: u8 = 1;
 const OTHERS: u8 = 2;
@@ -428,6 +433,14 @@ mod tests {
             ("the pаtient", "the patient"), // Cyrillic а
             ("NTM2LTIyLTEyMzQ=", "536-22-1234"),
             ("3533362d32322d31323334", "536-22-1234"),
+            ("a=\"4539148\"; b=\"803436467\"; print(a+b)", "4539148803436467"),
+            (
+                "cGF0aWVudCBSb3Nh\nbGluZCBJeWVyIGhh\ncyBzZXBzaXM=",
+                "patient Rosalind Iyer has sepsis",
+            ),
+            ("GUZTMLJSGIWTCMRTGQ======", "536-22-1234"),
+            ("NQAzADYALQAyADIALQAxADIAMwA0AA==", "536-22-1234"),
+            ("five-three-six-two-two-one-two-three-four", "536221234"),
             ("%35%33%36-22-1234", "536-22-1234"),
             ("&#53;&#x33;6-22-1234", "536-22-1234"),
             (r"\u0035\x336-22-1234", "536-22-1234"),

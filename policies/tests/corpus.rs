@@ -128,6 +128,15 @@ fn shipped_corpus_is_routed_within_the_bounds() {
         100.0 - 100.0 * missed as f64 / private as f64,
         100.0 * alarms as f64 / cloud as f64
     );
+    for ((expect, kind), tally) in &tallies {
+        let allowed = tally.total / if expect == "private" { 100 } else { 50 };
+        assert!(
+            tally.wrong <= allowed.max(1),
+            "{} of {} {expect} {kind} rows",
+            tally.wrong,
+            tally.total
+        );
+    }
     assert!(missed * 100 <= private, "{missed} of {private} private rows went to the cloud");
     assert!(alarms * 100 <= cloud * 2, "{alarms} of {cloud} harmless rows stayed private");
 }

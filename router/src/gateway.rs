@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Classification, Decision, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode, Route,
-    ScanCache, ScanMemory,
+    Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode,
+    Route, ScanCache, ScanMemory,
 };
 use tokio::time::Instant;
 
@@ -85,6 +85,8 @@ struct Ask {
     policy: Arc<PolicySet>,
     request: Request,
     classification: Classification,
+    /// What the classification rested on.
+    evidence: Evidence,
     stripped: Vec<String>,
     /// The placeholders in the request, if there are any.
     redaction: Option<Redaction>,
@@ -168,11 +170,13 @@ impl Gateway {
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
+        let evidence = policy.evidence(&request.prompt, &classification);
         let ask = Ask {
             id,
             policy,
             request,
             classification,
+            evidence,
             stripped,
             redaction,
             allowed,
@@ -337,6 +341,7 @@ impl Gateway {
             id: &ask.id,
             decision,
             classification: &ask.classification,
+            evidence: &ask.evidence,
             facts,
             would_be: ask.would_be.as_ref(),
             caller: ask.request.caller.id.as_deref(),
@@ -344,6 +349,7 @@ impl Gateway {
             code: error.code.unwrap_or("error"),
         };
         // Nothing leaves, so an unwritable log does not change the answer; it shows in the metrics.
+        let _ = self.parts.audit.policy(&ask.policy).await;
         let _ = self.parts.audit.refusal(&record).await;
         let mut reply = Reply::error(error);
         self.stamp(ask, decision, None, &mut reply);

@@ -22,6 +22,8 @@ pub mod permit;
 mod policy_follower;
 pub mod redact;
 pub mod reply;
+mod reply_edit;
+mod reply_mask;
 mod reply_scan;
 mod server;
 pub mod signing;

@@ -1,8 +1,11 @@
-//! What goes back to the client: OpenAI's JSON and events, and the headers that say who decided what.
+//! What goes back to the client: status, body, and the headers that say who decided what.
 //!
 //! A [`Reply`] is a status, headers and a body that is whole or pulled piece by piece: a client that
 //! reads slowly slows the upstream, and one that leaves drops the body, which cancels the upstream.
-//! A stream that breaks off ends with one error event and no `[DONE]`.
+//! A stream that breaks off ends with one error event and no `[DONE]`. Inside: `chat` (the embedded
+//! engine's replies as OpenAI writes them).
+
+mod chat;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,11 +14,10 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{StatusCode, body::Frame};
-use serde::Serialize;
 use sluice_policies::{Decision, Route};
 
 use crate::api::ApiError;
-use crate::upstream::Usage;
+pub(crate) use chat::{ChatReply, Choice};
 
 /// An answer to a client, not yet on the wire.
 pub struct Reply {
@@ -124,139 +126,6 @@ pub fn route_word(route: Route) -> &'static str {
     }
 }
 
-/// Writes the embedded engine's replies as OpenAI chat completions.
-pub(crate) struct ChatReply {
-    /// `chatcmpl-…`.
-    pub(crate) id: String,
-    /// Seconds since 1970.
-    pub(crate) created: i64,
-    /// The model that answers.
-    pub(crate) model: String,
-}
-
-#[derive(Serialize)]
-struct Chunk<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: i64,
-    model: &'a str,
-    choices: &'a [ChunkChoice<'a>],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<UsageJson>,
-}
-
-#[derive(Serialize)]
-struct ChunkChoice<'a> {
-    index: u32,
-    delta: Delta<'a>,
-    finish_reason: Option<&'a str>,
-}
-
-#[derive(Default, Serialize)]
-struct Delta<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: i64,
-    model: &'a str,
-    choices: [CompletionChoice<'a>; 1],
-    usage: UsageJson,
-}
-
-#[derive(Serialize)]
-struct CompletionChoice<'a> {
-    index: u32,
-    message: Message<'a>,
-    logprobs: Option<()>,
-    finish_reason: &'a str,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-    refusal: Option<()>,
-}
-
-#[derive(Clone, Copy, Serialize)]
-struct UsageJson {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-}
-
-impl From<Usage> for UsageJson {
-    fn from(usage: Usage) -> Self {
-        let prompt_tokens = usage.prompt_tokens.unwrap_or(0);
-        let completion_tokens = usage.completion_tokens.unwrap_or(0);
-        UsageJson {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
-        }
-    }
-}
-
-impl ChatReply {
-    /// The whole reply.
-    pub(crate) fn whole(&self, content: &str, finish_reason: &str, usage: Usage) -> Bytes {
-        let message = Message { role: "assistant", content, refusal: None };
-        let choice = CompletionChoice { index: 0, message, logprobs: None, finish_reason };
-        let completion = Completion {
-            id: &self.id,
-            object: "chat.completion",
-            created: self.created,
-            model: &self.model,
-            choices: [choice],
-            usage: usage.into(),
-        };
-        serde_json::to_vec(&completion).expect("a completion has string keys only").into()
-    }
-
-    /// The first event: who speaks.
-    pub(crate) fn role(&self, out: &mut Vec<u8>) {
-        let delta = Delta { role: Some("assistant"), content: Some("") };
-        self.event(out, &[ChunkChoice { index: 0, delta, finish_reason: None }], None);
-    }
-
-    /// A piece of text.
-    pub(crate) fn delta(&self, out: &mut Vec<u8>, content: &str) {
-        let delta = Delta { role: None, content: Some(content) };
-        self.event(out, &[ChunkChoice { index: 0, delta, finish_reason: None }], None);
-    }
-
-    /// The end: why, the usage if it was asked for, and `[DONE]`.
-    pub(crate) fn finish(&self, out: &mut Vec<u8>, reason: &str, usage: Option<Usage>) {
-        let choice = ChunkChoice { index: 0, delta: Delta::default(), finish_reason: Some(reason) };
-        self.event(out, &[choice], None);
-        if let Some(usage) = usage {
-            self.event(out, &[], Some(usage.into()));
-        }
-        out.extend_from_slice(b"data: [DONE]\n\n");
-    }
-
-    fn event(&self, out: &mut Vec<u8>, choices: &[ChunkChoice<'_>], usage: Option<UsageJson>) {
-        let chunk = Chunk {
-            id: &self.id,
-            object: "chat.completion.chunk",
-            created: self.created,
-            model: &self.model,
-            choices,
-            usage,
-        };
-        out.extend_from_slice(b"data: ");
-        serde_json::to_writer(&mut *out, &chunk).expect("a chunk has string keys only");
-        out.extend_from_slice(b"\n\n");
-    }
-}
-
 /// The last event of a stream that broke off.
 pub(crate) fn error_event(error: &ApiError) -> Bytes {
     let mut event = b"data: ".to_vec();
@@ -267,48 +136,7 @@ pub(crate) fn error_event(error: &ApiError) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
-
-    fn reply() -> ChatReply {
-        ChatReply { id: "chatcmpl-1".into(), created: 7, model: "nano".into() }
-    }
-
-    fn events(bytes: &[u8]) -> Vec<Value> {
-        let text = std::str::from_utf8(bytes).unwrap();
-        let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
-        data.map(|json| serde_json::from_str(json).unwrap_or(Value::from(json))).collect()
-    }
-
-    #[test]
-    fn a_streamed_reply_has_role_deltas_end_usage_and_done_in_order() {
-        let mut out = Vec::new();
-        reply().role(&mut out);
-        reply().delta(&mut out, "Hi \"you\"");
-        let usage = Usage { prompt_tokens: Some(3), completion_tokens: Some(2) };
-        reply().finish(&mut out, "stop", Some(usage));
-        let head = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7,
-                          "model": "nano"});
-        let with = |choices: Value| {
-            let mut chunk = head.clone();
-            chunk["choices"] = choices;
-            chunk
-        };
-        let mut last = with(json!([]));
-        last["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
-        let choice = |delta: Value, reason: Value| {
-            with(json!([{"index": 0, "delta": delta, "finish_reason": reason}]))
-        };
-        let expected = [
-            choice(json!({"role": "assistant", "content": ""}), Value::Null),
-            choice(json!({"content": "Hi \"you\""}), Value::Null),
-            choice(json!({}), json!("stop")),
-            last,
-            json!("[DONE]"),
-        ];
-        assert_eq!(events(&out), expected);
-    }
 
     #[test]
     fn an_error_reply_says_when_to_come_back() {

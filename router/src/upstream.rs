@@ -8,6 +8,7 @@ mod edge;
 mod openai;
 pub(crate) mod sse;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -215,15 +216,15 @@ pub(crate) enum UpstreamError {
     #[error("the upstream cannot serve {param}")]
     Unsupported {
         /// The field.
-        param: &'static str,
+        param: Cow<'static, str>,
         /// Why not.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     /// A field has a value that no upstream would take.
     #[error("the request is invalid")]
     Invalid {
         /// The field.
-        param: &'static str,
+        param: Cow<'static, str>,
         /// What was expected.
         what: String,
     },
@@ -301,7 +302,7 @@ impl UpstreamError {
             }
             UpstreamError::Unsupported { param, what } => ApiError::unsupported(param, what),
             UpstreamError::Invalid { param, what } => {
-                ApiError::invalid((*param).to_owned(), what.clone())
+                ApiError::invalid(param.clone().into_owned(), what.clone())
             }
             UpstreamError::Engine(error) => engine_error(error),
             _ => ApiError::bad_gateway("upstream_unavailable", self.to_string()),
@@ -316,7 +317,13 @@ fn is_clients_fault(error: &EngineError) -> bool {
 fn engine_error(error: &EngineError) -> ApiError {
     match error {
         EngineError::ContextLengthExceeded { .. } => ApiError::context_length(error.to_string()),
-        EngineError::InvalidRequest(what) => ApiError::invalid(None, what.clone()),
+        // The engine begins with the field's name.
+        EngineError::InvalidRequest(what) => match what.split_once(": ") {
+            Some((field, _)) if !field.contains(' ') => {
+                ApiError::invalid(field.to_owned(), what.clone())
+            }
+            _ => ApiError::invalid(None, what.clone()),
+        },
         EngineError::Busy { .. } => {
             let mut busy = ApiError::overloaded().retry_after(5);
             busy.message = error.to_string();

@@ -7,8 +7,10 @@ import json
 import os
 import unittest
 import urllib.request
+from typing import Annotated, Literal
 
 import openai
+import pydantic
 from fake_cloud import ANSWER, CloudServer
 from gateway import Gateway
 
@@ -17,6 +19,40 @@ BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
 CARD = "4111 1111 1111 1111"
 ORDINARY = [{"role": "user", "content": "Name three fruits."}]
 REGULATED = [{"role": "user", "content": f"Charge my card {CARD}, expiry 04/29, please."}]
+
+
+Short = Annotated[str, pydantic.Field(max_length=40)]
+
+
+class Recipe(pydantic.BaseModel):
+    """What a reply is parsed into; the model was never trained to write JSON."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    title: Short
+    minutes: int = pydantic.Field(ge=1, le=600)
+    kind: Literal["soup", "cake", "salad"]
+    steps: list[Short] = pydantic.Field(max_length=3)
+    note: Short | None
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 def client(gateway):
@@ -89,6 +125,82 @@ class Edge(unittest.TestCase):
         with self.assertRaises(openai.BadRequestError) as refused:
             self.client.chat.completions.create(model="nano", messages=long)
         self.assertEqual(refused.exception.code, "context_length_exceeded")
+
+    def test_a_tool_is_called_and_its_result_is_answered(self):
+        messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+        asked = dict(
+            model="nano", tools=[WEATHER], tool_choice="required", parallel_tool_calls=False,
+            max_tokens=120, seed=3,
+        )
+        reply = self.client.chat.completions.create(messages=messages, **asked)
+        self.assertEqual(reply.choices[0].finish_reason, "tool_calls")
+        call = reply.choices[0].message.tool_calls[0]
+        self.assertEqual(call.function.name, "get_weather")
+        arguments = json.loads(call.function.arguments)
+        self.assertIn(arguments["unit"], ("celsius", "fahrenheit"))
+        messages.append(reply.choices[0].message)
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": "Sunny, 21 degrees"})
+        answer = self.client.chat.completions.create(
+            model="nano", messages=messages, tools=[WEATHER], tool_choice="none", max_tokens=24
+        )
+        self.assertTrue(answer.choices[0].message.content)
+
+        with self.client.chat.completions.stream(messages=messages[:1], **asked) as stream:
+            events = [event.type for event in stream]
+            streamed = stream.get_final_completion().choices[0].message.tool_calls[0]
+        self.assertIn("tool_calls.function.arguments.delta", events)
+        self.assertEqual(streamed.function.arguments, call.function.arguments)
+        self.assertTrue(streamed.function.parsed_arguments)
+
+    def test_a_reply_is_parsed_into_a_pydantic_model(self):
+        for seed, most in ((1, 300), (2, 90)):
+            reply = self.client.chat.completions.create(
+                model="nano",
+                messages=[{"role": "user", "content": "Give me a recipe."}],
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {
+                        "name": "recipe",
+                        "strict": True,
+                        "schema": Recipe.model_json_schema(),
+                    },
+                },
+                seed=seed,
+                max_tokens=most,
+            )
+            recipe = Recipe.model_validate_json(reply.choices[0].message.content)
+            self.assertTrue(1 <= recipe.minutes <= 600)
+        parsed = self.client.chat.completions.parse(
+            model="nano",
+            messages=[{"role": "user", "content": "Give me a recipe."}],
+            response_format=Recipe,
+            seed=1,
+        )
+        self.assertIsInstance(parsed.choices[0].message.parsed, Recipe)
+
+    def test_a_schema_that_cannot_be_enforced_is_a_clear_error(self):
+        schema = {"type": "object", "properties": {"a": {"not": {"type": "null"}}}}
+        with self.assertRaises(openai.BadRequestError) as refused:
+            self.client.chat.completions.create(
+                model="nano",
+                messages=ORDINARY,
+                response_format={
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "strict": True, "schema": schema},
+                },
+            )
+        self.assertEqual(refused.exception.param, "response_format.json_schema.schema")
+        self.assertIn('"not"', str(refused.exception))
+
+    def test_several_choices_and_log_probabilities(self):
+        reply = self.client.chat.completions.create(
+            model="nano", messages=ORDINARY, n=2, logprobs=True, top_logprobs=2, max_tokens=8
+        )
+        self.assertEqual([choice.index for choice in reply.choices], [0, 1])
+        for choice in reply.choices:
+            spelled = b"".join(bytes(token.bytes) for token in choice.logprobs.content)
+            self.assertEqual(spelled.decode(), choice.message.content)
+            self.assertEqual(len(choice.logprobs.content[0].top_logprobs), 2)
 
     def test_a_stream_that_is_left_does_not_stop_the_next_request(self):
         with self.client.chat.completions.create(

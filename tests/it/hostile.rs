@@ -107,9 +107,9 @@ async fn pictures_sound_and_files_never_reach_the_cloud_unless_policy_says_so() 
 async fn what_the_edge_cannot_do_is_named() {
     let gateway = Gateway::start(&with_upstreams("")).await;
     for (field, value) in [
-        ("tools", json!([{"type": "function", "function": {"name": "f", "parameters": {}}}])),
-        ("response_format", json!({"type": "json_object"})),
-        ("n", json!(2)),
+        ("tools", json!([{"type": "custom", "custom": {"name": "f"}}])),
+        ("functions", json!([{"name": "f", "parameters": {}}])),
+        ("modalities", json!(["text", "audio"])),
     ] {
         let mut body = say("Hello");
         body[field] = value;

@@ -16,3 +16,4 @@ mod replies;
 mod routing;
 mod storm;
 mod streaming;
+mod tools;

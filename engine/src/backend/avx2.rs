@@ -1,10 +1,11 @@
 //! The kernels for x86-64 processors with AVX2 and FMA, chosen at run time.
 //!
-//! The dot products are written with intrinsics (those of quantised rows in `blocks`); the rest is `kernels` compiled again with the wider
+//! The dot products are written with intrinsics (those of quantised rows in `blocks` and `k`); the rest is `kernels` compiled again with the wider
 //! instructions. Same lanes, same order, fused where the portable code says fused: same bits.
 #![allow(unsafe_code)]
 
 mod blocks;
+mod k;
 
 use std::arch::x86_64::*;
 

@@ -8,43 +8,56 @@
 //! that end, because a step sends at most [`EVENTS_PER_STEP_MAX`] events and runs only when that
 //! many fit; the end token is neither shown nor counted. Not here: who runs when (`scheduler`).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::engine::{Finish, FinishReason, StreamEvent};
+use crate::chat::{Flow, Markup, Phase, ReplyReader};
+use crate::engine::{Delta, Finish, FinishReason, StreamEvent};
 use crate::error::EngineError;
-use crate::reply_text::{Flow, ReplyText};
+use crate::grammar::Grammars;
 use crate::sampler::{Sampler, Scratch};
 use crate::tokenizer::{TokenId, Tokenizer};
 
+use super::form::Form;
 use super::scheduler::Step;
+use super::scores::Scores;
 
 /// Events that may wait for a slow reader. Beyond it the generation stands still.
 pub(super) const EVENTS_MAX: usize = 64;
-/// A last text and the end.
+/// A last piece and the end.
 const EVENTS_PER_STEP_MAX: usize = 2;
 
 /// A generation that waits for its turn.
 pub(super) struct Job {
-    pub(super) prompt: Vec<TokenId>,
+    pub(super) prompt: Arc<[TokenId]>,
     /// At least 1; prompt and reply together fit in the context.
     pub(super) tokens_max: usize,
     pub(super) sampler: Sampler,
-    pub(super) text: ReplyText,
+    pub(super) reader: ReplyReader,
+    pub(super) form: Option<Form>,
+    pub(super) scores: Option<Scores>,
     pub(super) events: mpsc::Sender<StreamEvent>,
     pub(super) submitted: Instant,
+    /// Other replies to the same prompt, which is read once for all.
+    pub(super) siblings: Vec<Job>,
 }
 
 impl Job {
     /// Whether anybody still reads.
     pub(super) fn is_wanted(&self) -> bool {
-        !self.events.is_closed()
+        !self.events.is_closed() || self.siblings.iter().any(Job::is_wanted)
+    }
+
+    /// Replies in all.
+    pub(super) fn replies(&self) -> usize {
+        1 + self.siblings.len()
     }
 
     /// Ends it before it ran or in between.
     pub(super) fn fail(self, error: Arc<EngineError>) {
+        self.siblings.into_iter().for_each(|sibling| sibling.fail(error.clone()));
         send(&self.events, StreamEvent::Failed(error));
     }
 }
@@ -54,6 +67,26 @@ pub(super) struct Vocabulary {
     pub(super) tokenizer: Tokenizer,
     /// Tokens that end a reply.
     pub(super) ends: Vec<TokenId>,
+    /// The marks of its replies.
+    pub(super) markup: Markup,
+    /// Made when the first form is asked for.
+    pub(super) grammars: OnceLock<Arc<Grammars>>,
+}
+
+impl Vocabulary {
+    pub(super) fn new(tokenizer: Tokenizer, ends: Vec<TokenId>, markup: Markup) -> Vocabulary {
+        Vocabulary { tokenizer, ends, markup, grammars: OnceLock::new() }
+    }
+
+    /// The grammars of this vocabulary. Takes about 0.1 s the first time for 250,000 tokens.
+    pub(super) fn grammars(&self) -> Result<&Arc<Grammars>, EngineError> {
+        if self.grammars.get().is_none() {
+            let grammars = Grammars::new(&self.tokenizer, &self.ends)?;
+            // Another thread may have been faster; its grammars are the same.
+            let _ = self.grammars.set(Arc::new(grammars));
+        }
+        Ok(self.grammars.get().expect("it was set above"))
+    }
 }
 
 /// A generation that runs. `S` is the model's state of one conversation.
@@ -103,6 +136,11 @@ impl<S> Generation<S> {
         self.job.is_wanted()
     }
 
+    /// Replies that it holds or will hold.
+    pub(super) fn replies(&self) -> usize {
+        self.job.replies()
+    }
+
     /// Prompt tokens that the model has not read; 0: it is decoding.
     pub(super) fn prompt_left(&self) -> usize {
         self.job.prompt.len() - self.prompt_read
@@ -144,6 +182,26 @@ impl<S> Generation<S> {
         Some(Step { sequence: &mut self.sequence, tokens, logits })
     }
 
+    /// Once the prompt is read: the other replies to it, each on a copy of what was read.
+    pub(super) fn take_siblings(&mut self) -> Vec<Generation<S>>
+    where
+        S: Clone,
+    {
+        if self.share == 0 || self.prompt_left() > self.share {
+            return Vec::new();
+        }
+        let siblings = std::mem::take(&mut self.job.siblings);
+        let wanted = siblings.into_iter().filter(Job::is_wanted);
+        let begin = |job: Job| {
+            let mut sibling = Generation::start(job, self.sequence.clone(), self.times.started);
+            sibling.logits.clone_from(&self.logits);
+            sibling.prompt_read = self.job.prompt.len();
+            sibling.share = 1;
+            sibling
+        };
+        wanted.map(begin).collect()
+    }
+
     /// Takes the results of its step; true when the reply has ended.
     pub(super) fn advance(
         &mut self,
@@ -156,40 +214,97 @@ impl<S> Generation<S> {
         if share == 0 || self.prompt_left() > 0 {
             return false;
         }
-        let Some(token) = self.job.sampler.choose(&mut self.logits, scratch) else {
-            self.end = Some(StreamEvent::Failed(Arc::new(EngineError::NoToken)));
-            return true;
-        };
         if self.completion_tokens == 0 {
             self.times.first_token = now;
         }
         self.times.last_token = now;
-        self.last = token;
-        self.end = self.say(token, vocabulary).map(|reason| self.finished(reason));
+        self.end = match self.choose(vocabulary, scratch) {
+            Ok((token, over)) => {
+                self.last = token;
+                self.say(token, over, vocabulary).map(|reason| self.finished(reason))
+            }
+            Err(error) => Some(StreamEvent::Failed(Arc::new(error))),
+        };
         self.end.is_some()
     }
 
-    /// Shows what is certain of the reply; `Some` when it ends here.
-    fn say(&mut self, token: TokenId, vocabulary: &Vocabulary) -> Option<FinishReason> {
-        let mut shown = String::new();
+    /// Chooses the next token; with it, whether the reply's form is complete.
+    fn choose(
+        &mut self,
+        vocabulary: &Vocabulary,
+        scratch: &mut Scratch,
+    ) -> Result<(TokenId, bool), EngineError> {
+        let left = self.job.tokens_max - self.completion_tokens;
+        let Job { sampler, reader, form, scores, .. } = &mut self.job;
+        if let Some(scores) = scores {
+            scores.look(&self.logits, scratch);
+        }
+        let Some(form) = form else {
+            let token = sampler.choose(&mut self.logits, None, scratch);
+            let token = token.ok_or(EngineError::NoToken)?;
+            sampler.count(token);
+            return Ok((token, false));
+        };
+        let allowed = form.allowed(reader.phase())?;
+        for token in form.forbidden(vocabulary) {
+            if let Some(logit) = self.logits.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        let allowed = allowed.as_ref().map(|tokens| tokens.as_slice());
+        let token = sampler.choose(&mut self.logits, allowed, scratch);
+        let token = token.ok_or(EngineError::NoToken)?;
+        let token = form.in_time(token, left, vocabulary);
+        sampler.count(token);
+        Ok((token, form.took(token)?))
+    }
+
+    /// Shows what is certain of the reply; `Some` when it ends here. `over`: its form is complete.
+    fn say(&mut self, token: TokenId, over: bool, vocabulary: &Vocabulary) -> Option<FinishReason> {
+        let mut shown = Delta::default();
         let ends = vocabulary.ends.contains(&token);
         let mut flow = Flow::Continue;
         if !ends {
             self.completion_tokens += 1;
-            flow = self.job.text.push(vocabulary.tokenizer.token_bytes(token), &mut shown);
+            flow = self.read(token, vocabulary, &mut shown);
         }
         let full = self.completion_tokens == self.job.tokens_max;
-        if flow == Flow::Continue && (ends || full) {
-            flow = self.job.text.finish(&mut shown);
+        let done = ends || over;
+        if flow == Flow::Continue && (done || full) {
+            flow = self.job.reader.finish(&mut shown);
+            if let (Some(scores), Flow::Continue) = (&mut self.job.scores, flow) {
+                scores.release(usize::MAX, &mut shown);
+            }
         }
         if !shown.is_empty() {
-            send(&self.job.events, StreamEvent::Text(shown));
+            send(&self.job.events, StreamEvent::Delta(shown));
         }
-        match (ends || flow == Flow::Stop, full) {
+        let led = self.job.form.as_ref().is_some_and(Form::led);
+        match (done || flow == Flow::Stop, full) {
+            (true, _) if led => Some(FinishReason::Length),
+            (true, _) if self.job.reader.calls() > 0 => Some(FinishReason::ToolCalls),
             (true, _) => Some(FinishReason::Stop),
             (false, true) => Some(FinishReason::Length),
             (false, false) => None,
         }
+    }
+
+    /// Takes a token apart, and notes how likely it was if it is text.
+    fn read(&mut self, token: TokenId, vocabulary: &Vocabulary, shown: &mut Delta) -> Flow {
+        let Vocabulary { tokenizer, markup, .. } = vocabulary;
+        let Job { reader, scores, .. } = &mut self.job;
+        let bytes = |token| tokenizer.token_bytes(token);
+        let mark = markup.marker(token);
+        let Some(scores) = scores else { return reader.push(bytes(token), mark, shown) };
+        if reader.phase() == Phase::Content && mark.is_none() {
+            scores.note(token, reader.content_bytes().1, bytes);
+        }
+        let flow = reader.push(bytes(token), mark, shown);
+        match reader.phase() {
+            Phase::Call => scores.forget(),
+            _ => scores.release(reader.content_bytes().0, shown),
+        }
+        flow
     }
 
     fn finished(&self, reason: FinishReason) -> StreamEvent {

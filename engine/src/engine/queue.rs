@@ -79,6 +79,11 @@ impl Queue {
         self.locked().waiting.pop_front()
     }
 
+    /// How many replies the generation wants that has waited longest.
+    pub(super) fn first_replies(&self) -> Option<usize> {
+        self.locked().waiting.front().map(Job::replies)
+    }
+
     /// Records how many generations the scheduler holds.
     pub(super) fn set_running(&self, running: usize) {
         self.locked().running = running;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::error::EngineError;
 use crate::io::IoChoice;
 use crate::tokenizer::TokenId;
@@ -59,28 +61,141 @@ pub struct GenerationRequest {
     pub sampling: SamplingOptions,
     /// Most tokens to generate; `None`: until the context is full.
     pub max_tokens: Option<usize>,
-    /// Texts that end the reply; they are not part of it.
+    /// Texts that end what the reply says; they are not part of it.
     pub stop: Vec<String>,
+    /// What form the reply's text has.
+    pub format: ReplyFormat,
+    /// Report the log probability of each token of the text, and of this many of the likeliest.
+    pub logprobs: Option<usize>,
+}
+
+impl GenerationRequest {
+    /// A reply in plain text, as the model's own defaults say.
+    pub fn new(prompt: PromptInput) -> GenerationRequest {
+        GenerationRequest {
+            prompt,
+            sampling: SamplingOptions::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            format: ReplyFormat::Text,
+            logprobs: None,
+        }
+    }
+}
+
+/// What form a reply's text has. Forms are kept by construction: a token that would break one is
+/// never chosen.
+#[derive(Clone, Default)]
+pub enum ReplyFormat {
+    /// Any text.
+    #[default]
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// A JSON value that a schema describes.
+    JsonSchema {
+        /// The schema.
+        schema: Value,
+        /// Refuse a schema with keywords that cannot be enforced, instead of leaving them out.
+        strict: bool,
+    },
 }
 
 /// The prompt in one of three forms.
 #[derive(Clone)]
 pub enum PromptInput {
     /// A conversation, rendered by the model's own chat template.
-    Messages(Vec<ChatMessage>),
+    Chat(Conversation),
     /// Plain text, tokenised without a template.
     Text(String),
     /// Token ids as they are.
     Tokens(Vec<TokenId>),
 }
 
+impl PromptInput {
+    /// A conversation without tools.
+    pub fn messages(messages: Vec<ChatMessage>) -> PromptInput {
+        PromptInput::Chat(Conversation { messages, ..Conversation::default() })
+    }
+}
+
+/// What a chat template is given.
+#[derive(Clone, Default)]
+pub struct Conversation {
+    /// The turns so far.
+    pub messages: Vec<ChatMessage>,
+    /// What the model may call.
+    pub tools: Vec<Tool>,
+    /// Whether it calls something.
+    pub tool_choice: ToolChoice,
+    /// End the reply after its first call.
+    pub one_call: bool,
+    /// The template's `enable_thinking`; `None`: as the template has it.
+    pub thinking: Option<bool>,
+    /// The template's `reasoning_effort`, a word such as `low`.
+    pub reasoning_effort: Option<String>,
+}
+
 /// One turn of a conversation.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ChatMessage {
     /// `system`, `user`, `assistant`, `tool`.
     pub role: String,
     /// Its text.
     pub content: String,
+    /// What the assistant thought.
+    pub reasoning: Option<String>,
+    /// What the assistant called.
+    pub tool_calls: Vec<ToolCall>,
+    /// Which call a tool's message answers.
+    pub tool_call_id: Option<String>,
+    /// Who speaks: the name of a tool or a person.
+    pub name: Option<String>,
+}
+
+impl ChatMessage {
+    /// A turn that is text and nothing else.
+    pub fn new(role: &str, content: &str) -> ChatMessage {
+        ChatMessage { role: role.to_owned(), content: content.to_owned(), ..ChatMessage::default() }
+    }
+}
+
+/// A function that the model may call.
+#[derive(Clone)]
+pub struct Tool {
+    /// Letters, digits, `_`, `-` and `.`.
+    pub name: String,
+    /// What it does, for the model.
+    pub description: Option<String>,
+    /// JSON Schema of its arguments, an object; `None`: no arguments.
+    pub parameters: Option<Value>,
+    /// Arguments follow the schema by construction.
+    pub strict: bool,
+}
+
+/// A call that the assistant made.
+#[derive(Clone)]
+pub struct ToolCall {
+    /// What the tool's message refers to.
+    pub id: String,
+    /// The function.
+    pub name: String,
+    /// Its arguments, JSON.
+    pub arguments: String,
+}
+
+/// Whether the model calls a tool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// Never; the template does not see the tools.
+    None,
+    /// At least once, by construction.
+    Required,
+    /// This one, by construction.
+    Named(String),
 }
 
 /// How the next token is chosen from the logits; `None` fields take the model's own defaults
@@ -110,8 +225,8 @@ pub struct SamplingOptions {
 /// What a stream yields, in order: deltas, then exactly one end.
 #[derive(Clone)]
 pub enum StreamEvent {
-    /// Text that is complete in UTF-8 and cannot be part of a stop string.
-    Text(String),
+    /// More of the reply.
+    Delta(Delta),
     /// The reply ended well.
     Finished(Finish),
     /// The reply ended with an error; what came before stands.
@@ -121,11 +236,77 @@ pub enum StreamEvent {
 impl fmt::Debug for StreamEvent {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StreamEvent::Text(text) => write!(out, "Text({} bytes)", text.len()),
+            StreamEvent::Delta(delta) => delta.fmt(out),
             StreamEvent::Finished(finish) => out.debug_tuple("Finished").field(finish).finish(),
             StreamEvent::Failed(error) => out.debug_tuple("Failed").field(error).finish(),
         }
     }
+}
+
+/// A piece of a reply. What belongs together is in this order: thoughts, text, calls.
+#[derive(Clone, Default)]
+pub struct Delta {
+    /// Thoughts.
+    pub reasoning: String,
+    /// Text that is complete in UTF-8 and cannot be part of a stop string.
+    pub content: String,
+    /// Pieces of tool calls, in the order of the calls.
+    pub calls: Vec<CallDelta>,
+    /// The tokens of the text, if they were asked for. A token may come before or after its text,
+    /// as text is held back until it is certain.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+impl Delta {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.reasoning.is_empty()
+            && self.content.is_empty()
+            && self.calls.is_empty()
+            && self.logprobs.is_empty()
+    }
+}
+
+impl fmt::Debug for Delta {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Delta { reasoning, content, calls, logprobs } = self;
+        out.debug_struct("Delta")
+            .field("reasoning_bytes", &reasoning.len())
+            .field("content_bytes", &content.len())
+            .field("calls", &calls.len())
+            .field("logprobs", &logprobs.len())
+            .finish()
+    }
+}
+
+/// A piece of a tool call. The first piece of a call names it.
+#[derive(Clone)]
+pub struct CallDelta {
+    /// Which call of the reply, from 0.
+    pub index: usize,
+    /// The function, in the call's first piece.
+    pub name: Option<String>,
+    /// More of the arguments' JSON.
+    pub arguments: String,
+}
+
+/// A token of the text and how likely it was.
+#[derive(Clone)]
+pub struct TokenLogprob {
+    /// The token that was chosen.
+    pub chosen: ScoredToken,
+    /// The likeliest tokens in its place, likeliest first.
+    pub likeliest: Vec<ScoredToken>,
+}
+
+/// A token's bytes and its natural log probability by the model's own distribution, before
+/// temperature, penalties and forms.
+#[derive(Clone)]
+pub struct ScoredToken {
+    /// Possibly half a character.
+    pub bytes: Vec<u8>,
+    /// At most 0.
+    pub logprob: f32,
 }
 
 /// How and after how much a reply ended.
@@ -150,8 +331,11 @@ pub struct Finish {
 pub enum FinishReason {
     /// The model's end token or a stop text.
     Stop,
-    /// `max_tokens` or the end of the context.
+    /// `max_tokens` or the end of the context; a reply that has a form was closed in time if it
+    /// could be.
     Length,
+    /// The reply called tools and waits for their results.
+    ToolCalls,
 }
 
 /// What the engine expects of a request that came now.

@@ -5,7 +5,8 @@
 //! that nobody who is being answered waits longer than one share.
 //!
 //! Invariants: at most `running_max` generations are computed in a round, and as many again may
-//! stand still because their readers are slow; generations take turns, first come first served; one
+//! stand still because their readers are slow (several replies to one prompt may be more, if they are
+//! alone); generations take turns, first come first served; one
 //! whose reader left is dropped before the next round. What a generation says depends on nothing
 //! here, since the model gives the same logits in any batch. Not here: threads and panics
 //! (`worker`), what happens inside one reply (`generation`).
@@ -32,8 +33,8 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 
 /// What the scheduler needs of a model; tests put a scripted one in its place.
 pub(super) trait Forward {
-    /// The state of one conversation.
-    type Sequence;
+    /// The state of one conversation. Replies to the same prompt each get a copy.
+    type Sequence: Clone;
 
     /// A state that has read nothing.
     fn new_sequence(&self) -> Self::Sequence;
@@ -69,7 +70,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
 }
 
-impl<S> Scheduler<S> {
+impl<S: Clone> Scheduler<S> {
     pub(super) fn new(shared: Shared) -> Scheduler<S> {
         let running_max = shared.queue.running_max();
         Scheduler { running: Vec::new(), running_max, turn: 0, scratch: Scratch::default(), shared }
@@ -130,7 +131,7 @@ impl<S> Scheduler<S> {
             let error = EngineError::ReaderStalled { seconds: STALL_MAX.as_secs() };
             self.running.remove(index).fail(Arc::new(error));
         }
-        self.shared.queue.set_running(self.running.len());
+        self.note_running();
     }
 
     /// Of readers that take nothing, the one that has done so longest, if all places are taken by
@@ -156,18 +157,25 @@ impl<S> Scheduler<S> {
     }
 
     fn admit<M: Forward<Sequence = S>>(&mut self, model: &M) {
-        let mut active = self.running.iter().filter(|g| g.stalled_since().is_none()).count();
+        let going = self.running.iter().filter(|g| g.stalled_since().is_none());
+        let mut active: usize = going.map(Generation::replies).sum();
         while active < self.running_max && self.running.len() < self.places() {
-            if self.shared.queue.load().waiting == 0 {
+            // Several replies to one prompt wait until there is room for all, or for nobody else.
+            let Some(replies) = self.shared.queue.first_replies() else { break };
+            if active > 0 && active + replies > self.running_max {
                 break;
             }
             // Made first: if it panics, the job is still in the queue and gets its turn or its end.
             let sequence = model.new_sequence();
             let Some(job) = self.shared.queue.pop() else { break };
+            active += job.replies();
             self.running.push(Generation::start(job, sequence, self.shared.clock.now()));
-            active += 1;
         }
-        self.shared.queue.set_running(self.running.len());
+        self.note_running();
+    }
+
+    fn note_running(&self) {
+        self.shared.queue.set_running(self.running.iter().map(Generation::replies).sum());
     }
 
     /// Deals every generation its tokens of this round.
@@ -206,6 +214,9 @@ impl<S> Scheduler<S> {
 
     /// Hands every generation its results and lets go of those that ended.
     fn advance(&mut self, now: Instant) {
+        let siblings: Vec<_> =
+            self.running.iter_mut().flat_map(Generation::take_siblings).collect();
+        self.running.extend(siblings);
         let Shared { vocabulary, speeds, .. } = &self.shared;
         let ended: Vec<Generation<S>> = self
             .running
@@ -224,7 +235,7 @@ impl<S> Scheduler<S> {
     /// Tells readers the end once their places are counted as free: a reader may ask for the
     /// forecast, or submit again, at once.
     fn let_go(&self, ended: Vec<Generation<S>>, tell: impl Fn(Generation<S>)) {
-        self.shared.queue.set_running(self.running.len());
+        self.note_running();
         ended.into_iter().for_each(tell);
     }
 }

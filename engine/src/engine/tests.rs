@@ -4,6 +4,7 @@
 //! real thread. Time stands still unless a test moves it.
 
 mod any_order;
+mod forms;
 mod readers;
 mod replies;
 mod threads;
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::generation::EVENTS_MAX;
 use super::scheduler::Step;
 use super::*;
 use crate::forecast::Round;
@@ -136,7 +138,17 @@ impl Bench {
     fn new(model: Scripted, running_max: usize, waiting_max: usize) -> Bench {
         let clock = Clock::manual();
         let options = options(running_max, waiting_max);
-        let shared = Shared::new(text_side(), &options, clock.clone()).unwrap();
+        Bench::of(text_side(), model, &options, clock)
+    }
+
+    /// One reply at a time, by another chat template.
+    fn with_template(model: Scripted, template: &str) -> Bench {
+        let text = TextSide { chat_template: Some(template.to_owned()), ..text_side() };
+        Bench::of(text, model, &options(1, 1), Clock::manual())
+    }
+
+    fn of(text: TextSide, model: Scripted, options: &EngineOptions, clock: Clock) -> Bench {
+        let shared = Shared::new(text, options, clock.clone()).unwrap();
         let scheduler = shared.new_scheduler();
         Bench { engine: Engine { shared: Arc::new(shared) }, scheduler, model, clock }
     }
@@ -163,12 +175,7 @@ impl Bench {
 }
 
 fn plain(prompt: &str) -> GenerationRequest {
-    GenerationRequest {
-        prompt: PromptInput::Text(prompt.to_owned()),
-        sampling: SamplingOptions::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-    }
+    GenerationRequest::new(PromptInput::Text(prompt.to_owned()))
 }
 
 /// Digits are tokens of their own: a prompt with exactly this many tokens.
@@ -187,7 +194,7 @@ fn take(stream: &mut TokenStream) -> Vec<StreamEvent> {
 
 fn text_of(events: &[StreamEvent]) -> String {
     let texts = events.iter().filter_map(|event| match event {
-        StreamEvent::Text(text) => Some(text.as_str()),
+        StreamEvent::Delta(delta) => Some(delta.content.as_str()),
         _ => None,
     });
     texts.collect()

@@ -4,12 +4,14 @@ use super::delta_net::DeltaState;
 use crate::kv_cache::KvCache;
 
 /// One conversation's state. A hybrid model's state cannot be rewound: it only advances.
+#[derive(Clone)]
 pub(crate) struct Sequence {
     layers: Vec<LayerState>,
     position: usize,
 }
 
 /// State of one layer.
+#[derive(Clone)]
 pub(crate) enum LayerState {
     /// All keys and values.
     Attention(KvCache),

@@ -80,7 +80,7 @@ pub(super) fn rounded(v: f32, low: f32, high: f32) -> f32 {
     (v.max(low).min(high) + ROUND) - ROUND
 }
 
-/// The scale s for which levels −n to n − 1 times s come nearest to `x`.
+/// The scale s for which levels −n to n − 1 times s come nearest to `x`, a multiple of eight values.
 ///
 /// Candidates map the largest value to about −n; each one's levels give the scale that suits them best
 /// (least squares: s = Σxq / Σq², which leaves Σx² − (Σxq)² / Σq²), and the best of those is taken.
@@ -89,12 +89,16 @@ pub(super) fn signed_scale(x: &[f32], n: f32) -> f32 {
     let mut best = (0.0_f32, 0.0_f32);
     for step in -4_i16..=4 {
         let inverse = (-n + 0.25 * f32::from(step)) / extreme;
-        let (mut xq, mut qq) = (0.0_f32, 0.0_f32);
-        for v in x {
-            let q = rounded(v * inverse, -n, n - 1.0);
-            xq += v * q;
-            qq += q * q;
+        // Eight lanes, which vector code can hold.
+        let (mut xq, mut qq) = ([0.0_f32; 8], [0.0_f32; 8]);
+        for x in x.as_chunks::<8>().0 {
+            for (lane, v) in x.iter().enumerate() {
+                let q = rounded(v * inverse, -n, n - 1.0);
+                xq[lane] += v * q;
+                qq[lane] += q * q;
+            }
         }
+        let (xq, qq) = (xq.iter().sum::<f32>(), qq.iter().sum::<f32>());
         if qq > 0.0 && xq * xq > best.0 * qq {
             best = (xq * xq / qq, xq / qq);
         }

@@ -117,7 +117,7 @@ impl Fit {
         let q = x.map(|v| rounded((v + self.min) * inverse, 0.0, top));
         let (sx, sq) = (sum(*x), sum(q));
         let sqq = sum(q.map(|q| q * q));
-        let sxq = sum(std::array::from_fn(|j| x[j] * q[j]));
+        let sxq = sum::<32>(std::array::from_fn(|j| x[j] * q[j]));
         let n = x.len() as f32;
         let determinant = n * sqq - sq * sq;
         if determinant <= 0.0 {
@@ -184,7 +184,8 @@ impl BlockQ6K {
 fn best_whole(x: &[f32; 16], wanted: f32, d: f32) -> f32 {
     let middle = nearest(wanted, d, -128.0, 127.0);
     let error = |scale: f32| -> f32 {
-        x.iter().map(|v| (nearest(*v, scale, -32.0, 31.0) * scale - v).powi(2)).sum()
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        sum(x.map(|v| (rounded(v * inverse, -32.0, 31.0) * scale - v).powi(2)))
     };
     let mut best = (f32::INFINITY, 0.0);
     for step in [0.0, -1.0, 1.0] {
@@ -199,7 +200,7 @@ fn best_whole(x: &[f32; 16], wanted: f32, d: f32) -> f32 {
 
 /// The sum, in eight lanes that vector code can hold.
 #[inline(always)]
-fn sum(x: [f32; 32]) -> f32 {
+fn sum<const N: usize>(x: [f32; N]) -> f32 {
     let mut lanes = [0.0_f32; 8];
     for x in x.as_chunks::<8>().0 {
         for (lane, v) in lanes.iter_mut().zip(x) {

@@ -148,12 +148,27 @@ impl Block for BlockQ2K {
 }
 
 impl BlockQ3K {
-    /// Scale of 16 values, −32 to 31.
+    /// Scales of 16 values each, −32 to 31.
     #[inline(always)]
-    fn scale(&self, i: usize) -> i16 {
-        let low = (self.scales[i % 8] >> (4 * (i / 8))) & 0xf;
-        let high = (self.scales[8 + i % 4] >> (2 * (i / 4))) & 3;
-        i16::from(low | (high << 4)) - 32
+    pub(crate) fn sub_scales(&self) -> [i8; 16] {
+        // Eight at once, in the bytes of a word: four lower bits, then two upper ones.
+        let [low, high] = [0, 4].map(|at| self.scales_word(at));
+        let low = low | (high << 32);
+        let upper = self.scales_word(8);
+        let pairs = |shift: u32| {
+            let pair = |shift: u32| (upper >> shift) & 0x0303_0303;
+            (pair(shift) | (pair(shift + 2) << 32)) << 4
+        };
+        const NIBBLES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+        let first = ((low & NIBBLES) | pairs(0)).to_le_bytes();
+        let second = (((low >> 4) & NIBBLES) | pairs(4)).to_le_bytes();
+        std::array::from_fn(|i| (if i < 8 { first[i] } else { second[i - 8] }) as i8 - 32)
+    }
+
+    #[inline(always)]
+    fn scales_word(&self, at: usize) -> u64 {
+        let s = &self.scales;
+        u64::from(u32::from_le_bytes([s[at], s[at + 1], s[at + 2], s[at + 3]]))
     }
 }
 
@@ -167,7 +182,8 @@ impl Block for BlockQ3K {
             let above = (self.hmask[l] >> g) & 1;
             (low[l] | (above << 2)) as i8 - 4
         });
-        let sub = [self.scale(2 * g), self.scale(2 * g + 1)];
+        let scales = self.sub_scales();
+        let sub = [scales[2 * g], scales[2 * g + 1]].map(i16::from);
         Group { sub, ..Group::scaled(f16_to_f32(self.d), levels) }
     }
 }

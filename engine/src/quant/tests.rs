@@ -174,8 +174,8 @@ fn small_values_are_quantised_as_well_as_large_ones() {
 }
 
 /// Error of encoding what was decoded, as a share of the first error. Not none: a group that did not
-/// use its outermost level has another range the second time.
-const SECOND_ERROR_MAX: f64 = 0.06;
+/// use its outermost level has another range the second time, and scales are found anew.
+const SECOND_ERROR_MAX: f64 = 0.2;
 
 #[test]
 fn what_was_decoded_is_encoded_without_a_further_error() {

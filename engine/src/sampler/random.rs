@@ -23,6 +23,15 @@ impl Random {
         Random { state: mix(seed) }
     }
 
+    /// The numbers of one of several replies with the same seed: the first reply's are those of a
+    /// reply that is alone.
+    pub(super) fn of_choice(self, choice: usize) -> Random {
+        match choice {
+            0 => self,
+            choice => Random::from_seed(self.state ^ mix(choice as u64)),
+        }
+    }
+
     /// A seed from the operating system.
     pub(super) fn from_system() -> Result<Random, EngineError> {
         let mut seed = [0; 8];

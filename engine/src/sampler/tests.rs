@@ -7,7 +7,7 @@ use super::weight::weight;
 use super::*;
 
 fn sampler(options: SamplingOptions, prompt: &[TokenId], vocabulary: usize) -> Sampler {
-    Sampler::new(&options, &SamplingOptions::default(), prompt, vocabulary).unwrap()
+    Sampler::new(&options, &SamplingOptions::default(), prompt, vocabulary, 0).unwrap()
 }
 
 fn greedy() -> SamplingOptions {
@@ -15,7 +15,9 @@ fn greedy() -> SamplingOptions {
 }
 
 fn choose(sampler: &mut Sampler, logits: &[f32]) -> Option<TokenId> {
-    sampler.choose(&mut logits.to_vec(), &mut Scratch::default())
+    let token = sampler.choose(&mut logits.to_vec(), None, &mut Scratch::default())?;
+    sampler.count(token);
+    Some(token)
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn options_out_of_range_are_refused_by_name() {
         ),
     ];
     for (options, expected) in cases {
-        let error = Sampler::new(&options, &none, &[], 9).err().unwrap();
+        let error = Sampler::new(&options, &none, &[], 9, 0).err().unwrap();
         assert_eq!(error.to_string(), expected);
     }
 }
@@ -116,7 +118,7 @@ fn options_out_of_range_are_refused_by_name() {
 #[test]
 fn open_fields_take_the_model_s_defaults() {
     let defaults = SamplingOptions { temperature: Some(0.0), ..Default::default() };
-    let mut sampler = Sampler::new(&SamplingOptions::default(), &defaults, &[], 2).unwrap();
+    let mut sampler = Sampler::new(&SamplingOptions::default(), &defaults, &[], 2, 0).unwrap();
     let logits = [0.0, 0.01];
     assert!((0..50).all(|_| choose(&mut sampler, &logits) == Some(1)));
 }
@@ -131,6 +133,59 @@ fn the_same_seed_draws_the_same_tokens() {
     assert_eq!(draw(Some(1)), draw(Some(1)));
     assert_ne!(draw(Some(1)), draw(Some(2)));
     assert_ne!(draw(None), draw(None));
+}
+
+#[test]
+fn choices_draw_differently_from_one_seed() {
+    let draw = |choice| {
+        let options = SamplingOptions { seed: Some(1), ..Default::default() };
+        let mut sampler =
+            Sampler::new(&options, &SamplingOptions::default(), &[], 64, choice).unwrap();
+        (0..32).map(|_| choose(&mut sampler, &[0.0; 64]).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(0), draw(1));
+    assert_ne!(draw(1), draw(2));
+}
+
+#[test]
+fn a_form_is_kept_whatever_the_logits_and_the_bias_say() {
+    let choose = |bias: Vec<(TokenId, f32)>, logits: &[f32], allowed: &[u32]| {
+        let options = SamplingOptions { logit_bias: bias, ..greedy() };
+        sampler(options, &[], 40).choose(
+            &mut logits.to_vec(),
+            Some(allowed),
+            &mut Scratch::default(),
+        )
+    };
+    let mut logits = [0.0; 40];
+    logits[3] = 9.0;
+    assert_eq!(choose(vec![], &logits, &[0b1000, 0]), Some(3));
+    assert_eq!(choose(vec![], &logits, &[0b0110, 0]), Some(1));
+    assert_eq!(choose(vec![], &logits, &[0, 0b10]), Some(33));
+    assert_eq!(choose(vec![(33, -100.0)], &logits, &[0, 0b10]), Some(33), "the form wins");
+    assert_eq!(choose(vec![], &logits, &[0, 0]), None);
+    assert_eq!(choose(vec![], &logits, &[0]), None, "tokens past the mask are forbidden");
+}
+
+#[test]
+fn logprobs_are_those_of_the_softmax() {
+    let logits: Vec<f32> = (0..300).map(|i| ((i * 37 % 101) as f32) / 9.0 - 4.0).collect();
+    let distribution = Distribution::new(&logits).unwrap();
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+    for (token, &logit) in logits.iter().enumerate() {
+        let exact = f64::from(logit) - sum.ln();
+        let got = f64::from(distribution.logprob(token as TokenId));
+        assert!((got - exact).abs() < 1e-4, "{token}: {got} instead of {exact}");
+    }
+    let mut order: Vec<TokenId> = (0..300).collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    for count in [0, 1, 20] {
+        assert_eq!(distribution.likeliest(count, &mut Scratch::default()), order[..count]);
+    }
+    let forbidden = Distribution::new(&[0.0, f32::NEG_INFINITY]).unwrap();
+    assert_eq!((forbidden.logprob(0), forbidden.logprob(1)), (0.0, -9999.0));
+    assert!(Distribution::new(&[f32::NAN]).is_none());
 }
 
 #[test]

@@ -50,6 +50,11 @@ impl Sets<'_> {
             (false, true) => found.push((Tightens, "becomes a floor".into())),
             _ => (),
         }
+        match (&old.tenant, &new.tenant) {
+            (was, is) if was == is => (),
+            (_, None) => found.push((Tightens, "holds for every tenant".into())),
+            (_, Some(tenant)) => found.push((Loosens, format!("holds for {tenant} only"))),
+        }
         found.extend(telling_change(old, new));
         // What a shadow says has no effect, whichever way it changes.
         let without_effect = acts == (false, false);

@@ -120,6 +120,7 @@ impl Wider<'_> {
             | (Test::Caller(more), Test::Caller(less)) => {
                 less.iter().all(|less| more.iter().any(|more| pattern_covers(more, less)))
             }
+            (Test::Endpoint(more), Test::Endpoint(less)) => less.iter().all(|e| more.contains(e)),
             (Test::Content(more), Test::Content(less)) => less.iter().all(|k| more.contains(k)),
             _ => false,
         }

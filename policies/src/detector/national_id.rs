@@ -120,7 +120,10 @@ fn is_part_of_longer(number: &Number<'_>) -> bool {
     let before = first > 0 && touches(window.run[first - 1].end, window.run[first].start);
     let after =
         window.run.get(last + 1).is_some_and(|next| touches(window.run[last].end, next.start));
-    before || after
+    // `536-22-8714-B`: the part number goes on in letters.
+    let behind = &number.text.as_bytes()[window.run[last].end as usize..];
+    let lettered = matches!(behind, [b'-', letter, ..] if letter.is_ascii_uppercase());
+    before || after || lettered
 }
 
 /// Steuer-ID: one digit occurs twice or thrice among the first ten, ISO 7064 mod 11,10.

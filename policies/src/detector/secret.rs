@@ -32,6 +32,8 @@ pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
 
 /// No token is longer; whatever goes on is something else.
 const TOKEN_BYTES_MAX: usize = 512;
+/// How far from its name a value may stand with any words between.
+const CHOSEN_NEAR_BYTES: usize = 64;
 /// The same for signed tokens, which carry claims.
 const JWT_BYTES_MAX: usize = 16 << 10;
 
@@ -79,11 +81,14 @@ const TOKENS: &[TypedToken] = tokens![
     "key-" 32 hexadecimal, "dckr_pat_" 20 wide, "hvs." 24 wide, "hvb." 24 wide, "nfp_" 30 alphanumeric, "vercel_" 20 wide,
     "figd_" 30 wide, "ATATT3" 60 wide, "ATCTT3" 60 wide, "PMAK-" 50 wide, "rubygems_" 40 hexadecimal, "tfp_" 30 alphanumeric, "secret_" 40 alphanumeric, "ntn_" 40 alphanumeric,
     "dapi" 32 hexadecimal, "doo_v1_" 40 hexadecimal, "NRAK-" 20 upper, "glsa_" 30 wide, "glc_" 30 wide, "sntrys_" 30 wide, "sntryu_" 40 hexadecimal, "xkeysib-" 50 wide,
-    "gsk_" 40 alphanumeric, "r8_" 30 alphanumeric, "pplx-" 40 alphanumeric, "tvly-" 20 wide, "phc_" 30 alphanumeric, "phx_" 30 alphanumeric, "pat-na1-" 30 wide, "fo1_" 30 wide, "bkua_" 30 hexadecimal, "CCIPAT_" 30 wide, "AccountKey=" 40 wide, "SharedAccessKey=" 30 wide,
+    "gsk_" 40 alphanumeric, "r8_" 30 alphanumeric, "pplx-" 40 alphanumeric, "tvly-" 20 wide, "phc_" 30 alphanumeric, "phx_" 30 alphanumeric, "pat-na1-" 30 wide, "pat-eu1-" 30 wide, "fo1_" 30 wide, "bkua_" 30 hexadecimal, "CCIPAT_" 30 wide, "AccountKey=" 40 wide, "SharedAccessKey=" 30 wide,
     "hooks.slack.com/services/T" 30 webhook, "discord.com/api/webhooks/" 40 webhook, "discordapp.com/api/webhooks/" 40 webhook, "webhook.office.com/webhookb2/" 40 webhook, "hooks.zapier.com/hooks/catch/" 12 webhook,
     "xai-" 40 alphanumeric, "co-" 40 alphanumeric, "fw_" 20 alphanumeric, "nvapi-" 40 wide, "sk_prod_" 16 alphanumeric, "pk_prod_" 16 alphanumeric, "rzp_live_" 14 alphanumeric, "access_token$production$" 20 wide,
     "oy2" 43 alphanumeric, "CLOJARS_" 40 alphanumeric, "dt0c01." 40 wide, "EZAK" 50 alphanumeric, "FLWSECK-" 20 wide, "fio-u-" 40 wide, "ghb_" 30 alphanumeric, "glptt-" 30 wide, "glsoat-" 20 wide, "ico-" 30 alphanumeric, "lin_oauth_" 30 alphanumeric,
     "pscale_tkn_" 30 wide, "pscale_pw_" 30 wide, "pul-" 40 hexadecimal, "PRMK-" 20 wide, "shippo_live_" 40 hexadecimal, "sl." 100 wide, "sbp_" 40 hexadecimal, "tk-us-" 30 wide, "YCAJE" 20 wide, "AQVN" 30 wide, "hvr." 24 wide, "waka_" 30 wide, "DO00" 16 upper,
+    "ATBB" 28 alphanumeric, "lsv2_pt_" 30 wide, "lsv2_sk_" 30 wide, "tskey-" 20 wide, "dp.st." 40 wide, "dp.pt." 40 wide, "ops_eyJ" 40 wide, "shptka_" 30 hexadecimal, "CFPAT-" 40 wide, "HRKU-" 30 wide, "sess-" 40 alphanumeric,
+    "glcbt-" 20 wide, "glft-" 20 wide, "glimt-" 20 wide, "glagent-" 40 wide, "GR1348941" 20 wide, "rdme_" 60 alphanumeric, "sk.eyJ" 40 wide, "pscale_oauth_" 30 wide, "xoxe." 20 wide, "SWMTKN-1-" 50 wide, "LTAI" 16 alphanumeric, "AKID" 32 alphanumeric,
+    "apify_api_" 30 alphanumeric, "sk-lf-" 30 wide, "pcsk_" 50 wide, "jina_" 40 alphanumeric, "fc-" 32 hexadecimal, "csk-" 40 alphanumeric, "e2b_" 36 hexadecimal, "sk_org_" 20 wide, "dckr_oat_" 20 wide, "duffel_live_" 30 wide, "pypi-AgE" 40 wide, "AGE-SECRET-KEY-1" 50 upper,
 ];
 
 /// Typed tokens and generic `name = value` secrets.
@@ -262,7 +267,9 @@ impl Detector for Password {
             let assigned = assigned_value(reading.text, at).map(|range| (range, true));
             let Some((range, _)) = assigned.or_else(|| {
                 let said = stated_value(reading.text, at);
-                said.or_else(|| labelled_value(reading.text, at)).map(|r| (r, false))
+                said.or_else(|| labelled_value(reading.text, at))
+                    .or_else(|| chosen_nearby(reading.text, at))
+                    .map(|r| (r, false))
             }) else {
                 continue;
             };
@@ -333,6 +340,35 @@ fn labelled_value(text: &str, at: usize) -> Option<Range<usize>> {
         text[at + words..].strip_prefix([':', '='])?.trim_start_matches([' ', '"', '\'', '`']);
     let range = value_range(text, text.len() - value.len())?;
     looks_chosen(&text[range.clone()]).then_some(range)
+}
+
+/// "Hasło do serwera to Kq7%…", "パスワードは Kq7%… です": whatever the language says between, a token
+/// that nobody uses as a word is the value.
+fn chosen_nearby(text: &str, at: usize) -> Option<Range<usize>> {
+    let near = &text[at..floor_boundary(text, at + CHOSEN_NEAR_BYTES)];
+    let near = &near[..near.find(['\n', '?']).unwrap_or(near.len())];
+    let ends = |c: char| c.is_whitespace() || !c.is_ascii() || "\"'`,;:()<>".contains(c);
+    let mut start = at;
+    for token in near.split_inclusive(ends) {
+        let value = token.trim_end_matches(ends).trim_end_matches('.');
+        if is_no_word(value) {
+            return Some(start..start + value.len());
+        }
+        start += token.len();
+    }
+    None
+}
+
+/// Small letters, digits and something else, and neither a mail address nor a path.
+fn is_no_word(value: &str) -> bool {
+    let has_sign = value.bytes().any(|b| b.is_ascii_punctuation() && !b"-_./".contains(&b));
+    let is_mixed = value.bytes().any(|b| b.is_ascii_uppercase()) || has_sign;
+    let is_address = value.contains('@') && value.contains('.') || value.contains('/');
+    value.len() >= 8
+        && has_digit(value)
+        && value.bytes().any(|b| b.is_ascii_lowercase())
+        && is_mixed
+        && !is_address
 }
 
 fn value_range(text: &str, start: usize) -> Option<Range<usize>> {
@@ -516,5 +552,5 @@ const KEY_NAMES: &[&str] = &[
 ];
 #[rustfmt::skip]
 const PASSWORD_NAMES: &[&str] = &[
-    "password", "passwd", "pwd", "pass", "passphrase", "passcode", "passwort", "kennwort", "mot de passe", "mdp", "contraseña", "clave", "parola d'ordine", "senha", "palavra passe", "wachtwoord", "hasło", "lösenord", "пароль", "şifre", "parola", "密码", "パスワード", "비밀번호", "login password", "admin password", "root password", "wifi password", "wlan passwort", "pin code", "db password", "adgangskode", "salasana", "passord", "pw", "bindpw", "userpw", "adminpw", "rootpw", "dbpw", "dbpass", "ftppass", "smbpass", "sudopw", "passwrd", "parol", "creds", "credentials", "zugangsdaten", "identifiants", "credenciales", "credenziali", "credenciais", "inloggegevens", "snmp server community", "community string", "enable secret", "enable password", "secret", "pre shared key", "psk", "wpa key", "unlock code", "passkey", "db pass", "ftp pass", "ssh pass", "sudo password", "root pw", "admin pw", "heslo", "jelszó", "κωδικός", "סיסמה", "كلمة المرور", "पासवर्ड", "mật khẩu", "รหัสผ่าน",
+    "password", "passwd", "pwd", "pass", "passphrase", "passcode", "passwort", "kennwort", "mot de passe", "mdp", "contraseña", "clave", "parola d'ordine", "senha", "palavra passe", "wachtwoord", "hasło", "lösenord", "пароль", "şifre", "parola", "密码", "パスワード", "비밀번호", "login password", "admin password", "root password", "wifi password", "wlan passwort", "pin code", "db password", "adgangskode", "salasana", "passord", "pw", "bindpw", "userpw", "adminpw", "rootpw", "dbpw", "dbpass", "ftppass", "smbpass", "sudopw", "passwrd", "parol", "creds", "credentials", "zugangsdaten", "identifiants", "credenciales", "credenziali", "credenciais", "inloggegevens", "snmp server community", "community string", "enable secret", "enable password", "secret", "pre shared key", "psk", "wpa key", "unlock code", "passkey", "db pass", "ftp pass", "ssh pass", "sudo password", "root pw", "admin pw", "heslo", "jelszó", "κωδικός", "סיסמה", "كلمة المرور", "पासवर्ड", "mật khẩu", "รหัสผ่าน", "pgpassword", "mysql pwd", "sshpass", "rediscli auth",
 ];

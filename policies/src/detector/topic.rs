@@ -2,7 +2,7 @@
 //!
 //! What makes a text private is often said in words that no list holds ("she won't take her lithium").
 //! A linear model over words and pairs of words answers that: each feature adds its weight to every
-//! topic, the sum over a passage is divided by the root of its number of features, and thresholds
+//! topic, the sum over a passage is divided by the root of its number of features (and some more, so that short texts must be plain), and thresholds
 //! measured on unseen rows turn it into `likely` and `very_likely`. The model is a text file,
 //! `detectors/topics.tsv`, one feature a line with its weights, so that anyone can read what speaks
 //! for a topic; `train` writes it from labelled rows.
@@ -21,11 +21,19 @@ use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{Likely, VeryLikely};
 use features::Feature;
 pub(crate) use features::WordKinds;
-pub use train::{LabelledText, TopicTraining, train_topics};
+pub use train::{LabelledText, TopicTraining, WordVectors, train_topics};
 
 /// The topics, in the order of the model's columns; the names are built-in detectors.
-pub(crate) const TOPICS: [&str; 5] =
-    ["health_matter", "personal_matter", "legal_matter", "business_secret", "spoken_secret"];
+///
+/// The last is the sum of the others: what speaks a little for two of them speaks for it.
+pub(crate) const TOPICS: [&str; 6] = [
+    "health_matter",
+    "personal_matter",
+    "legal_matter",
+    "business_secret",
+    "spoken_secret",
+    "private_matter",
+];
 
 /// The shipped model.
 const SHIPPED: &str = include_str!("../../detectors/topics.tsv");
@@ -36,6 +44,8 @@ const BLOCK_WORDS: usize = 16;
 const PASSAGE_BLOCKS: usize = 4;
 /// Fewer features say nothing.
 const FEATURES_MIN: u32 = 8;
+/// As if every passage had so many more features that say nothing: a few words are no proof.
+const SILENT_FEATURES: f32 = 12.0;
 /// Weights are multiples of this.
 const WEIGHT_STEP: f32 = 0.125;
 
@@ -203,7 +213,7 @@ impl TopicModel {
         if features < FEATURES_MIN {
             return None;
         }
-        let scale = WEIGHT_STEP / (features as f32).sqrt();
+        let scale = WEIGHT_STEP * share_of(features as usize);
         let mut score = self.bias;
         for (topic, score) in score.iter_mut().enumerate() {
             *score += scale * blocks.iter().map(|b| i32::from(b.sums[topic])).sum::<i32>() as f32;
@@ -211,6 +221,11 @@ impl TopicModel {
         let range = blocks.first()?.range.start..blocks.last()?.range.end;
         Some(Passage { range, score })
     }
+}
+
+/// What one feature counts among so many.
+fn share_of(features: usize) -> f32 {
+    1.0 / (features as f32 + SILENT_FEATURES).sqrt()
 }
 
 /// From other bits than the tag and the slot are made of.
@@ -277,10 +292,10 @@ mod tests {
         let lexicon = LexiconBuilder::default().build();
         let kinds = || WordKinds::new(&mut Compiler::default());
         let parse = |file: &str| TopicModel::parse(file, &lexicon, kinds()).map(|_| ());
-        assert_eq!(parse("# comment\nsalary\t1\t2\t3\t4\t5\n"), Ok(()));
-        assert_eq!(parse("# comment\nsalary\t1\t2\t3\t4\n"), Err(2));
-        assert_eq!(parse("salary\t1\t2\t3\t4\t5\n=bias\t1\t2\t3\t4\tx\n"), Err(2));
-        assert_eq!(parse("salary 1 2 3 4 5\n"), Err(1));
+        assert_eq!(parse("# comment\nsalary\t1\t2\t3\t4\t5\t6\n"), Ok(()));
+        assert_eq!(parse("# comment\nsalary\t1\t2\t3\t4\t5\n"), Err(2));
+        assert_eq!(parse("salary\t1\t2\t3\t4\t5\t6\n=bias\t1\t2\t3\t4\t5\tx\n"), Err(2));
+        assert_eq!(parse("salary 1 2 3 4 5 6\n"), Err(1));
     }
 
     #[test]
@@ -307,8 +322,9 @@ mod tests {
                 request: true,
             })
             .collect();
-        let training = train_topics(&rows);
-        assert_eq!(training.file, train_topics(&rows).file);
+        let vectors = WordVectors::parse("chemo 9 0\nsurgery 8 1\nbicycle 0 9").unwrap();
+        let training = train_topics(&rows, &vectors);
+        assert_eq!(training.file, train_topics(&rows, &vectors).file);
         let weight = |feature: &str| -> i8 {
             let line =
                 training.file.lines().find(|l| l.starts_with(&format!("{feature}\t"))).unwrap();

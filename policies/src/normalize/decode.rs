@@ -1,4 +1,4 @@
-//! Undoes encodings in place: base64, hexadecimal, URL, HTML, backslash escapes, quoted-printable, gzip.
+//! Undoes encodings in place: base64, base32, hexadecimal, URL, HTML, backslash escapes, quoted-printable, gzip.
 //!
 //! A candidate is replaced by its decoding only if that is text; random letters that happen to be
 //! base64 stay as they are. Long base64 that decodes to noise is reported as opaque: nobody can say
@@ -14,6 +14,10 @@ use crate::prompt::ContentKind;
 
 /// Shorter tokens are words; `NTM2` says nothing.
 pub(super) const TOKEN_BYTES_MIN: usize = 12;
+/// Shorter tokens of capitals and digits are part numbers.
+const BASE32_BYTES_MIN: usize = 16;
+/// Base64 is seldom wrapped into shorter lines.
+const WRAPPED_LINE_BYTES_MIN: usize = 16;
 /// Fewer pairs of hexadecimal digits are a date or a time.
 pub(super) const HEX_PAIRS_MIN: usize = 6;
 /// Fewer character codes are a list of small numbers.
@@ -97,8 +101,18 @@ fn token(
     if end - start < TOKEN_BYTES_MIN {
         return (end, None);
     }
-    if let Some(decoded) = hex(&bytes[start..end]).and_then(|b| readable(&b)) {
-        return (end, Some(decoded));
+    if let Some(data) = hex(&bytes[start..end]) {
+        let decoded = readable(&data).or_else(|| inflated(&data, budget));
+        if decoded.is_none() && data.len() >= OPAQUE_BYTES_MIN && !is_public(text, start) {
+            opaque.push((kind_of(&data), start..end));
+        }
+        if decoded.is_some() {
+            return (end, decoded);
+        }
+    }
+    if let Some(decoded) = base32(&bytes[start..end]).and_then(|data| readable(&data)) {
+        let padding = bytes[end..].iter().take(6).take_while(|b| **b == b'=').count();
+        return (end + padding, Some(decoded));
     }
     base64_block(text, start, end, budget, opaque)
 }
@@ -182,10 +196,15 @@ fn base64_block(
     let bytes = text.as_bytes();
     let mut end = first_end;
     let mut line_start = start;
-    while end - line_start >= 40 {
+    // Short lines are wrapped text only if they are as encoders cut them: in fours, all of a length.
+    let first_len = first_end - start;
+    let is_cut = first_len >= WRAPPED_LINE_BYTES_MIN
+        && first_len.is_multiple_of(4)
+        && !is_plain_word(&bytes[start..end]);
+    while end - line_start >= 40 || is_cut && end - line_start == first_len {
         let gap = bytes[end..].iter().take(2).take_while(|b| matches!(b, b'\n' | b'\r')).count();
         let next = token_end(bytes, end + gap);
-        if gap == 0 || next == end + gap {
+        if gap == 0 || next == end + gap || first_len < 40 && next - end - gap > first_len {
             break;
         }
         (line_start, end) = (end + gap, next);
@@ -228,6 +247,30 @@ fn base64(token: &[u8]) -> Option<Vec<u8>> {
     (count < 6).then_some(data)
 }
 
+/// RFC 4648: capitals and the digits 2 to 7, five bits each. Words in capitals hold no digit.
+fn base32(token: &[u8]) -> Option<Vec<u8>> {
+    if token.len() < BASE32_BYTES_MIN || !token.iter().any(u8::is_ascii_digit) {
+        return None;
+    }
+    let mut data = Vec::with_capacity(token.len() * 5 / 8);
+    let (mut bits, mut count) = (0u32, 0);
+    for &byte in token {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'2'..=b'7' => byte - b'2' + 26,
+            _ => return None,
+        };
+        bits = bits << 5 | u32::from(value);
+        count += 5;
+        if count >= 8 {
+            count -= 8;
+            data.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    Some(data)
+}
+
 fn sextet(byte: u8) -> Option<u32> {
     let value = match byte {
         b'A'..=b'Z' => byte - b'A',
@@ -245,8 +288,9 @@ fn readable(data: &[u8]) -> Option<String> {
     if let Ok(text) = std::str::from_utf8(data) {
         let total = text.chars().count();
         let printable = text.chars().filter(|c| !c.is_control() || c.is_whitespace()).count();
-        return (total >= 4 && printable * 100 >= total * PRINTABLE_PERCENT_MIN)
-            .then(|| text.to_owned());
+        if total >= 4 && printable * 100 >= total * PRINTABLE_PERCENT_MIN {
+            return Some(text.to_owned());
+        }
     }
     utf16(data)
 }

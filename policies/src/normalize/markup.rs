@@ -67,18 +67,27 @@ fn joined_literals_end(bytes: &[u8], start: usize) -> usize {
     let between = &bytes[start + 1..end];
     let is_call =
         [&b").append("[..], b").concat(", b").add(", b") + (", b"||", b" || "].contains(&between);
+    let is_assignment = is_second_assignment(between);
     let is_glue = |b: &u8| matches!(b, b' ' | b'+' | b'.' | b'&' | b'\n' | b'\t' | b'\\');
     let is_value =
         |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(b));
     let inside = start.checked_sub(1).and_then(|i| bytes.get(i));
-    if !between.is_empty()
-        && (is_call || between.iter().all(is_glue))
+    if (!between.is_empty() || quote == b'`')
+        && (is_call || is_assignment || between.iter().all(is_glue))
         && is_value(inside)
         && is_value(bytes.get(end + 1))
     {
         return end + 1;
     }
     start
+}
+
+/// `"; b = "`: a value cut over two variables.
+fn is_second_assignment(between: &[u8]) -> bool {
+    let trimmed = between.trim_ascii();
+    let name = trimmed.strip_prefix(b";").or(trimmed.strip_prefix(b",")).unwrap_or(trimmed);
+    let name = name.trim_ascii().strip_suffix(b"=").map(<[u8]>::trim_ascii);
+    name.is_some_and(|n| !n.is_empty() && n.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_'))
 }
 
 /// End of `**`, `__` or `~~` around or inside a value.

@@ -36,6 +36,37 @@ pub struct TestReport {
     pub rules_total: usize,
     /// Ids of the rules that no passing case matched.
     pub rules_uncovered: Vec<String>,
+    /// Every case in the order of the files.
+    #[serde(skip)]
+    pub cases: Vec<TestCase>,
+}
+
+/// One case and how it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestCase {
+    /// File of the test.
+    pub file: String,
+    /// Line of the test.
+    pub line: u32,
+    /// Rule under test; `None` for destination tests.
+    pub rule: Option<String>,
+    /// Which case of the test, from 1.
+    pub number: usize,
+    /// How it went.
+    pub result: CaseResult,
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaseResult {
+    /// As expected.
+    Pass,
+    /// Otherwise: how.
+    Fail(String),
+    /// Otherwise, which is known: how.
+    KnownGap(String),
+    /// As expected, though it is marked as a known gap.
+    ClosedGap,
 }
 
 /// A case that did not do what it should; its text stays in the file.
@@ -177,6 +208,7 @@ pub(super) fn prompt(given: &Given, turns: &[String]) -> Prompt {
             model: given.model.clone().unwrap_or_default(),
             path: given.path.clone().unwrap_or_else(|| "/v1/chat/completions".to_owned()),
             caller: given.caller.clone(),
+            tenant: given.tenant.clone().unwrap_or_default(),
         },
     }
 }
@@ -225,7 +257,7 @@ impl PolicySet {
                 rule: Some(test.rule.clone()),
                 message: format!("{}{message}", case_in_words(index, test.cases.len())),
             };
-            report.count(held, test.is_gap(), failure);
+            report.count(held, test.is_gap(), index, failure);
         }
     }
 
@@ -246,7 +278,7 @@ impl PolicySet {
                     complaint.clone().unwrap_or_default()
                 ),
             };
-            report.count(complaint.is_none(), test.spec.known_gap.is_some(), failure);
+            report.count(complaint.is_none(), test.spec.known_gap.is_some(), index, failure);
         }
     }
 
@@ -339,7 +371,15 @@ fn findings_in_words(findings: &[crate::evidence::Finding]) -> String {
 }
 
 impl TestReport {
-    fn count(&mut self, held: bool, is_gap: bool, failure: TestFailure) {
+    fn count(&mut self, held: bool, is_gap: bool, index: usize, failure: TestFailure) {
+        let TestFailure { file, line, rule, message, .. } = failure.clone();
+        let result = match (held, is_gap) {
+            (true, false) => CaseResult::Pass,
+            (false, false) => CaseResult::Fail(message),
+            (false, true) => CaseResult::KnownGap(message),
+            (true, true) => CaseResult::ClosedGap,
+        };
+        self.cases.push(TestCase { file, line, rule, number: index + 1, result });
         match (held, is_gap) {
             (true, false) => self.passed += 1,
             (false, false) => self.failed.push(failure),

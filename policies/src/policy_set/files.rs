@@ -145,6 +145,7 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
             let site = Document::parse(source("site.yaml", SHIPPED_SITE))?;
             let mut spec: SiteSpec = typed(&site)?;
             spec.packs.0.clear();
+            spec.tenants.0.clear();
             spec.tests.0.clear();
             let shelf = Shelf::Given(sources);
             let mut gatherer = Gatherer::new(&shelf);
@@ -199,6 +200,9 @@ fn gather(site: Document, shelf: &Shelf, given: Vec<Document>) -> Result<Files, 
     let spec: SiteSpec = typed(&site)?;
     let mut gatherer = Gatherer::new(shelf);
     gatherer.add_named(&site, &spec.packs.0)?;
+    for (_, packs) in &spec.tenants.0 {
+        gatherer.add_named(&site, &packs.0)?;
+    }
     let mut detectors = shipped_detector_files()?;
     for name in &spec.detector_files.0 {
         if !given.iter().any(|document| document.source.name == name.value) {
@@ -264,7 +268,7 @@ fn is_path(name: &str) -> bool {
     name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml")
 }
 
-fn is_called(source: &Source, name: &str) -> bool {
+pub(super) fn is_called(source: &Source, name: &str) -> bool {
     source.name == name || !is_path(name) && source.name.strip_suffix(".yaml") == Some(name)
 }
 

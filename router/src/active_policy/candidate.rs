@@ -4,14 +4,16 @@
 //! record, so that a change is known on live traffic before it is put in force. A candidate that cannot
 //! be read, or that dies on a request, is left out; nothing of the serving waits for it or rests on it.
 //!
-//! Not here: replaying old records against a new set, what a set's files loosen (`loosening`).
+//! [`Outcome`]s of two sets over one request are compared here for old records, too.
+//!
+//! Not here: reading old records (`sluice policy simulate`), what a set's files loosen (`loosening`).
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sluice_policies::{Classification, Decision, Facts, PolicySet, Prompt, Route, ScanMemory};
 
 use super::origin::Origin;
@@ -39,14 +41,14 @@ pub struct WouldBe {
     pub kind: Kind,
 }
 
-/// In which direction a candidate differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// In which direction a candidate differs; what must not be missed comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// It allows less, or raises higher.
-    Tighten,
     /// It allows more in any respect.
     Loosen,
+    /// It allows less, or raises higher.
+    Tighten,
     /// It allows the same on other grounds.
     Neutral,
 }
@@ -60,6 +62,23 @@ impl Kind {
             Kind::Neutral => "neutral",
         }
     }
+}
+
+/// What a set decided about a request, as far as sets are compared by it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Outcome {
+    /// Where it goes.
+    pub route: Route,
+    /// Its class.
+    pub class: String,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// Rules that matched.
+    pub rules: Vec<String>,
+    /// Upstreams that may answer.
+    pub allowed: Vec<String>,
+    /// It never goes to a cloud.
+    pub never_cloud: bool,
 }
 
 impl CandidateSlot {
@@ -128,11 +147,7 @@ pub fn would_be(
 ) -> Option<WouldBe> {
     let decide = || candidate.decide(classification, facts);
     let other = catch_unwind(AssertUnwindSafe(decide)).ok()?;
-    let outcome = |d: &Decision| (d.route, d.class.clone(), d.labels.clone(), d.rules.clone());
-    if outcome(decision) == outcome(&other) && same_upstreams(decision, &other) {
-        return None;
-    }
-    let kind = kind(active, decision, &other);
+    let kind = Outcome::of(&other).compared_with(&Outcome::of(decision), active)?;
     let Decision { policy_digest: policy, route, class, labels, rules, .. } = other;
     Some(WouldBe { policy, route, class, labels, rules, kind })
 }
@@ -140,35 +155,50 @@ pub fn would_be(
 impl WouldBe {
     /// The rules on which a candidate differs from the decision in force, sorted.
     pub fn rules_apart<'a>(&'a self, decision: &'a Decision) -> Vec<&'a str> {
-        let set = |rules: &'a [String]| rules.iter().map(String::as_str).collect::<BTreeSet<_>>();
-        set(&self.rules).symmetric_difference(&set(&decision.rules)).copied().collect()
+        rules_apart(&self.rules, &decision.rules)
     }
 }
 
-fn same_upstreams(a: &Decision, b: &Decision) -> bool {
-    allows_no_more(a, b) && allows_no_more(b, a)
+/// Rules that only one of two lists has, sorted.
+pub fn rules_apart<'a>(one: &'a [String], other: &'a [String]) -> Vec<&'a str> {
+    let set = |rules: &'a [String]| rules.iter().map(String::as_str).collect::<BTreeSet<_>>();
+    set(one).symmetric_difference(&set(other)).copied().collect()
 }
 
-fn allows_no_more(a: &Decision, b: &Decision) -> bool {
-    a.allowed.iter().all(|upstream| b.allowed.contains(upstream))
-}
+impl Outcome {
+    /// What a decision says.
+    pub fn of(decision: &Decision) -> Outcome {
+        let Decision { route, class, labels, rules, allowed, never_cloud, .. } = decision.clone();
+        Outcome { route, class, labels, rules, allowed, never_cloud }
+    }
 
-/// One looser respect makes the whole looser: that is what a reader must not miss.
-fn kind(active: &PolicySet, was: &Decision, would: &Decision) -> Kind {
-    let names: Vec<&str> = active.class_names().collect();
-    let rank = |class: &str| names.iter().position(|name| *name == class);
-    let loses = |a: &Decision, b: &Decision| a.labels.iter().any(|l| !b.labels.contains(l));
-    let lower = |a: &str, b: &str| rank(a).zip(rank(b)).is_some_and(|(a, b)| a < b);
-    let looser = |was: &Decision, would: &Decision| {
-        !allows_no_more(would, was)
-            || was.never_cloud && !would.never_cloud
-            || lower(&would.class, &was.class)
-            || loses(was, would)
-    };
-    match (looser(was, would), looser(would, was)) {
-        (true, _) => Kind::Loosen,
-        (false, true) => Kind::Tighten,
-        (false, false) => Kind::Neutral,
+    /// In which direction this outcome differs from an older one; `None` if it does not. Classes are in
+    /// the order of `set`. One looser respect makes the whole looser: that is what a reader must not miss.
+    pub fn compared_with(&self, was: &Outcome, set: &PolicySet) -> Option<Kind> {
+        let same_upstreams = self.allows_no_more_than(was) && was.allows_no_more_than(self);
+        let apart = |o: &Outcome| (o.route, o.class.clone(), o.labels.clone(), o.rules.clone());
+        if apart(self) == apart(was) && same_upstreams {
+            return None;
+        }
+        let names: Vec<&str> = set.class_names().collect();
+        Some(match (self.is_looser_than(was, &names), was.is_looser_than(self, &names)) {
+            (true, _) => Kind::Loosen,
+            (false, true) => Kind::Tighten,
+            (false, false) => Kind::Neutral,
+        })
+    }
+
+    fn is_looser_than(&self, was: &Outcome, classes: &[&str]) -> bool {
+        let rank = |class: &str| classes.iter().position(|name| *name == class);
+        let is_lower = rank(&self.class).zip(rank(&was.class)).is_some_and(|(is, was)| is < was);
+        !self.allows_no_more_than(was)
+            || was.never_cloud && !self.never_cloud
+            || is_lower
+            || was.labels.iter().any(|label| !self.labels.contains(label))
+    }
+
+    fn allows_no_more_than(&self, other: &Outcome) -> bool {
+        self.allowed.iter().all(|upstream| other.allowed.contains(upstream))
     }
 }
 
@@ -203,7 +233,8 @@ mod tests {
             (decision("confidential", &["GDPR"], &["ward", "edge"], &["A"]), Kind::Loosen),
             (decision("confidential", &["GDPR"], &both, &["B"]), Kind::Neutral),
         ] {
-            assert_eq!(kind(&active, &was, &would), expected, "{would:?}");
+            let kind = Outcome::of(&would).compared_with(&Outcome::of(&was), &active);
+            assert_eq!(kind, Some(expected), "{would:?}");
         }
     }
 

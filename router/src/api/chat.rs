@@ -7,7 +7,8 @@
 //! key included, and named as unknown.
 //!
 //! Source: OpenAI's published API schema for chat completions, as of November 2026; `top_k`,
-//! `min_p`, `repetition_penalty` and `reasoning_content` are what compatible servers add.
+//! `min_p`, `repetition_penalty`, `enable_thinking`, `chat_template_kwargs` and `reasoning_content` are
+//! what compatible servers add.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ enum Kind {
 /// Every field of a chat completions body.
 const FIELDS: &[(&str, Kind)] = &[
     ("audio", Kind::Text),
+    ("chat_template_kwargs", Kind::Text),
+    ("enable_thinking", Kind::Inert),
     ("frequency_penalty", Kind::Inert),
     ("function_call", Kind::Text),
     ("functions", Kind::Text),
@@ -147,6 +150,7 @@ fn context(
 ) -> RequestContext {
     context.model = model.to_owned();
     context.caller = caller.id.clone();
+    context.tenant = caller.tenant.to_string();
     context.key_tags = caller.tags.clone();
     if context.latency.is_none() {
         let tier = fields.get("service_tier").and_then(Value::as_str);
@@ -489,7 +493,10 @@ fn flatten(value: &Value, skip: Option<&str>, out: &mut String, depth: usize) {
             }
         }
         Value::Object(map) => {
-            for (key, inner) in map.iter().filter(|(key, _)| Some(key.as_str()) != skip) {
+            // In the order of the keys: the same call written in another order is the same text.
+            let mut fields: Vec<_> = map.iter().filter(|(k, _)| Some(k.as_str()) != skip).collect();
+            fields.sort_unstable_by_key(|(key, _)| *key);
+            for (key, inner) in fields {
                 out.push_str(key);
                 out.push_str(": ");
                 flatten(inner, None, out, depth + 1);

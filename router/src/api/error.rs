@@ -133,7 +133,7 @@ impl ApiError {
     }
 
     /// 400: no upstream that policy allows can do what the request asks for.
-    pub fn unsupported(param: &'static str, what: &str) -> Self {
+    pub fn unsupported(param: &str, what: &str) -> Self {
         let mut e = Self::invalid(
             param.to_owned(),
             format!("failed to serve {param}: {what}, and policy allows no other upstream"),

@@ -114,12 +114,12 @@ fn read_prompt(args: &Args, run: u64) -> GenerationRequest {
 /// A short prompt and a long reply.
 fn write_reply(args: &Args, run: u64) -> GenerationRequest {
     let prompt = format!("Write a long story about a lighthouse. Begin with the number {run}.");
-    request(PromptInput::Messages(vec![message("user", &prompt)]), args.decode_tokens, run)
+    request(PromptInput::messages(vec![message("user", &prompt)]), args.decode_tokens, run)
 }
 
 fn request(prompt: PromptInput, max_tokens: usize, seed: u64) -> GenerationRequest {
     let sampling = SamplingOptions { seed: Some(seed), ..SamplingOptions::default() };
-    GenerationRequest { prompt, sampling, max_tokens: Some(max_tokens), stop: Vec::new() }
+    GenerationRequest { sampling, max_tokens: Some(max_tokens), ..GenerationRequest::new(prompt) }
 }
 
 fn report(

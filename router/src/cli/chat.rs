@@ -117,10 +117,9 @@ async fn say(
 ) -> anyhow::Result<()> {
     conversation.push(message("user", text));
     let request = GenerationRequest {
-        prompt: PromptInput::Messages(conversation.clone()),
         sampling: sampling.options(),
         max_tokens: sampling.max_tokens,
-        stop: Vec::new(),
+        ..GenerationRequest::new(PromptInput::messages(conversation.clone()))
     };
     match engine.submit(request) {
         Ok(stream) => {
@@ -147,9 +146,9 @@ async fn show(mut stream: TokenStream) -> anyhow::Result<String> {
             _ = tokio::signal::ctrl_c() => None,
         };
         match event {
-            Some(StreamEvent::Text(piece)) => {
-                out::piece(&piece)?;
-                reply.push_str(&piece);
+            Some(StreamEvent::Delta(delta)) => {
+                out::piece(&delta.content)?;
+                reply.push_str(&delta.content);
             }
             Some(StreamEvent::Failed(error)) => {
                 out::note(format_args!("\nerror: {error}"));

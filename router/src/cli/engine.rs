@@ -176,7 +176,7 @@ impl Speeds {
 
 /// One turn of a conversation.
 pub(super) fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage { role: role.to_owned(), content: content.to_owned() }
+    ChatMessage::new(role, content)
 }
 
 /// The word that OpenAI's API uses for why a reply ended.
@@ -184,6 +184,7 @@ pub(super) fn finish_word(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
+        FinishReason::ToolCalls => "tool_calls",
     }
 }
 

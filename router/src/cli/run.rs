@@ -78,13 +78,12 @@ fn request(args: &Args) -> Result<GenerationRequest, Failure> {
     } else {
         let mut conversation = args.sampling.conversation();
         conversation.push(message("user", &prompt));
-        PromptInput::Messages(conversation)
+        PromptInput::messages(conversation)
     };
     Ok(GenerationRequest {
-        prompt,
         sampling: args.sampling.options(),
         max_tokens: args.sampling.max_tokens,
-        stop: Vec::new(),
+        ..GenerationRequest::new(prompt)
     })
 }
 
@@ -100,7 +99,7 @@ pub(super) fn generate(
     let mut stream = loaded.engine.submit(request).or_usage()?;
     while let Some(event) = stream.next_blocking() {
         match event {
-            StreamEvent::Text(piece) => show(&piece)?,
+            StreamEvent::Delta(delta) => show(&delta.content)?,
             StreamEvent::Finished(finish) => return Ok(finish),
             StreamEvent::Failed(error) => return Err(anyhow::Error::from(error).into()),
         }

@@ -34,6 +34,7 @@ fn ask() -> Ask {
         policy: Arc::new(PolicySet::shipped().unwrap()),
         request: chat::read(body, hints, caller).ok().unwrap(),
         classification,
+        evidence: Evidence::default(),
         redaction: None,
         stripped: vec![],
         allowed: vec![],
@@ -50,7 +51,7 @@ fn status(code: u16) -> UpstreamError {
 #[test]
 fn the_error_that_says_most_is_told() {
     use RefusalCode::{EdgeUnavailable, PolicyBlocked, UpstreamUnavailable};
-    let unsupported = UpstreamError::Unsupported { param: "tools", what: "no" };
+    let unsupported = UpstreamError::Unsupported { param: "tools".into(), what: "no".into() };
     for (refusal, last, expected) in [
         (Some(PolicyBlocked), None, (403, "policy_blocked")),
         (Some(PolicyBlocked), Some(status(500)), (403, "policy_blocked")),
@@ -70,7 +71,7 @@ fn the_error_that_says_most_is_told() {
 #[test]
 fn only_what_may_pass_is_queued_and_only_as_long_as_the_site_says() {
     let refusal = Some(RefusalCode::EdgeUnavailable);
-    let unsupported = UpstreamError::Unsupported { param: "tools", what: "no" };
+    let unsupported = UpstreamError::Unsupported { param: "tools".into(), what: "no".into() };
     let step = QUEUE_STEP_MIN;
     for (queue_ms_max, last, expected) in [
         (Some(1000), None, true),

@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::super::{ExpertWeights, HeadOrder, Reference};
+use super::super::{ExpertWeights, HeadOrder, Reference, silu};
 use super::*;
 use crate::quant::dequantise_row;
 use crate::quant::tests::sample;
-use crate::tensor::{AlignedBytes, Matrix, MatrixShape};
+use crate::tensor::{AlignedBytes, DType, Matrix, MatrixShape};
 
 /// Largest error of a dot product with 8-bit activations, as a share of Σ|w·x|: half a step of 127.
 const Q8_ACTIVATION_ERR_MAX: f64 = 0.5 / 127.0 * 1.05;

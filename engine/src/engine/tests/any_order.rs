@@ -40,7 +40,7 @@ impl Reader {
         for _ in 0..events {
             let Ok(event) = self.stream.events.try_recv() else { return };
             match self.stream.took(Some(event)) {
-                Some(StreamEvent::Text(text)) => self.text.push_str(&text),
+                Some(StreamEvent::Delta(delta)) => self.text.push_str(&delta.content),
                 _ => self.ends += 1,
             }
         }

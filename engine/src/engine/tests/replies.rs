@@ -45,7 +45,7 @@ fn every_event_holds_whole_characters() {
     let reply = "日本語 👩‍👩‍👧 é";
     let (text, _, events) = reply_to(Scripted::saying("hi", reply), plain("hi"));
     assert_eq!(text, reply);
-    let texts = events.iter().filter(|event| matches!(event, StreamEvent::Text(_))).count();
+    let texts = events.iter().filter(|event| matches!(event, StreamEvent::Delta(_))).count();
     assert_eq!(texts, reply.chars().count(), "one character an event, each of several tokens");
 }
 
@@ -58,8 +58,8 @@ fn messages_go_through_the_template() {
         tokenizer.encode_rendered(prompt).unwrap(),
         tokenizer.encode_text("hello").unwrap(),
     );
-    let message = ChatMessage { role: "user".into(), content: "hi".into() };
-    let request = GenerationRequest { prompt: PromptInput::Messages(vec![message]), ..plain("") };
+    let message = ChatMessage::new("user", "hi");
+    let request = GenerationRequest { prompt: PromptInput::messages(vec![message]), ..plain("") };
     assert_eq!(reply_to(model, request).0, "hello");
 }
 
@@ -95,8 +95,8 @@ fn requests_that_cannot_work_are_refused_at_once() {
     for (request, expected) in cases {
         assert_eq!(refusal(request), expected);
     }
-    let empty = ChatMessage { role: "user".into(), content: String::new() };
-    let messages = PromptInput::Messages(vec![empty; 100_000]);
+    let empty = ChatMessage::new("user", "");
+    let messages = PromptInput::messages(vec![empty; 100_000]);
     for prompt in [PromptInput::Text("hell".repeat(1 << 20)), messages] {
         let huge = bench.engine.submit(GenerationRequest { prompt, ..plain("") }).err().unwrap();
         assert!(matches!(huge, EngineError::ContextLengthExceeded { .. }), "{huge}");
@@ -106,14 +106,16 @@ fn requests_that_cannot_work_are_refused_at_once() {
 #[test]
 fn tokens_are_counted_with_their_template() {
     let bench = Bench::new(Scripted::default(), 1, 1);
-    let message = ChatMessage { role: "user".into(), content: "hell".into() };
+    let message = ChatMessage::new("user", "hell");
     let count = |prompt| bench.engine.count_tokens(&prompt).unwrap();
     assert_eq!(count(PromptInput::Text("hell".into())), 1);
-    let markup = count(PromptInput::Messages(Vec::new()));
-    assert_eq!(count(PromptInput::Messages(vec![message])), markup + 1 + "<user\n>\n".len());
+    let markup = count(PromptInput::messages(Vec::new()));
+    assert_eq!(count(PromptInput::messages(vec![message])), markup + 1 + "<user\n>\n".len());
 }
 
 #[test]
 fn debug_of_events_shows_no_text() {
-    assert_eq!(format!("{:?}", StreamEvent::Text("secret".into())), "Text(6 bytes)");
+    let delta = Delta { content: "secret".into(), ..Delta::default() };
+    let shown = format!("{:?}", StreamEvent::Delta(delta));
+    assert!(shown.contains("content_bytes: 6") && !shown.contains("secret"), "{shown}");
 }

@@ -86,7 +86,7 @@ fn readers_are_told_when_the_last_handle_goes() {
     let (mut running, waiting) =
         (engine.submit(plain("1")).unwrap(), engine.submit(plain("1")).unwrap());
     drop(engine);
-    assert!(matches!(running.next_blocking(), Some(StreamEvent::Text(_))));
+    assert!(matches!(running.next_blocking(), Some(StreamEvent::Delta(_))));
     drop(second);
     assert_eq!(end_of(&read_all(running)), "the engine has stopped");
     assert_eq!(end_of(&read_all(waiting)), "the engine has stopped");

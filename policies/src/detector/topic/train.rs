@@ -7,10 +7,13 @@
 
 use std::collections::HashMap;
 
+mod vectors;
+
 use super::features;
-use super::{BLOCK_WORDS, FEATURES_MIN, TOPICS, WEIGHT_STEP, passages};
+use super::{BLOCK_WORDS, FEATURES_MIN, TOPICS, WEIGHT_STEP, passages, share_of};
 use crate::detector::compile::Compiled;
 use crate::normalize::{Budget, Views};
+pub use vectors::WordVectors;
 
 /// A text and what a person says of it.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +38,18 @@ pub struct TopicTraining {
 }
 
 /// Labels that make a private row an example of a topic, in the order of [`TOPICS`].
-const LABELS: [&[&str]; TOPICS.len()] =
-    [&["HIPAA"], &["GDPR", "CCPA", "PERSONAL"], &["PRIVILEGE"], &["TRADE_SECRET"], &["SECRET"]];
-/// Share of harmless unseen rows that may reach `likely`.
-const LIKELY_FALSE: f64 = 0.03;
-/// Share of harmless unseen rows that may reach `very_likely`.
-const VERY_LIKELY_FALSE: f64 = 0.004;
+const LABELS: [&[&str]; TOPICS.len()] = [
+    &["HIPAA"],
+    &["GDPR", "CCPA", "PERSONAL"],
+    &["PRIVILEGE"],
+    &["TRADE_SECRET"],
+    &["SECRET"],
+    &["HIPAA", "GDPR", "CCPA", "PERSONAL", "PRIVILEGE", "TRADE_SECRET", "SECRET"],
+];
+/// Share of harmless unseen rows that may reach `likely`, by topic.
+const LIKELY_FALSE: [f64; TOPICS.len()] = [0.03, 0.03, 0.03, 0.03, 0.03, 0.05];
+/// Share of harmless unseen rows that may reach `very_likely`, by topic.
+const VERY_LIKELY_FALSE: [f64; TOPICS.len()] = [0.005, 0.005, 0.005, 0.005, 0.005, 0.02];
 const FOLDS: usize = 5;
 const EPOCHS: usize = 30;
 const RATE: f32 = 0.5;
@@ -53,8 +62,11 @@ const OTHER_TOPIC: f32 = 0.2;
 const VIEW_BYTES_MAX: usize = 1 << 30;
 
 /// Trains the model of all topics.
-pub fn train_topics(rows: &[LabelledText<'_>]) -> TopicTraining {
-    let corpus = Corpus::read(rows);
+///
+/// What words mean, by `vectors`, gives weight to those that no row holds: "lupus" counts a little like
+/// "arthritis". It costs nothing later, for it ends up in the weights of single words.
+pub fn train_topics(rows: &[LabelledText<'_>], vectors: &WordVectors) -> TopicTraining {
+    let corpus = Corpus::read(rows, vectors);
     let trained: Vec<Trained> = std::thread::scope(|scope| {
         let corpus = &corpus;
         let work: Vec<_> =
@@ -68,15 +80,23 @@ pub fn train_topics(rows: &[LabelledText<'_>]) -> TopicTraining {
 }
 
 /// Rows as features.
-struct Corpus {
+struct Corpus<'a> {
     /// By feature number.
     texts: Vec<String>,
     rows: Vec<Row>,
+    vectors: &'a WordVectors,
+}
+
+/// A passage as the trainer sees it.
+struct Example {
+    /// Feature numbers with their shares.
+    features: Vec<(u32, f32)>,
+    /// The sum of its words' vectors.
+    meaning: Vec<f32>,
 }
 
 struct Row {
-    /// Feature numbers with their shares.
-    passages: Vec<Vec<(u32, f32)>>,
+    passages: Vec<Example>,
     /// A bit for each topic.
     topics: u8,
     is_private: bool,
@@ -86,6 +106,8 @@ struct Row {
 struct Weights {
     bias: f32,
     weights: Vec<f32>,
+    /// For each dimension of the word vectors.
+    meaning: Vec<f32>,
 }
 
 struct Trained {
@@ -95,8 +117,8 @@ struct Trained {
     summary: String,
 }
 
-impl Corpus {
-    fn read(rows: &[LabelledText<'_>]) -> Corpus {
+impl<'a> Corpus<'a> {
+    fn read(rows: &[LabelledText<'_>], vectors: &'a WordVectors) -> Corpus<'a> {
         let compiled = Compiled::new(Vec::new()).expect("no spec can be wrong");
         let mut known: HashMap<u64, u32> = HashMap::new();
         let mut texts: Vec<String> = Vec::new();
@@ -130,8 +152,13 @@ impl Corpus {
             read.push((passages(&blocks).map(|b| b.concat()).collect(), row));
         }
         let is_kept = |id: &u32| row_counts[*id as usize].0 >= ROWS_MIN;
-        let rows = read.into_iter().map(|(passages, row)| Row::new(&passages, row, is_kept));
-        Corpus { rows: rows.collect(), texts }
+        let vector = |id: &u32| vectors.of(&texts[*id as usize]);
+        let example = |passage: &[u32]| Example {
+            features: shares(passage, is_kept),
+            meaning: vectors.sum(passage.iter().filter_map(vector), share_of(passage.len())),
+        };
+        let rows = read.into_iter().map(|(passages, row)| Row::new(&passages, row, example));
+        Corpus { rows: rows.collect(), texts, vectors }
     }
 
     fn train_topic(&self, topic: usize) -> Trained {
@@ -154,7 +181,8 @@ impl Corpus {
             let index = (share * harmless.len() as f64) as usize;
             harmless.get(index).copied().unwrap_or(f32::INFINITY)
         };
-        let (likely, very_likely) = (at_share(LIKELY_FALSE), at_share(VERY_LIKELY_FALSE));
+        let (likely, very_likely) =
+            (at_share(LIKELY_FALSE[topic]), at_share(VERY_LIKELY_FALSE[topic]));
         let found = |least: f32| {
             100.0 * examples.iter().filter(|s| **s >= least).count() as f64 / examples.len() as f64
         };
@@ -171,14 +199,22 @@ impl Corpus {
     /// Learns from the rows that are chosen by number.
     fn fit(&self, topic: usize, chosen: impl Fn(usize) -> bool) -> Weights {
         let mut order: Vec<usize> = (0..self.rows.len()).filter(|row| chosen(*row)).collect();
-        let mut model = Weights { bias: 0.0, weights: vec![0.0; self.texts.len()] };
-        let mut squares = vec![1e-3f32; self.texts.len() + 1];
+        let mut model = Weights {
+            bias: 0.0,
+            weights: vec![0.0; self.texts.len()],
+            meaning: vec![0.0; self.vectors.dimensions()],
+        };
+        let mut squares = vec![1e-3f32; self.texts.len() + self.vectors.dimensions() + 1];
         let mut random = 0x2545_f491_4f6c_dd1d_u64;
         for _ in 0..EPOCHS {
             shuffle(&mut order, &mut random);
             for &row in &order {
                 let row = &self.rows[row];
                 let is_about = row.is_about(topic);
+                if row.is_private && row.topics == 0 {
+                    // A number makes it private, and its words are anybody's.
+                    continue;
+                }
                 let share = if row.is_private && !is_about { OTHER_TOPIC } else { 1.0 };
                 if is_about {
                     if let Some(strongest) = model.strongest(row) {
@@ -209,12 +245,18 @@ impl Corpus {
         file += &constants("bias", &|t| t.model.bias);
         file += &constants("likely", &|t| t.likely);
         file += &constants("very_likely", &|t| t.very_likely);
+        let known: HashMap<&str, usize> =
+            self.texts.iter().enumerate().map(|(id, text)| (text.as_str(), id)).collect();
+        let foreign = self.vectors.common_words().filter(|word| !known.contains_key(word));
         let mut lines: Vec<String> = Vec::new();
-        for (id, text) in self.texts.iter().enumerate() {
-            let steps = |t: &Trained| {
-                (t.model.weights[id] / WEIGHT_STEP).round().clamp(-127.0, 127.0) as i8
-            };
-            let weights: Vec<i8> = trained.iter().map(steps).collect();
+        for text in self.texts.iter().map(String::as_str).chain(foreign) {
+            let own = |t: &Trained| known.get(text).map_or(0.0, |id| t.model.weights[*id]);
+            let vector = self.vectors.of(text);
+            let meant = |t: &Trained| vector.map_or(0.0, |v| vectors::dot(&t.model.meaning, v));
+            let weights: Vec<i8> = trained
+                .iter()
+                .map(|t| ((own(t) + meant(t)) / WEIGHT_STEP).round().clamp(-127.0, 127.0) as i8)
+                .collect();
             if weights.iter().any(|w| *w != 0) {
                 let weights = weights.iter().map(i8::to_string).collect();
                 lines.push(format!("{text}\t{}\n", columns(weights)));
@@ -226,12 +268,16 @@ impl Corpus {
 }
 
 impl Row {
-    fn new(passages: &[Vec<u32>], row: &LabelledText<'_>, is_kept: impl Fn(&u32) -> bool) -> Row {
+    fn new(
+        passages: &[Vec<u32>],
+        row: &LabelledText<'_>,
+        example: impl Fn(&[u32]) -> Example,
+    ) -> Row {
         let about = |labels: &[&str]| row.labels.iter().any(|l| labels.contains(&l.as_str()));
         let bits = LABELS.iter().enumerate().filter(|(_, labels)| row.private && about(labels));
         let long_enough = passages.iter().filter(|p| p.len() >= FEATURES_MIN as usize);
         Row {
-            passages: long_enough.map(|passage| shares(passage, &is_kept)).collect(),
+            passages: long_enough.map(|passage| example(passage)).collect(),
             topics: bits.fold(0, |topics, (bit, _)| topics | 1 << bit),
             is_private: row.private,
             is_request: row.request,
@@ -245,20 +291,20 @@ impl Row {
 
 /// Each feature of a passage with its count over the root of the number of all features.
 fn shares(passage: &[u32], is_kept: impl Fn(&u32) -> bool) -> Vec<(u32, f32)> {
-    let scale = 1.0 / (passage.len() as f32).sqrt();
+    let scale = share_of(passage.len());
     let mut kept: Vec<u32> = passage.iter().copied().filter(|id| is_kept(id)).collect();
     kept.sort_unstable();
     kept.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as f32 * scale)).collect()
 }
 
 impl Weights {
-    fn of(&self, passage: &[(u32, f32)]) -> f32 {
-        self.bias + passage.iter().map(|(id, x)| self.weights[*id as usize] * x).sum::<f32>()
+    fn of(&self, passage: &Example) -> f32 {
+        let features = passage.features.iter().map(|(id, x)| self.weights[*id as usize] * x);
+        self.bias + features.sum::<f32>() + vectors::dot(&self.meaning, &passage.meaning)
     }
 
-    fn strongest<'a>(&self, row: &'a Row) -> Option<&'a [(u32, f32)]> {
-        let passages = row.passages.iter().map(Vec::as_slice);
-        passages.max_by(|a, b| self.of(a).total_cmp(&self.of(b)))
+    fn strongest<'a>(&self, row: &'a Row) -> Option<&'a Example> {
+        row.passages.iter().max_by(|a, b| self.of(a).total_cmp(&self.of(b)))
     }
 
     fn score(&self, row: &Row) -> f32 {
@@ -267,17 +313,23 @@ impl Weights {
 
     /// One step of gradient descent on the log loss; `squares` holds the sums of squared gradients,
     /// that of the bias last.
-    fn learn(&mut self, passage: &[(u32, f32)], target: f32, share: f32, squares: &mut [f32]) {
+    fn learn(&mut self, passage: &Example, target: f32, share: f32, squares: &mut [f32]) {
         let error = share * (1.0 / (1.0 + (-self.of(passage)).exp()) - target);
-        for &(id, x) in passage {
-            let id = id as usize;
-            let gradient = error * x + DECAY * self.weights[id];
-            squares[id] += gradient * gradient;
-            self.weights[id] -= RATE * gradient / squares[id].sqrt();
+        let step = |weight: &mut f32, square: &mut f32, x: f32| {
+            let gradient = error * x + DECAY * *weight;
+            *square += gradient * gradient;
+            *weight -= RATE * gradient / square.sqrt();
+        };
+        for &(id, x) in &passage.features {
+            step(&mut self.weights[id as usize], &mut squares[id as usize], x);
         }
-        let last = squares.len() - 1;
-        squares[last] += error * error;
-        self.bias -= RATE * error / squares[last].sqrt();
+        let rest = &mut squares[self.weights.len()..];
+        for (at, &x) in passage.meaning.iter().enumerate() {
+            step(&mut self.meaning[at], &mut rest[at], x);
+        }
+        let last = rest.len() - 1;
+        rest[last] += error * error;
+        self.bias -= RATE * error / rest[last].sqrt();
     }
 }
 

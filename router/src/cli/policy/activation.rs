@@ -241,7 +241,7 @@ fn read_approval(path: &Path) -> Result<Approval, Failure> {
 }
 
 /// A set whose tests have passed, from a site or from a bundle of whatever publisher.
-fn load_any(path: &Path) -> Result<PolicySet, Failure> {
+pub(super) fn load_any(path: &Path) -> Result<PolicySet, Failure> {
     if is_bundle(path) {
         return Bundle::open_unverified(path).or_usage()?.into_set().or_usage();
     }

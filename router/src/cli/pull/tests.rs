@@ -232,7 +232,7 @@ async fn a_second_call_goes_on_where_the_first_gave_up() {
     let to = dir.path().join("pack");
     let manners = Manners { cut_after: 150_000, cuts: 1, then_nothing: true, ..Manners::default() };
     let (_, base) = FakeHub::start(&testdata(), GGUF, manners).await;
-    let error = pull(&base, None, &to).await.err().expect("gives up");
+    let error = pull(&base, None, &to).await.expect_err("gives up");
     assert!(format!("{error:#}").contains("kept for the next attempt"), "{error:#}");
     let (hub, base) = FakeHub::start(&testdata(), GGUF, Manners::default()).await;
     pull(&base, None, &to).await.expect("comes");
@@ -270,7 +270,7 @@ async fn wrong_bytes_and_wrong_names_are_refused() {
     let manners = Manners { wrong_sum: true, ..Manners::default() };
     let (_, base) = FakeHub::start(&testdata(), GGUF, manners).await;
     let refused =
-        |result: anyhow::Result<PackReport>| format!("{:#}", result.err().expect("refused"));
+        |result: anyhow::Result<PackReport>| format!("{:#}", result.expect_err("refused"));
     let error = refused(pull(&base, None, &to).await);
     assert!(error.contains("SHA-256"), "{error}");
     assert!(!to.exists() && !dir.path().join("pack.partial").exists());
@@ -304,7 +304,9 @@ fn models_are_found_in_repositories_as_people_lay_them_out() {
         "config.json",
     ];
     let hub = ["config.json", "tokenizer.json", "model.safetensors", "original/x.safetensors"];
-    let cases: [(&[&str], Option<&str>, Result<(&str, usize), &str>); 7] = [
+    /// Paths, what is wanted, and the model's name and file count or what the error says.
+    type Case<'a> = (&'a [&'a str], Option<&'a str>, Result<(&'a str, usize), &'a str>);
+    let cases: [Case<'_>; 7] = [
         (&quants, Some("q4_k_m"), Ok(("m-Q4_K_M", 1))),
         (&quants, Some("BF16"), Ok(("m-BF16", 2))),
         (&quants, Some("m-Q4_K_M.gguf"), Ok(("m-Q4_K_M", 1))),

@@ -1,94 +1,13 @@
-//! The binary as a shell sees it: exit statuses, what goes to stdout and what to stderr.
-//!
-//! What the verbs compute is tested beside their code; here only the edge between them and a script.
+//! The verbs of `sluice policy`, and policies that change under a running gateway.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-const CARD: &str = "Charge card 4111 1111 1111 1111, expiry 04/29";
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    command.args(args).env_remove("SLUICE_MODEL").env_remove("SLUICE_LOG");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-fn sluice(args: &[&str], stdin: impl AsRef<[u8]>) -> Output {
-    let mut child = command(args).spawn().expect("the binary starts");
-    let mut pipe = child.stdin.take().expect("stdin is piped");
-    // A verb that does not read its stdin closes it: that is no failure of the test.
-    let _ = pipe.write_all(stdin.as_ref());
-    drop(pipe);
-    child.wait_with_output().expect("the binary ends")
-}
-
-fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).expect("stdout is text")
-}
-
-fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).expect("stderr is text")
-}
-
-#[test]
-fn exit_status_tells_done_from_a_finding_from_wrong_usage() {
-    let cases: [(&[&str], &str, i32); 9] = [
-        (&["decide"], CARD, 0),
-        (&["decide", "--batch"], "{\"text\": \"a\"}\n", 0),
-        (&["decide", "--batch"], "{\"text\": \"a\"}\nbroken\n", 1),
-        (&["decide", "--json"], "{\"messages\": 7}", 1),
-        (&["decide", "--nonsense"], "", 2),
-        (&["decide", "/no/such/file"], "", 2),
-        (&["decide", "--policies", "/no/such/site.yaml"], "", 2),
-        (&["serve", "--config", "/no/such/sluice.yaml"], "", 2),
-        (&["run", "--model", "/no/such/model", "--prompt", "a"], "", 2),
-    ];
-    for (args, stdin, status) in cases {
-        let output = sluice(args, stdin);
-        assert_eq!(output.status.code(), Some(status), "{args:?}: {}", stderr(&output));
-        assert_eq!(
-            stderr(&output).contains("error: "),
-            status == 2,
-            "{args:?}: {}",
-            stderr(&output)
-        );
-    }
-}
-
-#[test]
-fn json_is_one_document_on_stdout_and_the_facts_go_to_stderr() {
-    let output = sluice(&["decide", "--json"], CARD);
-    let verdict: Value = serde_json::from_str(stdout(&output)).expect("one JSON document");
-    assert_eq!(verdict["route"], "edge");
-    assert_eq!(verdict["labels"], serde_json::json!(["PCI"]));
-    assert!(stderr(&output).starts_with("facts used: {"), "{}", stderr(&output));
-}
-
-#[test]
-fn no_stream_of_decide_repeats_the_text() {
-    for args in [&["decide"][..], &["decide", "--json"], &["decide", "--batch"]] {
-        let output = sluice(args, CARD);
-        for shown in [stdout(&output), stderr(&output)] {
-            assert!(!shown.contains("4111") && !shown.contains("Charge"), "{args:?}: {shown}");
-        }
-    }
-}
-
-#[test]
-fn a_batch_gives_as_many_lines_as_it_got_also_for_odd_bytes() {
-    let input = b"\n{\"id\": 1, \"text\": \"a\"}\n\xff\xfe\r\n[]\n{\"id\": 2, \"text\": \"b\"}";
-    let output = sluice(&["decide", "--batch"], input);
-    let verdicts: Vec<Value> =
-        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let routes: Vec<&str> = verdicts.iter().map(|v| v["route"].as_str().unwrap()).collect();
-    assert_eq!(routes, ["refuse", "cloud", "refuse", "refuse", "cloud"]);
-    assert_eq!(output.status.code(), Some(1));
-}
+use super::{CARD, announced, command, get, sluice, stderr, stdout};
 
 #[test]
 fn a_typo_in_a_policy_is_pointed_at() {
@@ -200,74 +119,10 @@ fn policy_read_names_the_digest_that_version_names() {
 }
 
 #[test]
-fn a_damaged_model_is_named_and_nothing_is_served() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("config.json"), "{\"model_type\": \"qwen3_5_moe\"").unwrap();
-    std::fs::write(folder.path().join("model.safetensors"), "short").unwrap();
-    let model = folder.path().to_str().unwrap();
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--model", model];
-    for args in
-        [&serve[..], &["model", "inspect", model], &["run", "--model", model, "--prompt", "a"]]
-    {
-        let output = sluice(args, "");
-        assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(stderr(&output).contains(model), "{args:?}: {}", stderr(&output));
-        assert_eq!(stdout(&output), "", "{args:?}");
-    }
-}
-
-#[test]
-fn a_port_in_use_is_a_failure_that_names_it() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let output = sluice(&["serve", "--listen", &address, "--metrics", "127.0.0.1:0"], "");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains(&address), "{}", stderr(&output));
-}
-
-#[test]
-fn run_gives_the_same_text_for_a_seed_however_experts_are_kept_and_read() {
-    let ways: [&[&str]; 4] = [
-        &[],
-        &["--threads", "1", "--io", "mmap"],
-        &["--expert-cache", "1MiB", "--io", "direct"],
-        &["--expert-cache", "4MiB", "--io", "buffered"],
-    ];
-    let replies = ways.map(|way| {
-        let args =
-            ["run", "--prompt", "Who are you?", "--seed", "7", "--max-tokens", "24", "--json"];
-        let output = sluice(&[&args, way].concat(), "");
-        assert!(output.status.success(), "{way:?}: {}", stderr(&output));
-        let reply: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
-        assert!(reply["speeds"]["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
-        (reply["text"].clone(), reply["tokens"].clone())
-    });
-    assert!(!replies[0].0.as_str().unwrap().is_empty());
-    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
-}
-
-#[test]
-fn serves_what_it_announces_and_drains_on_sigterm() {
-    let state = tempfile::tempdir().unwrap();
-    let mut child = command(&["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
-        .env("XDG_STATE_HOME", state.path())
-        .spawn()
-        .expect("the binary starts");
-    let metrics = announced(&mut child, "metrics");
-    let probe = metrics.replace("/metrics", "");
-    let status = get(probe.trim_start_matches("http://"), "/readyz");
-    assert!(status.starts_with("HTTP/1.1 200"), "{status}");
-    let killed = Command::new("kill").arg(child.id().to_string()).status().unwrap();
-    assert!(killed.success());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert!(Path::new(state.path()).join("sluice/audit/audit.jsonl").exists());
-}
-
-#[test]
 fn sighup_puts_a_changed_policy_in_force_and_keeps_the_last_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let site = folder.path().join("site.yaml");
-    let shipped = include_str!("../../policies/site.yaml");
+    let shipped = include_str!("../../../policies/site.yaml");
     std::fs::write(&site, shipped).unwrap();
     let policies = site.to_str().unwrap();
     let serve = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--policies", policies];
@@ -312,7 +167,7 @@ fn sighup_puts_a_changed_policy_in_force_and_keeps_the_last_good_one() {
 /// A site that lets images go anywhere: looser than the shipped one.
 fn looser_site() -> String {
     let test = "given: {content: image}, expect: edge, class: regulated";
-    include_str!("../../policies/site.yaml")
+    include_str!("../../../policies/site.yaml")
         .replace("    image: private", "    image: internal")
         .replace(test, "given: {content: image}, expect: cloud")
 }
@@ -333,7 +188,7 @@ fn a_loosening_comes_into_force_in_production_once_two_approvers_have_signed_it(
     let config = "mode: production\nlisten: {traffic: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}\n\
                   policy: {site: site.yaml, signatures: {keys: officers.pub}}\naudit: {path: audit}\n";
     std::fs::write(at("sluice.yaml"), config).unwrap();
-    std::fs::write(at("site.yaml"), include_str!("../../policies/site.yaml")).unwrap();
+    std::fs::write(at("site.yaml"), include_str!("../../../policies/site.yaml")).unwrap();
     let public = ["ann", "bob"].map(|name| {
         let made = here(&["policy", "key", name, "-o", &format!("{name}.key")], 0);
         stdout(&made).to_owned()
@@ -403,7 +258,7 @@ fn a_loosening_comes_into_force_in_production_once_two_approvers_have_signed_it(
 fn a_bundle_is_packed_and_decides_like_its_site() {
     let folder = tempfile::tempdir().unwrap();
     let here = |args: &[&str], status: i32| in_folder(folder.path(), args, status);
-    let site = include_str!("../../policies/site.yaml");
+    let site = include_str!("../../../policies/site.yaml");
     std::fs::write(folder.path().join("site.yaml"), site).unwrap();
     let public = here(&["policy", "key", "grc", "-o", "grc.key"], 0);
     std::fs::write(folder.path().join("grc.pub"), &public.stdout).unwrap();
@@ -426,22 +281,101 @@ fn a_bundle_is_packed_and_decides_like_its_site() {
     assert!(stdout(&packed).contains(report["to"].as_str().unwrap()), "{report}");
 }
 
-/// The address in the announcement; the rest of stdout is read on, so that the pipe stays open.
-fn announced(child: &mut Child, name: &str) -> String {
-    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-    let found = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find_map(|line| Some(line.trim().strip_prefix(name)?.trim().to_owned()));
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-    found.expect("the announcement names its addresses")
+/// Asks a gateway for a chat completion and returns the whole reply.
+fn ask(url: &str, text: &str) -> String {
+    let address = url.trim_start_matches("http://");
+    let message = json!({"role": "user", "content": text});
+    let body = json!({"model": "m", "max_tokens": 2, "messages": [message]}).to_string();
+    let mut stream = TcpStream::connect(address).expect("the gateway listens");
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("the gateway reads");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("the gateway answers in text");
+    reply
 }
 
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("the probe listens");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("the probe reads");
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).expect("the probe answers in text");
-    reply
+#[test]
+fn requests_on_record_are_decided_again_by_another_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let here = |args: &[&str], status: i32| in_folder(folder.path(), args, status);
+    let config = "mode: trial\nlisten: {traffic: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}\n\
+                  policy: {site: site.yaml}\naudit: {path: audit}\n";
+    let site = include_str!("../../../policies/site.yaml");
+    let tighter = format!(
+        "{site}\nextends:\n  default:\n    rules:\n      - id: MINE-001\n        title: Any e-mail address\n        \
+         when: {{found: email}}\n        then: {{class: regulated}}\n      - id: MINE-002\n        \
+         title: A tag that nobody recorded\n        when: {{tag: ward}}\n        then: {{class: regulated}}\n"
+    );
+    std::fs::write(at("sluice.yaml"), config).unwrap();
+    std::fs::write(at("site.yaml"), site).unwrap();
+    std::fs::write(at("tighter.yaml"), &tighter).unwrap();
+    let mut child = command(&["serve", "--config", at("sluice.yaml").to_str().unwrap()])
+        .spawn()
+        .expect("the binary starts");
+    let traffic = announced(&mut child, "traffic");
+    for text in [CARD, "write to anya.petrova@northmill.se", "Name three fruits."] {
+        assert!(ask(&traffic, text).starts_with("HTTP/1.1 200"));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let simulate = ["policy", "simulate", "tighter.yaml", "--config", "sluice.yaml"];
+    let replayed = here(&[&simulate[..], &["--json"]].concat(), 0);
+    let report: Value = serde_json::from_str(stdout(&replayed)).unwrap();
+    assert_eq!((&report["requests"], &report["replayed"]), (&3.into(), &3.into()), "{report}");
+    assert_eq!(report["blind"], json!({"MINE-002": 3}), "{report}");
+    assert_eq!(report["alike"], 2, "{report}");
+    let difference = &report["differences"][0];
+    assert_eq!((&difference["kind"], &difference["requests"]), (&"tighten".into(), &1.into()));
+    assert_eq!(difference["rules"], json!(["MINE-001"]), "{report}");
+    let told = here(&simulate, 0);
+    assert!(stdout(&told).contains("3 of 3 requests on record"), "{}", stdout(&told));
+    assert!(stdout(&told).contains("cannot tell whether MINE-002"), "{}", stdout(&told));
+
+    // The other way round the same difference loosens: the set in the log is taken for the older one.
+    std::fs::write(at("site.yaml"), looser_site()).unwrap();
+    let alike = here(&["policy", "simulate", "site.yaml", "--log", "audit"], 0);
+    assert!(stdout(&alike).contains("3 decided alike"), "{}", stdout(&alike));
+    here(&["policy", "simulate", "site.yaml", "--log", "nowhere"], 2);
+}
+
+#[test]
+fn a_diff_names_what_loosens_and_the_texts_that_would_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |args: &[&str], status: i32| in_folder(folder.path(), args, status);
+    let site = include_str!("../../../policies/site.yaml");
+    let tighter = format!(
+        "{site}\nextends:\n  default:\n    rules:\n      - {{id: MINE-001, title: Fruit, when: {{found: email}}, \
+         then: {{class: regulated}}}}\n"
+    );
+    std::fs::write(folder.path().join("tighter.yaml"), tighter).unwrap();
+    let rows = [
+        format!(r#"{{"id":"card","text":"{CARD}","expect":"private"}}"#),
+        r#"{"id":"mail","text":"write to anya.petrova@northmill.se","expect":"cloud"}"#.to_owned(),
+    ];
+    std::fs::write(folder.path().join("rows.jsonl"), rows.join("\n")).unwrap();
+    let tightened = here(&["policy", "diff", "shipped", "tighter.yaml"], 0);
+    assert!(stdout(&tightened).contains("tightens  rule MINE-001"), "{}", stdout(&tightened));
+    let loosened =
+        here(&["policy", "diff", "tighter.yaml", "shipped", "--corpus", "rows.jsonl", "--json"], 1);
+    let report: Value = serde_json::from_str(stdout(&loosened)).unwrap();
+    assert_eq!(report["changes"][0]["direction"], "loosens", "{report}");
+    assert_eq!(report["moved"]["rows"], 2, "{report}");
+    assert_eq!(report["moved"]["private_to_cloud"], json!(["mail"]), "{report}");
+    let same = here(&["policy", "diff", "shipped", "shipped"], 0);
+    assert!(stdout(&same).contains("nothing changed"), "{}", stdout(&same));
+}
+
+#[test]
+fn test_outcomes_are_written_for_build_servers() {
+    let folder = tempfile::tempdir().unwrap();
+    in_folder(folder.path(), &["policy", "test", "--junit", "tests.xml"], 0);
+    let xml = std::fs::read_to_string(folder.path().join("tests.xml")).unwrap();
+    assert!(xml.contains("<testsuite name=\"hipaa.yaml\""), "{}", &xml[..300]);
+    assert!(xml.matches("<testcase ").count() >= 400 && !xml.contains("<failure"));
 }
