@@ -97,12 +97,33 @@ pub(crate) struct AttentionJob<'a> {
 pub(crate) struct DeltaShape {
     /// Key (and query) heads.
     pub(crate) key_heads: usize,
-    /// Value heads; value head h uses key head `h / (value_heads / key_heads)`.
+    /// Value heads; see [`DeltaShape::key_head`].
     pub(crate) value_heads: usize,
     /// Features of a key head.
     pub(crate) key_dim: usize,
     /// Features of a value head.
     pub(crate) value_dim: usize,
+    /// Which key head serves which value heads.
+    pub(crate) order: HeadOrder,
+}
+
+/// Order of the value heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadOrder {
+    /// Those of one key head lie together.
+    Grouped,
+    /// Those of one key head are `key_heads` apart.
+    Tiled,
+}
+
+impl DeltaShape {
+    /// The key head that a value head uses.
+    pub(crate) fn key_head(self, value_head: usize) -> usize {
+        match self.order {
+            HeadOrder::Grouped => value_head / (self.value_heads / self.key_heads),
+            HeadOrder::Tiled => value_head % self.key_heads,
+        }
+    }
 }
 
 /// New rows of one sequence and its state.

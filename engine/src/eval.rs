@@ -40,6 +40,8 @@ pub struct EvalReport {
     pub model: String,
     /// Types of its weights.
     pub quantisation: String,
+    /// Experts that a token used in a layer.
+    pub experts_per_token: usize,
     /// Backend that computed.
     pub backend: String,
     /// Records or windows.
@@ -90,6 +92,7 @@ pub fn eval(
     Ok(EvalReport {
         model: model.info().name.clone(),
         quantisation: model.info().quantisation.clone(),
+        experts_per_token: model.info().experts_per_token,
         backend: model.info().backend.clone(),
         records: records.len(),
         tokens: sums.counted,

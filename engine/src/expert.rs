@@ -70,7 +70,7 @@ impl Expert {
     }
 
     /// Takes the buffer back for the next read.
-    fn into_bytes(self) -> AlignedBytes {
+    pub(crate) fn into_bytes(self) -> AlignedBytes {
         self.bytes
     }
 }

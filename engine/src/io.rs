@@ -11,6 +11,7 @@
 
 mod direct;
 mod mapped;
+mod memory;
 
 use std::fmt;
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use direct::DirectAt;
 use mapped::MappedAt;
+pub(crate) use memory::MemoryAt;
 
 /// Something of fixed length that can be read at any offset from several threads at once.
 pub(crate) trait ReadAt: Send + Sync {

@@ -25,8 +25,11 @@ pub mod pack;
 mod quant;
 mod reply_text;
 mod sampler;
+pub mod speed;
 mod tensor;
 mod tokenizer;
+#[doc(hidden)]
+pub mod untrusted;
 mod weights;
 
 pub use engine::{

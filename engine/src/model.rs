@@ -4,19 +4,27 @@
 //! after another, so every dense matrix and every expert is read once for all of them. A row's result
 //! never depends on the other rows.
 //!
-//! The parts: [`attention`], [`delta_net`] and [`moe`] are the layers' halves, shared by all
-//! families; a family (`qwen3_5_moe`) says how its config and tensors map to them. The MoE router is
-//! called *gate* here; *router* is the gateway.
+//! The parts: [`attention`], [`delta_net`], [`moe`] and [`mlp`] are the layers' halves, shared by all
+//! families. A family (`qwen3_5_moe`) makes a [`blueprint`] of its config; [`layers`] builds that from
+//! weights. The MoE router is called *gate* here; *router* is the gateway.
 
 mod attention;
+mod blueprint;
 mod config;
 mod delta_net;
+#[cfg(test)]
+mod families;
+mod layers;
 mod loaded;
+mod mlp;
 mod moe;
 mod ops;
 #[cfg(test)]
 mod parity;
+mod qwen2_moe;
 mod qwen3_5_moe;
+mod qwen3_moe;
+mod qwen3_next;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -33,13 +41,15 @@ use crate::tokenizer::TokenId;
 
 use attention::Attention;
 use delta_net::DeltaNet;
+use mlp::Mlp;
 use moe::Moe;
 use ops::Rows;
 
 use config::ModelConfig;
 use sequence::LayerState;
 
-pub(crate) use loaded::{LoadedModel, ModelFiles, folder_name, read_family};
+pub(crate) use blueprint::Blueprint;
+pub(crate) use loaded::{LoadedModel, ModelFiles, folder_name};
 pub(crate) use sequence::Sequence;
 
 /// One sequence's part of a pass.
@@ -65,12 +75,12 @@ pub(crate) struct Model<B> {
     scratch: Scratch,
 }
 
-/// One layer: `x += mixer(norm x); x += moe(norm x)`.
+/// One layer: `x += mixer(norm x); x += feed_forward(norm x)`.
 pub(crate) struct Layer {
     input_norm: Vec<f32>,
     mixer: Mixer,
     post_norm: Vec<f32>,
-    moe: Moe,
+    feed_forward: FeedForward,
 }
 
 /// What mixes positions in a layer.
@@ -79,6 +89,14 @@ pub(crate) enum Mixer {
     Attention(Attention),
     /// Gated delta net over a recurrent state.
     DeltaNet(DeltaNet),
+}
+
+/// What works on each position alone.
+pub(crate) enum FeedForward {
+    /// Experts that a gate chooses.
+    Moe(Moe),
+    /// One network for all rows.
+    Mlp(Mlp),
 }
 
 /// What is loaded from files, before a backend is chosen.
@@ -93,6 +111,8 @@ pub(crate) struct Parts {
     pub(crate) io: IoChoice,
     /// Bytes that the expert cache may hold.
     pub(crate) cache_bytes: u64,
+    /// Experts that a token uses in a layer.
+    pub(crate) experts_per_token: usize,
 }
 
 /// Buffers that live from pass to pass.
@@ -107,6 +127,7 @@ struct Scratch {
     mixer: attention::Buffers,
     delta: delta_net::Buffers,
     moe: moe::Buffers,
+    all_rows: Vec<u32>,
 }
 
 impl<B: Backend> Model<B> {
@@ -176,7 +197,7 @@ impl<B: Backend> Model<B> {
     fn run_layers(&mut self, batch: &mut [Step<'_>]) -> Result<Vec<usize>, EngineError> {
         let rows = Rows::new(&self.config, batch);
         let hidden = self.config.hidden;
-        let Scratch { x, h, y, mixer, delta, moe } = &mut self.scratch;
+        let Scratch { x, h, y, mixer, delta, moe, all_rows } = &mut self.scratch;
         for v in [&mut *x, h, y] {
             v.resize(rows.count() * hidden, 0.0);
         }
@@ -198,7 +219,12 @@ impl<B: Backend> Model<B> {
             }
             ops::add(x, y);
             ops::rms_norm(h, x, &layer.post_norm, eps);
-            layer.moe.forward(&mut self.backend, &mut self.experts, index, h, y, moe)?;
+            match &layer.feed_forward {
+                FeedForward::Moe(layer) => {
+                    layer.forward(&mut self.backend, &mut self.experts, index, h, y, moe)?;
+                }
+                FeedForward::Mlp(mlp) => mlp.forward(&mut self.backend, h, y, all_rows),
+            }
             ops::add(x, y);
         }
         for step in batch.iter_mut() {
@@ -235,16 +261,15 @@ impl Parts {
 }
 
 impl Layer {
-    pub(crate) fn new(input_norm: Vec<f32>, mixer: Mixer, post_norm: Vec<f32>, moe: Moe) -> Self {
-        Layer { input_norm, mixer, post_norm, moe }
-    }
-
     fn matrices(&self) -> Vec<&Matrix> {
         let mut all = match &self.mixer {
             Mixer::Attention(attention) => attention.matrices(),
             Mixer::DeltaNet(net) => net.matrices(),
         };
-        all.extend(self.moe.matrices());
+        match &self.feed_forward {
+            FeedForward::Moe(moe) => all.extend(moe.matrices()),
+            FeedForward::Mlp(mlp) => all.extend(mlp.matrices()),
+        }
         all
     }
 }

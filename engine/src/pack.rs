@@ -4,47 +4,46 @@
 //! up and down of one expert one after another and padded to 4 KiB, with a CRC32C each in the file's
 //! metadata; dense tensors lie in `dense-NNNNN.safetensors`; quantised tensors are U8 [rows, bytes a
 //! row] in GGUF block layout, their type and logical shape stand in `sluice.json` with a SHA-256 of
-//! every file. Config, tokenizer and template files are copied as they are.
+//! every file. Config, tokenizer and template files are copied as they are; a GGUF source's are made
+//! from its keys.
 //!
-//! The writer holds one expert and one dense tensor at a time. It writes into a folder beside the
-//! destination and renames it at the end, so that a pack is whole or absent.
+//! The writer holds one expert or a few megabytes of a dense tensor at a time. It writes into a folder
+//! beside the destination and renames it at the end, so that a pack is whole or absent. What ended
+//! before its end goes on there: finished files whose SHA-256 is right are kept ([`folder`]).
 
+mod arrival;
+mod folder;
 mod inspect;
+mod plan;
+mod spool;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::backend::ExpertWeights;
 use crate::error::EngineError;
-use crate::expert::ExpertId;
-use crate::model::{folder_name, read_family};
-use crate::quant::{dequantise_row, quantise_row};
-use crate::tensor::{AlignedBytes, DType, MatrixRef, MatrixShape};
+use crate::expert::ExpertStore;
+use crate::model::{Blueprint, folder_name};
+use crate::tensor::DType;
 use crate::weights::manifest::{LayerSpec, Manifest, Source, TensorSpec, VERSION};
-use crate::weights::{Weights, read_json};
+use crate::weights::{Weights, side_files};
 
+pub use arrival::{Arrival, ArrivingFile};
+use folder::Folder;
 pub use inspect::{Inspection, inspect};
-use writer::{Tensor, Writer};
-
-/// Files of the source that a pack carries along, where they exist.
-const COPIED: [&str; 5] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-];
+use plan::{Item, Plan, Types};
 
 /// What to pack and how.
 #[derive(Clone, Debug)]
 pub struct PackOptions {
-    /// A Hugging Face directory.
+    /// A Hugging Face directory, or a GGUF file or folder.
     pub source: PathBuf,
     /// The pack's directory; must not exist.
     pub destination: PathBuf,
-    /// Type of the experts: `q4_0`, `q8_0`, `bf16`, `f16`, `f32`.
+    /// Type of the experts: `q4_0`, `q4_k`, `q5_0`, `q5_k`, `q6_k`, `q8_0`, `bf16`, `f16`, `f32`;
+    /// `auto`: a GGUF source's own types bit for bit, `q4_0` for others.
     pub experts: String,
-    /// Type of the large dense matrices: attention, delta net, embedding, shared experts.
+    /// Type of the large dense matrices (attention, delta net, embedding, shared experts); `auto`: a
+    /// GGUF source's own types bit for bit, `q8_0` for others.
     pub dense: String,
     /// Name that clients see; default: the destination's folder name.
     pub name: Option<String>,
@@ -62,10 +61,15 @@ pub struct Progress {
 }
 
 /// A tensor that could not take the asked type, and the type it got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// A row must be a whole number of blocks: q4_k (256 values) falls back to q5_0 (32), q5_k and q6_k to
+/// q8_0, and all to bf16 where a row is no multiple of 32.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fallback {
-    /// Canonical name.
+    /// Canonical name; `*` stands for all experts of a layer.
     pub tensor: String,
+    /// GGUF name of the type that was asked for.
+    pub asked: &'static str,
     /// GGUF name of the type that was used.
     pub used: &'static str,
 }
@@ -77,200 +81,159 @@ pub struct PackReport {
     pub bytes: u64,
     /// Tensors whose rows are no whole number of blocks of the asked type.
     pub fallbacks: Vec<Fallback>,
+    /// Files that an earlier attempt had finished.
+    pub files_kept: usize,
 }
 
-/// Packs a model. `progress` is called after every tensor.
+/// Packs a model. `progress` is called after every piece.
 ///
 /// Errors if the source is not a model that this engine runs, a type is unknown, the destination
-/// exists, or a file cannot be written; nothing is left behind then.
+/// exists, or a file cannot be written. Files that were finished before an error stay in
+/// `DESTINATION.partial` for the next attempt.
 pub fn pack(
     options: &PackOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<PackReport, EngineError> {
-    let invalid = |what: String| EngineError::InvalidRequest(what);
-    let dtype = |name: &str| {
-        DType::from_name(name).ok_or_else(|| {
-            let known: Vec<_> = DType::ALL.iter().map(|t| t.name()).collect();
-            invalid(format!("unknown type {name:?}; choose one of {}", known.join(", ")))
-        })
-    };
-    let (experts, dense) = (dtype(&options.experts)?, dtype(&options.dense)?);
-    let quality = options.quality.clone().unwrap_or_else(|| "general".to_owned());
-    if !["demo", "general", "approved"].contains(&quality.as_str()) {
-        return Err(invalid(format!(
-            "unknown quality {quality:?}; choose one of demo, general, approved"
-        )));
-    }
-    let config_path = options.source.join("config.json");
-    let family = read_family(&config_path, &read_json(&config_path)?)?;
+    check(options)?;
     let weights = Weights::open(&options.source)?;
-    if weights.manifest().is_some() {
-        return Err(invalid(format!("{} is a pack already", options.source.display())));
+    let mut packer = Packer::new(weights, options, &folder_name(&options.source))?;
+    let mut done = packer.done_bytes();
+    let total = packer.total_bytes();
+    progress(Progress { done, total });
+    for index in 0..packer.items().len() {
+        packer.write(index, &mut |bytes| {
+            done += bytes;
+            progress(Progress { done, total });
+        })?;
     }
-    let mut packer = Packer {
-        writer: Writer::create(&options.destination)?,
-        manifest: Manifest {
+    packer.finish()
+}
+
+/// Checks what can be checked before anything is opened.
+fn check(options: &PackOptions) -> Result<(), EngineError> {
+    let invalid = |what: String| Err(EngineError::InvalidRequest(what));
+    if let Some(quality) = &options.quality
+        && !["demo", "general", "approved"].contains(&quality.as_str())
+    {
+        return invalid(format!(
+            "unknown quality {quality:?}; choose one of demo, general, approved"
+        ));
+    }
+    if options.destination.exists() {
+        return invalid(format!(
+            "{} exists; remove it or choose another destination",
+            options.destination.display()
+        ));
+    }
+    Types::of(options, false).map(|_| ())
+}
+
+/// A pack in the making: its pieces can be written in any order.
+struct Packer {
+    weights: Weights,
+    store: ExpertStore,
+    plan: Plan,
+    folder: Folder,
+    manifest: Manifest,
+    destination: PathBuf,
+}
+
+impl Packer {
+    /// Plans the pack and opens its folder, where finished files of an earlier attempt are kept.
+    fn new(
+        weights: Weights,
+        options: &PackOptions,
+        source_name: &str,
+    ) -> Result<Self, EngineError> {
+        if weights.manifest().is_some() {
+            let what = format!("{} is a pack already", weights.origin().display());
+            return Err(EngineError::InvalidRequest(what));
+        }
+        let config = weights.side().config()?;
+        let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+        let store = weights.experts(&blueprint.expert_layers(), false)?;
+        let types = Types::of(options, weights.format_name() == "gguf")?;
+        let plan = Plan::new(&weights, &store, &types)?;
+        let manifest = Manifest {
             format: "sluice-pack".to_owned(),
             version: VERSION,
             name: options.name.clone().unwrap_or_else(|| folder_name(&options.destination)),
-            quality,
-            architecture: family.config().architecture.clone(),
+            quality: options.quality.clone().unwrap_or_else(|| "general".to_owned()),
+            architecture: blueprint.config().architecture.clone(),
             source: Source {
-                kind: "huggingface".to_owned(),
-                name: folder_name(&options.source),
-                experts: experts.to_string(),
-                dense: dense.to_string(),
+                kind: weights.format_name().to_owned(),
+                name: source_name.to_owned(),
+                experts: types.experts.map_or_else(|| plan.expert_types(), |t| t.to_string()),
+                dense: types.dense.map_or_else(|| plan.dense_types(), |t| t.to_string()),
             },
             files: Default::default(),
-            dense: Default::default(),
-            experts: Vec::new(),
-        },
-        fallbacks: Vec::new(),
-        done: 0,
-        total: 0,
-        progress,
-    };
-    let store = weights.experts(family.config().layers, family.experts(), false)?;
-    let sizes = |(_, t, shape): (&str, DType, &[usize])| {
-        (shape.iter().product::<usize>() * t.block().1 / t.block().0) as u64
-    };
-    packer.total = store.bytes() + weights.dense().map(sizes).sum::<u64>();
-    packer.dense(&weights, dense)?;
-    for layer in 0..family.config().layers {
-        packer.experts(&store, layer, family.experts().count, experts)?;
+            dense: plan.dense_specs(),
+            experts: plan.layer_specs(),
+        };
+        let fingerprint = plan.fingerprint(&weights, &manifest);
+        let names: Vec<&str> = plan.items.iter().map(Item::file_name).collect();
+        let folder = Folder::open(&options.destination, &fingerprint, &names)?;
+        let destination = options.destination.clone();
+        Ok(Packer { weights, store, plan, folder, manifest, destination })
     }
-    for name in COPIED {
-        let path = options.source.join(name);
-        if path.exists() {
-            packer.writer.copy(&path, name)?;
+
+    fn items(&self) -> &[Item] {
+        &self.plan.items
+    }
+
+    /// Whether an item's file is there already.
+    fn is_done(&self, index: usize) -> bool {
+        self.folder.has(self.plan.items[index].file_name())
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.plan.items.iter().map(Item::source_bytes).sum()
+    }
+
+    /// Source bytes of the files that are there already.
+    fn done_bytes(&self) -> u64 {
+        let done = self.plan.items.iter().enumerate().filter(|(index, _)| self.is_done(*index));
+        done.map(|(_, item)| item.source_bytes()).sum()
+    }
+
+    /// Writes one item's file, unless it is there; tells `advance` of source bytes.
+    fn write(&mut self, index: usize, advance: &mut dyn FnMut(u64)) -> Result<(), EngineError> {
+        if self.is_done(index) {
+            return Ok(());
         }
-    }
-    packer.finish(&options.destination)
-}
-
-struct Packer<'a> {
-    writer: Writer,
-    manifest: Manifest,
-    fallbacks: Vec<Fallback>,
-    done: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(Progress),
-}
-
-impl Packer<'_> {
-    /// Writes all dense tensors, a new file whenever one is full.
-    fn dense(&mut self, weights: &Weights, wanted: DType) -> Result<(), EngineError> {
-        let mut tensors = Vec::new();
-        for (name, dtype, shape) in weights.dense() {
-            let flat: Vec<usize> = shape.iter().copied().filter(|d| *d != 1).collect();
-            let &[rows, cols] = flat.as_slice() else {
-                let values = weights.vector(name, shape)?;
-                let bytes = AlignedBytes::copy_of(bytemuck::cast_slice(&values));
-                self.manifest.dense.insert(name.to_owned(), spec(DType::F32, shape));
-                tensors.push(Tensor { name: name.to_owned(), rows: 1, dtype: DType::F32, bytes });
-                self.advance(values.len() * dtype.block().1);
-                continue;
-            };
-            let matrix = weights.matrix(name, rows, cols)?;
-            let target = if is_sensitive(name) { dtype } else { self.type_for(name, wanted, cols) };
-            let bytes = converted(matrix.view(), target);
-            self.manifest.dense.insert(name.to_owned(), spec(target, &[rows, cols]));
-            tensors.push(Tensor { name: name.to_owned(), rows, dtype: target, bytes });
-            self.advance(matrix.view().bytes.len());
-            if self.writer.is_full(&tensors) {
-                self.writer.dense(&tensors)?;
-                tensors.clear();
+        let item = &self.plan.items[index];
+        let path = self.folder.path(item.file_name());
+        match item {
+            Item::Dense { tensors, .. } => {
+                writer::write_dense(&path, &self.weights, tensors, advance)?;
+            }
+            Item::Experts { layer, .. } => {
+                writer::write_experts(&path, &self.store, *layer, item.shapes(), advance)?;
             }
         }
-        if tensors.is_empty() { Ok(()) } else { self.writer.dense(&tensors) }
+        self.folder.record(item.file_name())
     }
 
-    /// Writes the experts of one layer.
-    fn experts(
-        &mut self,
-        store: &crate::expert::ExpertStore,
-        layer: usize,
-        count: usize,
-        wanted: DType,
-    ) -> Result<(), EngineError> {
-        let layout = store.layout(layer);
-        let shapes = [("gate", layout.gate), ("up", layout.up), ("down", layout.down)].map(
-            |(which, shape)| {
-                let name = format!("layers.{layer}.experts.*.{which}");
-                MatrixShape { dtype: self.type_for(&name, wanted, shape.cols), ..shape }
-            },
-        );
-        let mut file = self.writer.experts(layer, count, shapes)?;
-        for expert in 0..count {
-            let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-            let source = store.read(id, None)?;
-            let ExpertWeights { gate, up, down } = source.weights();
-            let parts = [gate, up, down];
-            let [gate, up, down] = [0, 1, 2].map(|i| converted(parts[i], shapes[i].dtype));
-            file.push([gate.as_slice(), up.as_slice(), down.as_slice()])?;
-            self.advance(source.len());
+    /// Copies the small files, writes the manifest and gives the folder its name.
+    fn finish(mut self) -> Result<PackReport, EngineError> {
+        for name in side_files::NAMES {
+            if let Some(bytes) = self.weights.side().read(name)? {
+                self.folder.add(name, &bytes)?;
+            }
         }
-        let name = file.finish()?;
-        let [gate, up, down] = shapes.map(|s| spec(s.dtype, &[s.rows, s.cols]));
-        self.manifest.experts.push(LayerSpec { layer, file: name, count, gate, up, down });
-        Ok(())
+        self.manifest.files = self.folder.files().clone();
+        let files_kept = self.folder.kept();
+        self.folder.finish(&self.manifest, &self.destination)?;
+        Ok(PackReport {
+            bytes: self.manifest.files.values().map(|file| file.bytes).sum(),
+            fallbacks: self.plan.fallbacks,
+            files_kept,
+        })
     }
-
-    /// The asked type, or the nearest one whose blocks divide a row of `cols`.
-    fn type_for(&mut self, name: &str, wanted: DType, cols: usize) -> DType {
-        if wanted.row_bytes(cols).is_some() {
-            return wanted;
-        }
-        let used = DType::BF16;
-        self.fallbacks.push(Fallback { tensor: name.to_owned(), used: used.name() });
-        used
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        self.done += bytes as u64;
-        (self.progress)(Progress { done: self.done, total: self.total });
-    }
-
-    fn finish(mut self, destination: &Path) -> Result<PackReport, EngineError> {
-        self.manifest.files = self.writer.digests()?;
-        let bytes = self.manifest.files.values().map(|f| f.bytes).sum();
-        self.writer.finish(&self.manifest, destination)?;
-        Ok(PackReport { bytes, fallbacks: self.fallbacks })
-    }
-}
-
-/// Small matrices on which much depends keep their own type: the gate, the shared expert's scale, the
-/// delta net's decay and strength, and its convolution.
-fn is_sensitive(name: &str) -> bool {
-    [
-        "mlp.gate.weight",
-        "shared_expert_gate.weight",
-        "in_proj_a.weight",
-        "in_proj_b.weight",
-        "conv1d.weight",
-    ]
-    .iter()
-    .any(|suffix| name.ends_with(suffix))
 }
 
 fn spec(dtype: DType, shape: &[usize]) -> TensorSpec {
     TensorSpec { dtype: dtype.name().to_owned(), shape: shape.to_vec() }
-}
-
-/// A matrix in another type; bit for bit the same if the type is the same.
-fn converted(from: MatrixRef<'_>, dtype: DType) -> AlignedBytes {
-    if from.shape.dtype == dtype {
-        return AlignedBytes::copy_of(from.bytes);
-    }
-    let shape = MatrixShape { dtype, ..from.shape };
-    let mut out = AlignedBytes::zeroed(shape.bytes().expect("the type's blocks divide the row"));
-    let row_bytes = out.len() / shape.rows;
-    let mut row = vec![0.0; shape.cols];
-    for (r, out) in out.as_mut_slice().chunks_exact_mut(row_bytes).enumerate() {
-        dequantise_row(from.shape.dtype, from.row(r), &mut row);
-        quantise_row(dtype, &row, out);
-    }
-    out
 }
 
 #[cfg(test)]

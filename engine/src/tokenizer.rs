@@ -44,6 +44,10 @@ impl Tokenizer {
     /// Errors when the file is broken or is not byte-level BPE, which is what all supported
     /// families use.
     pub(crate) fn from_json(json: &[u8]) -> Result<Tokenizer, EngineError> {
+        // The library panics on some files that are no JSON (found by fuzzing: a file cut within its
+        // decoder), so they are kept from it.
+        serde_json::from_slice::<serde_json::Value>(json)
+            .map_err(|error| EngineError::Tokenizer(format!("tokenizer.json: {error}")))?;
         let mut parts = tokenizers::Tokenizer::from_bytes(json)
             .map_err(|error| EngineError::Tokenizer(format!("tokenizer.json: {error}")))?;
         let bpe = plain_bpe(&parts)?;

@@ -52,6 +52,12 @@ pub struct Classification {
     /// Nothing in the request stands in the way of placeholders: all of it could be read.
     #[serde(default)]
     pub redactable: bool,
+    /// Not all of the text could be scanned.
+    #[serde(default)]
+    pub scan_incomplete: bool,
+    /// A detector failed.
+    #[serde(default)]
+    pub detector_failed: bool,
 }
 
 /// A point of the lattice: a class and the labels that ride along.

@@ -17,13 +17,15 @@ use serde::Deserialize;
 
 use crate::error::suggest;
 use crate::evidence::Likelihood;
-use crate::prompt::{ContentKind, Prompt};
+use crate::prompt::{ContentKind, Endpoint};
 use crate::yaml::{At, Complaint, List};
 
 mod near;
+mod wider;
 mod words;
 
 pub(crate) use near::{Hit, Near, Scene};
+pub(crate) use wider::Wider;
 
 /// A condition as it stands in a file.
 #[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
@@ -39,6 +41,7 @@ pub(crate) struct ConditionSpec {
     path: Option<List<String>>,
     model: Option<List<String>>,
     caller: Option<List<String>>,
+    endpoint: Option<List<Endpoint>>,
     content: Option<List<ContentKind>>,
     /// Qualifies `header`: its value is one of these.
     is: Option<List<String>>,
@@ -53,7 +56,7 @@ pub(crate) struct ConditionSpec {
 }
 
 /// The leading words, one of which every condition has.
-const LEADING: [&str; 11] = [
+const LEADING: [&str; 12] = [
     "any_of",
     "all_of",
     "found",
@@ -64,6 +67,7 @@ const LEADING: [&str; 11] = [
     "path",
     "model",
     "caller",
+    "endpoint",
     "content",
 ];
 
@@ -96,6 +100,7 @@ pub(crate) enum Test {
     Path(Vec<String>),
     Model(Vec<String>),
     Caller(Vec<String>),
+    Endpoint(Vec<Endpoint>),
     Content(Vec<ContentKind>),
 }
 
@@ -183,15 +188,6 @@ impl Condition {
         self.holds_in(scene, &scene.hits)
     }
 
-    /// Calls `each` with the detectors that the condition wants found, and how likely.
-    pub(crate) fn each_found(&self, each: &mut impl FnMut(&[u32], Likelihood)) {
-        match &self.test {
-            Test::Any(parts) | Test::All(parts) => parts.iter().for_each(|p| p.each_found(each)),
-            Test::Found { detectors, at_least, .. } => each(detectors, *at_least),
-            _ => {}
-        }
-    }
-
     /// The condition can only be met by something found in the texts.
     pub(crate) fn needs_findings(&self) -> bool {
         match &self.test {
@@ -221,6 +217,17 @@ impl Condition {
         }
     }
 
+    /// Calls `see` with every test of the condition, those under `unless` included.
+    pub(crate) fn each_test(&self, see: &mut dyn FnMut(&Test)) {
+        if let Test::Any(parts) | Test::All(parts) = &self.test {
+            parts.iter().for_each(|part| part.each_test(see));
+        }
+        see(&self.test);
+        if let Some(unless) = &self.unless {
+            unless.each_test(see);
+        }
+    }
+
     fn holds_in(&self, scene: &Scene<'_>, hits: &[Hit]) -> bool {
         let Some(near) = self.near.filter(|_| !hits.is_empty()) else {
             return self.holds_here(scene, hits, hits);
@@ -236,7 +243,7 @@ impl Condition {
 
 impl Test {
     fn holds(&self, scene: &Scene<'_>, hits: &[Hit]) -> bool {
-        let context = &scene.prompt.context;
+        let context = scene.context;
         match self {
             Test::Any(parts) => parts.iter().any(|part| part.holds_in(scene, hits)),
             Test::All(parts) => parts.iter().all(|part| part.holds_in(scene, hits)),
@@ -261,22 +268,21 @@ impl Test {
             Test::Caller(patterns) => {
                 context.caller.as_ref().is_some_and(|caller| any_fits(patterns, caller))
             }
-            Test::Content(kinds) => unscanned_kinds(scene.prompt).any(|kind| kinds.contains(&kind)),
+            Test::Endpoint(endpoints) => {
+                Endpoint::of(&context.path).is_some_and(|endpoint| endpoints.contains(&endpoint))
+            }
+            Test::Content(kinds) => scene.unscanned.iter().any(|u| kinds.contains(&u.kind)),
         }
     }
 }
 
-fn unscanned_kinds(prompt: &Prompt) -> impl Iterator<Item = ContentKind> {
-    prompt.unscanned.iter().map(|unscanned| unscanned.kind)
-}
-
 /// Case does not matter: a tag that differs in case only must not be a way around a rule.
-fn any_equal(wanted: &[String], mut given: impl Iterator<Item: AsRef<str>>) -> bool {
+pub(crate) fn any_equal(wanted: &[String], mut given: impl Iterator<Item: AsRef<str>>) -> bool {
     given.any(|value| wanted.iter().any(|word| word.eq_ignore_ascii_case(value.as_ref().trim())))
 }
 
 /// A pattern is literal, or ends in `*` for any rest.
-fn any_fits(patterns: &[String], value: &str) -> bool {
+pub(crate) fn any_fits(patterns: &[String], value: &str) -> bool {
     patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(start) => {
             value.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
@@ -354,6 +360,7 @@ fn compile_context_test(spec: &ConditionSpec) -> Test {
         words(&spec.path).map(Test::Path),
         words(&spec.model).map(Test::Model),
         words(&spec.caller).map(Test::Caller),
+        spec.endpoint.as_ref().map(|endpoints| Test::Endpoint(endpoints.0.clone())),
     ];
     tests.into_iter().flatten().next().expect("check_qualifiers saw exactly one leading word")
 }
@@ -414,6 +421,7 @@ impl ConditionSpec {
             self.path.is_some(),
             self.model.is_some(),
             self.caller.is_some(),
+            self.endpoint.is_some(),
             self.content.is_some(),
         ];
         LEADING.iter().zip(given).filter(|(_, given)| *given).map(|(name, _)| *name).collect()

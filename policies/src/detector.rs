@@ -106,6 +106,11 @@ impl Scanner {
         })
     }
 
+    /// The specs, in order of the numbers that conditions use.
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &DetectorSpec> {
+        self.compiled.detectors.iter().map(|d| &d.spec)
+    }
+
     /// Scans every text of a prompt, one by one and joined.
     pub fn scan(&self, prompt: &Prompt) -> Scan {
         self.scan_with(prompt, "", None)

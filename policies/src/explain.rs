@@ -97,7 +97,8 @@ impl PolicySet {
         classification: &Classification,
         decision: &Decision,
     ) -> Explanation {
-        let scene = Scene::new(prompt, &classification.findings, |id| self.vocabulary.number(id));
+        let Classification { unscanned, findings, .. } = &classification;
+        let scene = Scene::new(prompt, unscanned, findings, |id| self.vocabulary.number(id));
         let mut rules = Vec::new();
         let mut near_misses = Vec::new();
         for rule in &self.rules {

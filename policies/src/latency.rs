@@ -10,6 +10,9 @@ use crate::error::suggest;
 use crate::prompt::RequestContext;
 use crate::yaml::{At, Complaint, List, Named};
 
+/// Tokens of the reply that a deadline is about, unless the site says otherwise.
+const REPLY_TOKENS: u32 = 256;
+
 /// The `latency` section of a site file.
 #[derive(Clone, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +30,10 @@ struct LatencyClassSpec {
     first_token: Option<Wait>,
     /// The least speed after that.
     tokens_per_second: Option<f64>,
+    /// The longest wait for a whole reply of `reply_tokens`.
+    deadline: Option<Wait>,
+    /// Length of the reply that the deadline is about, tokens; 256 unless said.
+    reply_tokens: Option<u32>,
     /// Zones in the order of preference; those not named come last.
     prefers: List<Zone>,
     /// Words of clients for this class: `service_tier: flex`.
@@ -87,6 +94,10 @@ pub struct LatencyClass {
     pub first_token_ms_max: Option<u64>,
     /// The least speed after that.
     pub tokens_per_second_min: Option<f64>,
+    /// The longest wait for a whole reply of `reply_tokens`.
+    pub deadline_ms_max: Option<u64>,
+    /// Length of the reply that the deadline is about, tokens.
+    pub reply_tokens: u32,
     /// Zones in the order of preference.
     pub prefers: Vec<Zone>,
     also_called: Vec<String>,
@@ -111,6 +122,8 @@ impl Latency {
             name: name.value.clone(),
             first_token_ms_max: class.first_token.map(|wait| wait.0),
             tokens_per_second_min: class.tokens_per_second,
+            deadline_ms_max: class.deadline.map(|wait| wait.0),
+            reply_tokens: class.reply_tokens.unwrap_or(REPLY_TOKENS),
             prefers: class.prefers.0.clone(),
             also_called: class.also_called.0.clone(),
             key_tags: class.key_tag.0.clone(),
@@ -134,6 +147,16 @@ impl Latency {
         self.called(name).unwrap_or(&self.classes[self.default])
     }
 
+    /// Name of the class of requests that say nothing.
+    pub(crate) fn default_name(&self) -> &str {
+        &self.classes[self.default].name
+    }
+
+    /// The class that a client means by a word, if the site knows it.
+    pub(crate) fn known_name(&self, word: &str) -> Option<String> {
+        self.called(word).map(|class| class.name.clone())
+    }
+
     fn called(&self, word: &str) -> Option<&LatencyClass> {
         let is_called = |name: &String| name.eq_ignore_ascii_case(word.trim());
         self.classes
@@ -153,7 +176,16 @@ impl LatencyClass {
             (Some(expected), Some(least)) => expected < least,
             _ => false,
         };
-        waits_too_long || speaks_too_slowly
+        waits_too_long || speaks_too_slowly || self.is_late(upstream)
+    }
+
+    /// A reply of the usual length would not be whole in time.
+    fn is_late(&self, upstream: &UpstreamFacts) -> bool {
+        let Some((deadline, speed)) = self.deadline_ms_max.zip(upstream.tokens_per_second) else {
+            return false;
+        };
+        let speaking_ms = 1000.0 * f64::from(self.reply_tokens) / speed.max(f64::MIN_POSITIVE);
+        upstream.first_token_ms.unwrap_or(0) as f64 + speaking_ms > deadline as f64
     }
 
     /// Place of a zone in the order of preference.
@@ -165,6 +197,40 @@ impl LatencyClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deadline_is_missed_by_who_would_speak_too_long() {
+        let class = LatencyClass {
+            name: "interactive".to_owned(),
+            first_token_ms_max: None,
+            tokens_per_second_min: None,
+            deadline_ms_max: Some(10_000),
+            reply_tokens: 100,
+            prefers: Vec::new(),
+            also_called: Vec::new(),
+            key_tags: Vec::new(),
+        };
+        for (first, speed, missed) in [
+            (Some(0), Some(10.0), false),
+            (Some(1), Some(10.0), true),
+            (None, Some(9.9), true),
+            (Some(9_000), None, false),
+            (Some(0), Some(0.0), true),
+        ] {
+            let upstream = UpstreamFacts {
+                id: "edge".to_owned(),
+                edge: true,
+                scheme: String::new(),
+                host: String::new(),
+                port: 0,
+                healthy: true,
+                quality: None,
+                first_token_ms: first,
+                tokens_per_second: speed,
+            };
+            assert_eq!(class.is_missed_by(&upstream), missed, "{first:?} {speed:?}");
+        }
+    }
 
     #[test]
     fn reads_waits_with_units_only() {

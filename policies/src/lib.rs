@@ -13,6 +13,7 @@
 //! [`Finding`] names detector, place and likelihood, not the text).
 #![forbid(unsafe_code)]
 
+mod changes;
 mod classification;
 mod condition;
 mod decide;
@@ -29,12 +30,14 @@ mod policy_set;
 mod prompt;
 mod prove;
 mod read;
+mod replay;
 mod rule;
 mod schema;
 mod site;
 mod swar;
 mod yaml;
 
+pub use changes::{Change, Direction, Subject};
 pub use classification::Classification;
 pub use decision::{
     Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
@@ -49,10 +52,11 @@ pub use evidence::{Finding, Likelihood};
 pub use explain::{Clause, Explanation, RuleExplanation};
 pub use latency::LatencyClass;
 pub use pack::LANGUAGE_VERSION;
-pub use policy_set::check::{TestFailure, TestReport};
-pub use policy_set::{PackInfo, PolicySet, shipped_pack_names, shipped_sources};
-pub use prompt::{ContentKind, Prompt, RequestContext, Role, Text, Unscanned};
+pub use policy_set::check::{CaseResult, TestCase, TestFailure, TestReport};
+pub use policy_set::{PackInfo, PolicySet, Verdict, digest, shipped_pack_names, shipped_sources};
+pub use prompt::{ContentKind, Endpoint, Prompt, RequestContext, Role, Text, Unscanned};
 pub use prove::Proof;
+pub use replay::{Evidence, EvidenceContext, PlacedFinding, Sight};
 pub use rule::{Rule, RuleMode, Severity};
 pub use schema::FileSchema;
 pub use site::answers::ReplyAnswer;

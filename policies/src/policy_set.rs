@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use jiff::civil::Date;
 
@@ -19,7 +20,8 @@ use crate::error::{Diagnostic, PolicyError};
 use crate::evidence::{Finding, Likelihood};
 use crate::latency::{Latency, LatencyClass};
 use crate::pack::Permission;
-use crate::prompt::{Prompt, Unscanned};
+use crate::prompt::{Endpoint, Prompt, RequestContext, Unscanned};
+use crate::replay::Sight;
 use crate::rule::{Rule, RuleMode};
 use crate::site::answers::{Answer, Answers, ReplyAnswer};
 use crate::site::vouch::{self, Vouch};
@@ -28,8 +30,10 @@ use crate::yaml::Source;
 mod build;
 pub(crate) mod check;
 mod files;
+mod verdict;
 
 pub use files::{shipped_pack_names, shipped_sources};
+pub use verdict::Verdict;
 
 /// A checked and compiled set of policy files.
 pub struct PolicySet {
@@ -56,6 +60,10 @@ pub struct PolicySet {
     pub(crate) site_tests: Vec<check::SiteTest>,
     pub(crate) warnings: Vec<Diagnostic>,
     pub(crate) sources: Vec<Source>,
+    /// Detectors that look at the requests of one tenant only.
+    pub(crate) tenant_detectors: BTreeMap<String, String>,
+    /// What all of this looks at, once somebody asked.
+    pub(crate) sight: OnceLock<Sight>,
 }
 
 /// A pack of the set.
@@ -143,6 +151,14 @@ impl PolicySet {
         build::build(files::site_from_sources(sources)?)
     }
 
+    /// Builds a set again from all of its [`PolicySet::sources`], and runs its tests.
+    ///
+    /// Nothing is looked up: no shipped file is added or taken instead of a given one, so that the set is
+    /// the one that the files were taken from, with the same digest, under any later version.
+    pub fn from_complete_sources(sources: Vec<Source>) -> Result<PolicySet, PolicyError> {
+        build::build(files::complete_set(sources)?)?.tested()
+    }
+
     fn tested(self) -> Result<PolicySet, PolicyError> {
         let report = self.run_tests();
         if !report.failed.is_empty() {
@@ -160,6 +176,16 @@ impl PolicySet {
     /// SHA-256 over the set's files, hexadecimal: what approvers sign and decisions record.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Name of the organisation or installation, as the site file says.
+    pub fn site(&self) -> &str {
+        &self.site
+    }
+
+    /// Version of the site file.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// Who must sign a change of the site file.
@@ -235,8 +261,9 @@ impl PolicySet {
         let mut least: BTreeMap<&str, Likelihood> = BTreeMap::new();
         let matched = classification.rules.iter().filter_map(|id| self.rule(id));
         for rule in matched.filter(|rule| rule.redact) {
-            rule.when.each_found(&mut |detectors, at_least| {
-                for &number in detectors {
+            rule.when.each_found(&mut |found| {
+                let at_least = found.at_least;
+                for &number in found.detectors.iter().filter(|_| !found.negated) {
                     let id = self.vocabulary.detectors[number as usize].as_str();
                     let known = least.entry(id).or_insert(at_least);
                     *known = (*known).min(at_least);
@@ -247,7 +274,12 @@ impl PolicySet {
             least.get(finding.detector.as_str()).is_some_and(|least| finding.likelihood >= *least)
         };
         let findings = classification.findings.iter().filter(wanted);
-        findings.filter(|finding| self.scanner.finds_values(&finding.detector)).collect()
+        findings.filter(|finding| self.finds_values(&finding.detector)).collect()
+    }
+
+    /// What a detector finds is a value, such as a number or a name, and not what a text is about.
+    pub fn finds_values(&self, detector: &str) -> bool {
+        self.scanner.finds_values(detector)
     }
 
     /// Tools that get the values that placeholders stand for.
@@ -280,31 +312,49 @@ impl PolicySet {
         self.classify_scan(prompt, self.scanner.scan_with(prompt, &self.digest, Some(memory)))
     }
 
-    fn classify_scan(&self, prompt: &Prompt, scan: Scan) -> Classification {
+    fn classify_scan(&self, prompt: &Prompt, mut scan: Scan) -> Classification {
+        scan.findings.retain(|finding| {
+            let tenant = self.tenant_detectors.get(&finding.detector);
+            tenant.is_none_or(|tenant| *tenant == prompt.context.tenant)
+        });
         let mut unscanned = prompt.unscanned.clone();
         unscanned.extend(scan.unscanned.iter().cloned());
-        let mut base = Base { class: self.answers.unlabelled, ..Base::default() };
-        self.raise_for_context(prompt, &mut base);
-        self.raise_for_unscanned(&unscanned, &mut base);
-        if scan.incomplete {
-            self.apply(
-                self.answers.scan_incomplete,
-                "not all of the text could be scanned",
-                &mut base,
-            );
-        }
-        if !scan.failed.is_empty() {
-            self.apply(self.answers.detector_failed, "a detector failed", &mut base);
-        }
-        let matched = self.match_rules(prompt, &scan.findings);
-        self.conclude(prompt, base, matched, scan.findings, unscanned)
+        let number = |id: &str| self.vocabulary.number(id);
+        let scene = Scene::new(prompt, &unscanned, &scan.findings, number);
+        let state = ScanState { incomplete: scan.incomplete, failed: !scan.failed.is_empty() };
+        self.classify_scene(&scene, state, scan.findings)
     }
 
-    fn raise_for_context(&self, prompt: &Prompt, base: &mut Base) {
-        if prompt.context.caller.is_none() {
+    /// Evaluates every rule over what was found.
+    pub(crate) fn classify_scene(
+        &self,
+        scene: &Scene<'_>,
+        state: ScanState,
+        findings: Vec<Finding>,
+    ) -> Classification {
+        let mut base = Base { class: self.answers.unlabelled, ..Base::default() };
+        self.raise_for_context(scene.context, &mut base);
+        self.raise_for_unscanned(scene.unscanned, &mut base);
+        if state.incomplete {
+            let why = "not all of the text could be scanned";
+            self.apply(self.answers.scan_incomplete, why, &mut base);
+        }
+        if state.failed {
+            self.apply(self.answers.detector_failed, "a detector failed", &mut base);
+        }
+        let matched = self.match_rules(scene);
+        Classification {
+            scan_incomplete: state.incomplete,
+            detector_failed: state.failed,
+            ..self.conclude(scene, base, matched, findings)
+        }
+    }
+
+    fn raise_for_context(&self, context: &RequestContext, base: &mut Base) {
+        if context.caller.is_none() {
             self.apply(self.answers.caller_unknown, "the caller is unknown", base);
         }
-        let Some(asked) = &prompt.context.class else { return };
+        let Some(asked) = &context.class else { return };
         let known = self.classes.iter().position(|class| class.name.eq_ignore_ascii_case(asked));
         let (class, why) = match known {
             Some(class) => (class, "the client asks for this class"),
@@ -337,17 +387,18 @@ impl PolicySet {
         }
     }
 
-    fn match_rules(&self, prompt: &Prompt, findings: &[Finding]) -> Vec<Match<'_>> {
-        let scene = Scene::new(prompt, findings, |id| self.vocabulary.number(id));
+    fn match_rules(&self, scene: &Scene<'_>) -> Vec<Match<'_>> {
         let mut matched = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
-            if scene.hits.is_empty() && rule.needs_findings || !rule.when.holds(&scene) {
+            let is_others = rule.tenant.as_ref().is_some_and(|t| *t != scene.context.tenant);
+            if is_others || scene.hits.is_empty() && rule.needs_findings || !rule.when.holds(scene)
+            {
                 continue;
             }
             let exceptions = self
                 .exceptions
                 .iter()
-                .filter(|exception| exception.rule == index && exception.speaks_for(rule, &scene));
+                .filter(|exception| exception.rule == index && exception.speaks_for(rule, scene));
             matched.push(Match { rule, exceptions: exceptions.map(|e| e.id.as_str()).collect() });
         }
         matched
@@ -355,11 +406,10 @@ impl PolicySet {
 
     fn conclude(
         &self,
-        prompt: &Prompt,
+        scene: &Scene<'_>,
         base: Base,
         matched: Vec<Match<'_>>,
         findings: Vec<Finding>,
-        unscanned: Vec<Unscanned>,
     ) -> Classification {
         let enforced: Vec<&Rule> =
             matched.iter().map(|m| m.rule).filter(|rule| rule.mode == RuleMode::Enforce).collect();
@@ -373,21 +423,24 @@ impl PolicySet {
             .flat_map(|m| m.exceptions.iter().map(|id| (m.rule.id.clone(), (*id).to_owned())));
         Classification {
             class: self.classes[level.class].name.clone(),
-            latency: self.latency.of(&prompt.context).name.clone(),
+            latency: self.latency.of(scene.context).name.clone(),
             reason: self.reason(&level, base.reason.as_deref(), &raised_by),
             excepted: excepted.collect(),
             rules: ids(enforced),
             raised_by: ids(raised_by),
             shadow_rules: ids(shadows),
             findings,
-            redactable: unscanned.is_empty() && !prompt.context.path.contains("embeddings"),
-            unscanned,
+            redactable: scene.unscanned.is_empty()
+                && Endpoint::of(&scene.context.path) != Some(Endpoint::Embeddings),
+            unscanned: scene.unscanned.to_vec(),
             refuse: base.refuse,
             strip: base.strip,
             never_cloud: self.is_never_cloud(&level),
             base_class: self.classes[base.class].name.clone(),
             base_reason: base.reason,
             labels: level.labels,
+            scan_incomplete: false,
+            detector_failed: false,
         }
     }
 
@@ -412,6 +465,33 @@ impl PolicySet {
             }
         }
     }
+}
+
+/// SHA-256 over the names and texts of all files of a set, in the order of their names, hexadecimal: the
+/// [`PolicySet::digest`] of the set that is built from them.
+///
+/// Line ends count as `\n`, so that a checkout on Windows has the same digest.
+pub fn digest(sources: &[Source]) -> String {
+    let mut files: Vec<(&str, String)> =
+        sources.iter().map(|s| (s.name.as_str(), s.text.replace("\r\n", "\n"))).collect();
+    files.sort();
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for (name, text) in files {
+        context.update(&(name.len() as u64).to_be_bytes());
+        context.update(name.as_bytes());
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How a scan went.
+#[derive(Clone, Copy)]
+pub(crate) struct ScanState {
+    /// Not all of the text could be scanned.
+    pub(crate) incomplete: bool,
+    /// A detector failed.
+    pub(crate) failed: bool,
 }
 
 /// What holds before any rule.

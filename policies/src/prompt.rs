@@ -51,7 +51,7 @@ pub enum Role {
 }
 
 /// Content that no detector can read, and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unscanned {
     /// What kind of content; `must_answer.cannot_scan` in `site.yaml` says what happens to each.
     pub kind: ContentKind,
@@ -112,6 +112,41 @@ impl ContentKind {
     }
 }
 
+/// What kind of answer a request asks for, whatever the dialect.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// A turn of a conversation: chat completions, responses, messages.
+    Chat,
+    /// A text that goes on: completions.
+    Completions,
+    /// Vectors of texts.
+    Embeddings,
+}
+
+impl Endpoint {
+    /// The endpoint behind a path, if it is one of these.
+    pub fn of(path: &str) -> Option<Endpoint> {
+        match path.trim_end_matches('/').trim_start_matches("/v1/") {
+            "chat/completions" | "responses" | "messages" => Some(Endpoint::Chat),
+            "completions" => Some(Endpoint::Completions),
+            "embeddings" => Some(Endpoint::Embeddings),
+            _ => None,
+        }
+    }
+
+    /// The word of policy files.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Endpoint::Chat => "chat",
+            Endpoint::Completions => "completions",
+            Endpoint::Embeddings => "embeddings",
+        }
+    }
+}
+
 /// What is known of the request besides its texts.
 #[derive(Clone, Default)]
 pub struct RequestContext {
@@ -131,6 +166,8 @@ pub struct RequestContext {
     pub path: String,
     /// The caller's id, if its key is known.
     pub caller: Option<String>,
+    /// The caller's tenant; empty is nobody's.
+    pub tenant: String,
 }
 
 impl fmt::Debug for Text {

@@ -101,6 +101,8 @@ impl PolicySet {
             base_reason: None,
             excepted: Vec::new(),
             redactable: true,
+            scan_incomplete: false,
+            detector_failed: false,
         };
         let lowest = self.classes[0].name.as_str();
         let enforced = self.rules.iter().filter(|rule| rule.mode == RuleMode::Enforce);

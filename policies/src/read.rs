@@ -136,6 +136,7 @@ impl PolicySet {
         marks.extend(
             (rule.mode == RuleMode::Shadow).then(|| "shadow: computed, without effect".to_owned()),
         );
+        marks.extend(rule.tenant.as_ref().map(|tenant| format!("only for the tenant {tenant}")));
         marks.extend(days_in_words(&rule.effective));
         marks.extend(rule.citation.clone());
         marks.push(format!("owner {}", rule.owner));
@@ -220,7 +221,10 @@ fn latency_sentence(class: &LatencyClass) -> String {
     let zones: Vec<&str> = class.prefers.iter().map(|zone| zone.in_words()).collect();
     let first = class.first_token_ms_max.map(|ms| format!("the first token within {}", Wait(ms)));
     let speed = class.tokens_per_second_min.map(|n| format!("{n} tokens a second"));
-    let demands: Vec<String> = first.into_iter().chain(speed).collect();
+    let whole = class
+        .deadline_ms_max
+        .map(|ms| format!("a reply of {} tokens within {}", class.reply_tokens, Wait(ms)));
+    let demands: Vec<String> = first.into_iter().chain(speed).chain(whole).collect();
     let demands = if demands.is_empty() { "any speed".to_owned() } else { demands.join(" and ") };
     format!("{} asks for {demands} and prefers {}.", class.name, zones.join(", then "))
 }
@@ -245,6 +249,9 @@ fn edge(answer: EdgeAnswer) -> String {
 fn reply(answer: ReplyAnswer) -> &'static str {
     match answer {
         ReplyAnswer::Taint => "passes, and the conversation stays private from then on",
+        ReplyAnswer::Mask => {
+            "passes without what was found, and the conversation stays private from then on"
+        }
         ReplyAnswer::Cut => "is ended",
     }
 }

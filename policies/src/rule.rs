@@ -83,6 +83,7 @@ pub(crate) struct Given {
     pub(crate) path: Option<String>,
     pub(crate) model: Option<String>,
     pub(crate) caller: Option<String>,
+    pub(crate) tenant: Option<String>,
     pub(crate) class: Option<String>,
     pub(crate) latency: Option<String>,
     pub(crate) content: List<crate::prompt::ContentKind>,
@@ -186,6 +187,8 @@ pub struct Rule {
     pub file: String,
     /// Line of its id.
     pub line: u32,
+    /// Whose requests it is about; `None` for everybody's.
+    pub tenant: Option<String>,
     /// Who owns the file.
     pub owner: String,
     /// What it says, in a few words.

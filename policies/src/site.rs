@@ -35,6 +35,9 @@ pub(crate) struct SiteSpec {
     pub(crate) requires: Option<At<String>>,
     /// Packs by shipped name or by path.
     pub(crate) packs: List<At<String>>,
+    /// Packs by path that hold for the requests of one tenant only; they can only tighten.
+    #[serde(default)]
+    pub(crate) tenants: Named<List<At<String>>>,
     /// Detector files by path, besides the shipped ones.
     #[serde(default)]
     pub(crate) detector_files: List<At<String>>,

@@ -26,7 +26,7 @@ pub(crate) use wrappers::{At, Each, List, Named};
 const SOURCE_BYTES_MAX: usize = 4 << 20;
 
 /// One policy file: its name and its text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Source {
     /// How diagnostics call it: `hipaa.yaml`.
     pub name: String,

@@ -24,7 +24,7 @@ rules:
 "#;
 
 /// Name and condition of every rule under test.
-const CONDITIONS: [(&str, &str); 21] = [
+const CONDITIONS: [(&str, &str); 22] = [
     ("found", "{found: alpha}"),
     ("group", "{found: greek}"),
     ("count", "{found: alpha, count: 3}"),
@@ -44,6 +44,7 @@ const CONDITIONS: [(&str, &str); 21] = [
     ("header", "{header: X-Kind, is: [one, two]}"),
     ("header-there", "{header: x-kind}"),
     ("path", "{path: /v1/embed*}"),
+    ("endpoint", "{endpoint: [embeddings, completions]}"),
     ("model", "{model: [gpt-*, tiny]}"),
     ("content", "{any_of: [{content: [image, audio]}, {caller: robot}]}"),
 ];
@@ -148,7 +149,7 @@ fn the_request_is_known_by_tags_headers_and_the_rest() {
         with(&|prompt| prompt.context.headers = headers.clone())
     };
     let image = Unscanned { kind: ContentKind::Image, place: "messages[0].content".to_owned() };
-    let cases: [(&str, Prompt, bool); 14] = [
+    let cases: [(&str, Prompt, bool); 16] = [
         ("tag", with(&|p| p.context.tags = ["blue".to_owned()].into()), true),
         ("tag", with(&|p| p.context.tags = ["RED".to_owned()].into()), true),
         ("tag", with(&|p| p.context.key_tags = ["red".to_owned()].into()), false),
@@ -160,6 +161,8 @@ fn the_request_is_known_by_tags_headers_and_the_rest() {
         ("header-there", with(&|_| ()), false),
         ("path", with(&|p| p.context.path = "/v1/embeddings".into()), true),
         ("path", with(&|p| p.context.path = "/v1/chat".into()), false),
+        ("endpoint", with(&|p| p.context.path = "/v1/embeddings".into()), true),
+        ("endpoint", with(&|p| p.context.path = "/v1/responses".into()), false),
         ("model", with(&|p| p.context.model = "GPT-9".into()), true),
         ("content", with(&|p| p.unscanned.push(image.clone())), true),
         ("content", with(&|p| p.context.caller = Some("robot".into())), true),

@@ -14,9 +14,10 @@ mod record;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sluice_policies::PolicySet;
 use tokio::sync::{mpsc, oneshot};
 
 pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
@@ -33,6 +34,8 @@ pub struct AuditLog {
     lines: mpsc::Sender<Line>,
     health: Arc<Health>,
     path: Arc<Path>,
+    /// Digest of the set that was described last.
+    described: Arc<Mutex<String>>,
 }
 
 /// Whether the log takes records.
@@ -125,7 +128,7 @@ impl AuditLog {
             .name("audit".to_owned())
             .spawn(move || writer::run(file, waiting, &shared))
             .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
-        Ok(AuditLog { lines, health, path })
+        Ok(AuditLog { lines, health, path, described: Arc::default() })
     }
 
     /// The file that is written.
@@ -141,6 +144,21 @@ impl AuditLog {
     /// Records that could not be written since the start.
     pub fn failures(&self) -> u64 {
         self.health.failures.load(Ordering::Relaxed)
+    }
+
+    /// Records what a set looks at, if it is not the one that was recorded last.
+    pub async fn policy(&self, set: &PolicySet) -> Result<(), AuditDown> {
+        if *self.described() == set.digest() {
+            return Ok(());
+        }
+        self.write(record::policy_line(set)).await?;
+        set.digest().clone_into(&mut self.described());
+        Ok(())
+    }
+
+    fn described(&self) -> MutexGuard<'_, String> {
+        // A digest is replaced as a whole.
+        self.described.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records an attempt and waits until it is written. Nothing may leave before this returns `Ok`.

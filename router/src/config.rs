@@ -26,6 +26,8 @@ use crate::upstream::UpstreamId;
 
 /// No config is longer; a longer file is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// In production no loosening passes with fewer approvers' signatures.
+pub const SIGNATURES_MIN: usize = 2;
 
 /// The checked configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -71,6 +73,34 @@ pub struct Listen {
 pub struct PolicyFiles {
     /// Path of `site.yaml`. Default: the site file inside the binary.
     pub site: Option<PathBuf>,
+    /// `bundle`: a signed bundle instead of a site file. Default: none.
+    pub bundle: Option<BundleFiles>,
+    /// `signatures`: whose signatures let a loosening pass in production. Default: none, and then
+    /// nothing is loosened there.
+    pub signatures: Option<ApproverKeys>,
+    /// `last_good.path`: folder where the set in force, its acceptances and its history are kept.
+    /// Default: `policy` beside the folder of the audit log; none in a trial without a file.
+    pub last_good: Option<PathBuf>,
+    /// `shadow`: a site file that decides every request too, without effect. Default: none.
+    pub shadow: Option<PathBuf>,
+}
+
+/// A signed policy bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleFiles {
+    /// The bundle.
+    pub file: PathBuf,
+    /// File of the public keys that may sign it: `NAME BASE64` a line.
+    pub keys: PathBuf,
+}
+
+/// Who approves what loosens policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApproverKeys {
+    /// How many different approvers must sign. Default and least 2.
+    pub required: usize,
+    /// File of their public keys: `NAME BASE64` a line.
+    pub keys: PathBuf,
 }
 
 /// Who may call.

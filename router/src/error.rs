@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::active_policy::Refused;
 use crate::audit::AuditError;
 use crate::identity::IdentityError;
 use crate::taint::NoRandomness;
@@ -13,7 +15,7 @@ use crate::upstream::UpstreamSetupError;
 pub enum ServeError {
     /// The policy set cannot be used.
     #[error("failed to load the policies")]
-    Policy(#[source] sluice_policies::PolicyError),
+    Policy(#[source] Arc<Refused>),
     /// The model cannot be loaded.
     #[error("failed to load the model {path}")]
     Model {

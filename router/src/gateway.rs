@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Classification, Decision, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode, Route,
-    ScanCache, ScanMemory,
+    Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode,
+    Route, ScanCache, ScanMemory,
 };
 use tokio::time::Instant;
 
 use crate::active_policy::ActivePolicy;
+use crate::active_policy::candidate::{self, WouldBe};
 use crate::api::{ApiError, Request};
 use crate::audit::{AuditLog, RefusalRecord};
 use crate::identity::Callers;
@@ -84,6 +85,8 @@ struct Ask {
     policy: Arc<PolicySet>,
     request: Request,
     classification: Classification,
+    /// What the classification rested on.
+    evidence: Evidence,
     stripped: Vec<String>,
     /// The placeholders in the request, if there are any.
     redaction: Option<Redaction>,
@@ -91,6 +94,8 @@ struct Ask {
     allowed: Vec<String>,
     /// The conversation holds never-cloud text: its reply is remembered as such.
     never_cloud: bool,
+    /// What a candidate set would have decided at first, if it differs.
+    would_be: Option<WouldBe>,
     started: Instant,
 }
 
@@ -129,12 +134,17 @@ impl Gateway {
     pub async fn handle(&self, mut request: Request) -> Reply {
         let started = Instant::now();
         let policy = self.parts.policy.current();
-        let Some(mut classification) = self.classify(&policy, &request).await else {
+        let candidate = self.parts.policy.candidate().current();
+        let scanned = self.classify(&policy, candidate.as_ref(), &request).await;
+        let Some((mut classification, candidates)) = scanned else {
             return Reply::error(&ApiError::internal());
         };
         let mut stripped = request.chat.strip(&classification.strip);
         let mut facts = self.facts(&request);
         let mut decision = policy.decide(&classification, &facts);
+        let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
+            self.compare(&policy, &decision, &candidate, &classification, &facts)
+        });
         let mut redaction = None;
         if decision.redact {
             match self.redact(&policy, &request, &classification, &facts).await {
@@ -160,15 +170,18 @@ impl Gateway {
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
+        let evidence = policy.evidence(&request.prompt, &classification);
         let ask = Ask {
             id,
             policy,
             request,
             classification,
+            evidence,
             stripped,
             redaction,
             allowed,
             never_cloud,
+            would_be,
             started,
         };
         if !ask.is_stripped_whole() {
@@ -218,14 +231,23 @@ impl Gateway {
         self.refuse(&ask, &decision, &facts, &error).await
     }
 
-    /// Scans a prompt. `None` if the scan itself died: then nothing is known and nothing leaves.
-    async fn classify(&self, policy: &Arc<PolicySet>, request: &Request) -> Option<Classification> {
+    /// Scans a prompt, and again by a candidate set. `None` if the scan itself died: then nothing is
+    /// known and nothing leaves. A candidate that dies is left out.
+    async fn classify(
+        &self,
+        policy: &Arc<PolicySet>,
+        candidate: Option<&Arc<PolicySet>>,
+        request: &Request,
+    ) -> Option<(Classification, Option<Classification>)> {
         let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
-        let (policy, prompt, cache) =
-            (policy.clone(), request.prompt.clone(), self.parts.scans.clone());
+        let (policy, candidate) = (policy.clone(), candidate.cloned());
+        let (prompt, cache) = (request.prompt.clone(), self.parts.scans.clone());
         let scope = request.caller.tenant.clone();
-        let classify =
-            move || policy.classify_with(&prompt, ScanMemory { cache: &cache, scope: &scope });
+        let classify = move || {
+            let memory = || ScanMemory { cache: &cache, scope: &scope };
+            let candidates = candidate.and_then(|set| candidate::classify(&set, &prompt, memory()));
+            (policy.classify_with(&prompt, memory()), candidates)
+        };
         if bytes <= SCAN_INLINE_BYTES_MAX {
             return Some(classify());
         }
@@ -244,13 +266,28 @@ impl Gateway {
         let findings = policy.redacted_findings(classification);
         let (fields, redaction) = self.parts.redactor.redact(request, &findings)?;
         let mut request = crate::api::chat::with_fields(request, fields).ok()?;
-        let mut classification = self.classify(policy, &request).await?;
+        let (mut classification, _) = self.classify(policy, None, &request).await?;
         // Placeholders are put in once: what the second scan finds must stay.
         classification.redactable = false;
         let stripped = request.chat.strip(&classification.strip);
         let decision = policy.decide(&classification, facts);
         let opens = !classification.never_cloud && decision.route == Route::Cloud;
         opens.then_some(Redacted { request, classification, stripped, decision, redaction })
+    }
+
+    /// What a candidate set would have decided, counted, if it differs from the decision in force.
+    fn compare(
+        &self,
+        policy: &PolicySet,
+        decision: &Decision,
+        candidate: &PolicySet,
+        classification: &Classification,
+        facts: &Facts,
+    ) -> Option<WouldBe> {
+        let would = candidate::would_be(policy, decision, candidate, classification, facts)?;
+        let rules = would.rules_apart(decision);
+        self.parts.metrics.policy_difference(would.kind.in_words(), &rules);
+        Some(would)
     }
 
     fn facts(&self, request: &Request) -> Facts {
@@ -304,12 +341,15 @@ impl Gateway {
             id: &ask.id,
             decision,
             classification: &ask.classification,
+            evidence: &ask.evidence,
             facts,
+            would_be: ask.would_be.as_ref(),
             caller: ask.request.caller.id.as_deref(),
             tenant: &ask.request.caller.tenant,
             code: error.code.unwrap_or("error"),
         };
         // Nothing leaves, so an unwritable log does not change the answer; it shows in the metrics.
+        let _ = self.parts.audit.policy(&ask.policy).await;
         let _ = self.parts.audit.refusal(&record).await;
         let mut reply = Reply::error(error);
         self.stamp(ask, decision, None, &mut reply);
@@ -393,7 +433,6 @@ impl Gateway {
             engine: engine.map(|f| (f.running, f.waiting)),
             audit_writable: self.parts.audit.is_writable(),
             audit_failures: self.parts.audit.failures(),
-            policy_reload_failed: self.parts.policy.reload_failed(),
         }
     }
 }

@@ -19,18 +19,24 @@ pub mod gateway;
 pub mod identity;
 pub mod metrics;
 pub mod permit;
+mod policy_follower;
 pub mod redact;
 pub mod reply;
+mod reply_edit;
+mod reply_mask;
 mod reply_scan;
 mod server;
+pub mod signing;
 pub mod taint;
 pub mod upstream;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use sluice_engine::{Engine, EngineOptions};
 use sluice_policies::{Mode, ScanCache};
+use tokio::net::TcpListener;
 
 pub use error::ServeError;
 
@@ -40,7 +46,9 @@ use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::Callers;
 use crate::metrics::Metrics;
+use crate::policy_follower::Follower;
 use crate::redact::Redactor;
+use crate::server::{Probes, Stage};
 use crate::taint::{NoRandomness, TaintStore};
 use crate::upstream::{EdgeUpstream, OpenAiUpstream, Upstream, UpstreamId};
 
@@ -54,8 +62,8 @@ pub struct Started {
     pub gateway: Arc<Gateway>,
 }
 
-/// Serves until SIGTERM or ctrl-c, then drains; SIGHUP reads the policy files again. `ready` is called
-/// once both listeners are open.
+/// Serves until SIGTERM or ctrl-c, then drains. Policy files are read again when they change and at
+/// every SIGHUP. `ready` is called once both listeners are open.
 ///
 /// Every edge upstream in `config` must name its model.
 pub async fn serve(config: Config, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
@@ -69,63 +77,75 @@ pub async fn serve_until(
     ready: impl FnOnce(&Started),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let bind = async |address| {
-        let failed = |source| ServeError::Bind { address, source };
-        server::bind(address).await.map_err(failed)
-    };
     // Listeners first: a port that is taken should not cost the time to load a model.
+    let (probing, metrics_address) = bind(config.listen.metrics).await?;
     let (traffic, traffic_address) = bind(config.listen.traffic).await?;
-    let (metrics, metrics_address) = bind(config.listen.metrics).await?;
+    let probes = Probes::open(probing, Arc::new(Metrics::new()));
+    let doors = Doors { traffic, traffic_address, metrics_address };
+    let served = serve_behind(config, &probes, doors, ready, std::pin::pin!(stop)).await;
+    probes.close().await;
+    served
+}
+
+/// The open listener for traffic, and where both are.
+struct Doors {
+    traffic: TcpListener,
+    traffic_address: SocketAddr,
+    metrics_address: SocketAddr,
+}
+
+/// Serves traffic once there are policies, while the probes already answer.
+async fn serve_behind(
+    config: Config,
+    probes: &Probes,
+    mut doors: Doors,
+    ready: impl FnOnce(&Started),
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<(), ServeError> {
+    let metrics = probes.metrics().clone();
+    let mut follower = Follower::new(&config)?;
+    let opened = match follower.open(&config, &metrics).await {
+        Err(refused) if config.policy.last_good.is_some() => {
+            // A closed port says more than one where nobody answers.
+            drop(doors.traffic);
+            probes.show(Stage::Starting(Some(refused)));
+            let waited = follower.wait_for_policies(&config, &metrics, probes);
+            let opened = tokio::select! {
+                opened = waited => opened,
+                () = stop.as_mut() => return Ok(()),
+            };
+            (doors.traffic, doors.traffic_address) = bind(doors.traffic_address).await?;
+            Ok(opened)
+        }
+        opened => opened,
+    };
+    let policy = opened.map_err(ServeError::Policy)?;
     let (limits, patience) = (config.limits, config.drain.on_sigterm);
-    let gateway = tokio::task::spawn_blocking(move || assemble(&config))
+    let gateway = tokio::task::spawn_blocking(move || assemble(&config, policy, metrics))
         .await
         .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))?;
     let gateway = Arc::new(gateway);
-    let reloading = reload_on_hangup(gateway.clone())?;
-    ready(&Started {
-        traffic: traffic_address,
-        metrics: metrics_address,
-        gateway: gateway.clone(),
-    });
-    server::Server::new(gateway).run(traffic, metrics, limits, patience, stop).await;
-    reloading.abort();
+    let server = server::Server::new(gateway.clone());
+    probes.show(Stage::Serving(server.clone()));
+    let following = follower.follow(gateway.clone());
+    let Doors { traffic, traffic_address, metrics_address } = doors;
+    ready(&Started { traffic: traffic_address, metrics: metrics_address, gateway });
+    server.run(traffic, limits, patience, stop).await;
+    following.abort();
     Ok(())
 }
 
-/// Reads the policy files again at every SIGHUP, for as long as the returned task runs.
-#[cfg(unix)]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it holds no request; the caller ends it after the drain"
-)]
-fn reload_on_hangup(gateway: Arc<Gateway>) -> Result<tokio::task::JoinHandle<()>, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangups = signal(SignalKind::hangup()).map_err(ServeError::Signals)?;
-    Ok(tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            let gateway = gateway.clone();
-            let reloaded = tokio::task::spawn_blocking(move || gateway.policy().reload()).await;
-            match reloaded {
-                Ok(Ok(set)) => tracing::info!(digest = set.digest(), "policies reloaded"),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "policies refused; the last good set stays in force");
-                }
-                Err(_) => tracing::error!("policy reload died; the last good set stays in force"),
-            }
-        }
-    }))
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    server::bind(address).await.map_err(|source| ServeError::Bind { address, source })
 }
 
-#[cfg(not(unix))]
-#[expect(clippy::disallowed_methods, reason = "it does nothing")]
-fn reload_on_hangup(_: Arc<Gateway>) -> Result<tokio::task::JoinHandle<()>, ServeError> {
-    Ok(tokio::spawn(std::future::ready(())))
-}
-
-/// Builds a gateway from its config: policies, keys, models, clients, audit log. Reads files and may
-/// take seconds.
-pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
-    let policy = ActivePolicy::load(config.policy.site.clone()).map_err(ServeError::Policy)?;
+/// Builds a gateway from its config and the policies in force: keys, models, clients, audit log. Reads
+/// files and may take seconds.
+pub fn assemble(
+    config: &Config,
+    policy: ActivePolicy,
+    metrics: Arc<Metrics>,
+) -> Result<Gateway, ServeError> {
     for warning in policy.current().warnings() {
         tracing::warn!(%warning, "policy has a weakness");
     }
@@ -144,7 +164,7 @@ pub fn assemble(config: &Config) -> Result<Gateway, ServeError> {
         taint: Arc::new(TaintStore::new()?),
         redactor: Redactor::new()?,
         scans: Arc::new(scan_cache()?),
-        metrics: Arc::new(Metrics::new()),
+        metrics,
     }))
 }
 

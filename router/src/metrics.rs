@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -36,6 +37,12 @@ pub struct Metrics {
     audit_writable: IntGauge,
     audit_failures: IntGauge,
     policy_reload_failed: IntGauge,
+    policy_activations: IntCounterVec,
+    policy_activated: IntGauge,
+    policy_age: IntGauge,
+    policy_info: IntGaugeVec,
+    policy_candidate: IntGaugeVec,
+    policy_differences: IntCounterVec,
     reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
@@ -50,8 +57,6 @@ pub struct Snapshot<'a> {
     pub audit_writable: bool,
     /// Records that could not be written.
     pub audit_failures: u64,
-    /// The last policy reload was refused.
-    pub policy_reload_failed: bool,
 }
 
 impl Metrics {
@@ -123,7 +128,42 @@ impl Metrics {
             policy_reload_failed: gauge(
                 r,
                 "sluice_policy_reload_failed",
-                "1 if the last policy reload was refused and an older set is in force.",
+                "1 if the present policy files were refused and an older set, or none, is in force.",
+            )?,
+            policy_activations: counters(
+                r,
+                "sluice_policy_activations_total",
+                "Readings of the policy files: activated, unchanged, refused (broken) or held \
+                 (they loosen what nobody accepted, or are older than what was in force).",
+                &["result"],
+            )?,
+            policy_activated: gauge(
+                r,
+                "sluice_policy_activated_timestamp_seconds",
+                "When the policies in force were put in force, seconds since 1970; 0 for none.",
+            )?,
+            policy_age: gauge(
+                r,
+                "sluice_policy_age_seconds",
+                "Time since the policies in force were put in force; 0 for none.",
+            )?,
+            policy_info: gauges(
+                r,
+                "sluice_policy_info",
+                "1 for the policies in force.",
+                &["digest", "site", "version"],
+            )?,
+            policy_candidate: gauges(
+                r,
+                "sluice_policy_shadow_loaded",
+                "1 if the candidate policies are compared with those in force; 0 if refused.",
+                &[],
+            )?,
+            policy_differences: counters(
+                r,
+                "sluice_policy_shadow_differences_total",
+                "Requests that candidate policies would decide otherwise, by rule.",
+                &["kind", "rule"],
             )?,
             reply_findings: counters(
                 r,
@@ -197,6 +237,34 @@ impl Metrics {
         GaugeGuard::take(&self.connections)
     }
 
+    /// Policy files were read.
+    pub fn policy_activation(&self, result: Activation) {
+        self.policy_activations.with_label_values(&[result.in_words()]).inc();
+        let refused = matches!(result, Activation::Refused | Activation::Held);
+        self.policy_reload_failed.set(i64::from(refused));
+    }
+
+    /// These policies are in force, since then.
+    pub fn policy_in_force(&self, digest: &str, site: &str, version: &str, since: Timestamp) {
+        self.policy_activated.set(since.as_second());
+        self.policy_info.reset();
+        self.policy_info.with_label_values(&[digest, site, version]).set(1);
+    }
+
+    /// Candidate policies were read, or refused.
+    pub fn policy_candidate(&self, loaded: bool) {
+        let none: &[&str] = &[];
+        self.policy_candidate.with_label_values(none).set(i64::from(loaded));
+    }
+
+    /// Candidate policies would have decided otherwise, by one of these rules or by none.
+    pub fn policy_difference(&self, kind: &str, rules: &[&str]) {
+        let rules = if rules.is_empty() { &["none"] } else { rules };
+        for rule in rules {
+            self.policy_differences.with_label_values(&[kind, rule]).inc();
+        }
+    }
+
     /// Everything in Prometheus' text format.
     pub fn render(&self, now: &Snapshot<'_>) -> String {
         for (upstream, healthy) in &now.upstreams {
@@ -207,13 +275,45 @@ impl Metrics {
             self.engine_waiting.set(waiting as i64);
         }
         self.audit_writable.set(i64::from(now.audit_writable));
-        self.policy_reload_failed.set(i64::from(now.policy_reload_failed));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
+        self.render_at_start()
+    }
+
+    /// What there is to show before requests are taken.
+    pub fn render_at_start(&self) -> String {
+        if self.policy_activated.get() > 0 {
+            let age = Timestamp::now().as_second() - self.policy_activated.get();
+            self.policy_age.set(age.max(0));
+        }
         let mut text = String::new();
         TextEncoder::new()
             .encode_utf8(&self.registry.gather(), &mut text)
             .expect("gathered families are well formed");
         text
+    }
+}
+
+/// How a reading of the policy files ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Another set is in force.
+    Activated,
+    /// They are what is in force already.
+    Unchanged,
+    /// They are broken.
+    Refused,
+    /// They are sound and were held back.
+    Held,
+}
+
+impl Activation {
+    fn in_words(self) -> &'static str {
+        match self {
+            Activation::Activated => "activated",
+            Activation::Unchanged => "unchanged",
+            Activation::Refused => "refused",
+            Activation::Held => "held",
+        }
     }
 }
 
@@ -314,7 +414,6 @@ mod tests {
         let now = Snapshot {
             upstreams: vec![("edge", true), ("cloud", false)],
             engine: Some((2, 5)),
-            policy_reload_failed: false,
             audit_writable: true,
             audit_failures: 3,
         };

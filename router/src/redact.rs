@@ -24,7 +24,7 @@ use sluice_policies::{Finding, Prompt, Role};
 use crate::api::Request;
 use crate::taint::NoRandomness;
 
-pub(crate) use restore::{EventRestorer, restore_whole};
+pub(crate) use restore::{EventRestorer, restore_whole, restorer};
 
 /// Letters of a placeholder's tail: no vowels, so no words; no digits, so no numbers.
 const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";

@@ -4,7 +4,8 @@
 //! the conversation private from then on: text is scanned as it goes by, and nothing waits. `cut` ends
 //! the reply before the finding leaves: events are held back until [`HOLD_BYTES`] of text have come
 //! after theirs, as long as the longest number that a detector knows, so that the first token waits for
-//! a few more and not for the whole answer.
+//! a few more and not for the whole answer. `mask` takes the finding out (`reply_mask`), and keeps the
+//! conversation private as `taint` does.
 //!
 //! A reply has several texts: each choice's content, its reasoning, the arguments of its tool calls.
 //! Each is scanned by itself, across chunks, with enough of what came before to find what a chunk's
@@ -17,16 +18,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_policies::{PolicySet, Prompt, ReplyAnswer, Role, Text};
+use sluice_policies::{Classification, PolicySet, Prompt, ReplyAnswer, Role, Text};
+
+use crate::reply_mask::Mask;
 
 /// Text that is kept before a border, so that what it splits is found: a person's name and what is
 /// said of him a few sentences later.
-const OVERLAP_BYTES: usize = 2048;
+pub(crate) const OVERLAP_BYTES: usize = 2048;
 /// New text after which `taint` scans; small enough to keep memory small, large enough to be cheap.
 const STEP_BYTES: usize = 4096;
 /// Text that must have come after an event before `cut` lets it go: the longest card number or IBAN
 /// with a separator after each character, and a word.
-const HOLD_BYTES: usize = 96;
+pub(crate) const HOLD_BYTES: usize = 96;
 
 /// One of a reply's texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,16 +74,22 @@ impl ReplyScan {
     /// A scan of a reply by the site's policies.
     pub(crate) fn new(policy: Arc<PolicySet>) -> ReplyScan {
         let step_bytes = match policy.reply_answer() {
-            ReplyAnswer::Taint => STEP_BYTES,
+            ReplyAnswer::Taint | ReplyAnswer::Mask => STEP_BYTES,
             // Every piece at once: nothing may go before it was looked at.
-            _ => 1,
+            ReplyAnswer::Cut => 1,
         };
         ReplyScan { policy, step_bytes, windows: BTreeMap::new(), found: false }
     }
 
     /// Whether findings end the reply.
     pub(crate) fn cuts(&self) -> bool {
-        self.policy.reply_answer() != ReplyAnswer::Taint
+        self.policy.reply_answer() == ReplyAnswer::Cut
+    }
+
+    /// What takes findings out of the reply, if the site wants that.
+    pub(crate) fn mask(&self) -> Option<Mask> {
+        let masks = self.policy.reply_answer() == ReplyAnswer::Mask;
+        masks.then(|| Mask::new(self.policy.clone()))
     }
 
     /// Takes a piece; `true` once something that never goes to a cloud was found.
@@ -126,13 +135,18 @@ impl Window {
 
 /// Whether a text, taken as a model's reply, never goes to a cloud.
 fn holds_finding(policy: &PolicySet, text: &str) -> bool {
+    classify(policy, text).never_cloud
+}
+
+/// A text, taken as a model's reply.
+pub(crate) fn classify(policy: &PolicySet, text: &str) -> Classification {
     let text = Text {
         place: "reply".to_owned(),
         message: Some(0),
         role: Role::Assistant,
         text: text.to_owned(),
     };
-    policy.classify(&Prompt { texts: vec![text], ..Prompt::default() }).never_cloud
+    policy.classify(&Prompt { texts: vec![text], ..Prompt::default() })
 }
 
 /// Events of a stream that wait until enough text came after theirs.

@@ -14,8 +14,8 @@ mod routes;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -27,8 +27,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::active_policy::Refused;
 use crate::config::Limits;
 use crate::gateway::Gateway;
+use crate::metrics::Metrics;
 
 pub(crate) use routes::Traffic;
 
@@ -73,12 +75,28 @@ impl Tasks {
     }
 }
 
-/// What both listeners and the shutdown share.
+/// What the traffic, the probes and the shutdown share.
 pub(crate) struct Server {
     /// The gateway behind the sockets.
     pub(crate) gateway: Arc<Gateway>,
     draining: AtomicBool,
+}
+
+/// The probe listener: open before there are policies, closed last.
+pub(crate) struct Probes {
+    stage: RwLock<Stage>,
+    metrics: Arc<Metrics>,
+    stopping: CancellationToken,
     tasks: Tasks,
+}
+
+/// What the probes have to tell.
+#[derive(Clone)]
+pub(crate) enum Stage {
+    /// Not yet taking requests; with what stands in the way, if anything does.
+    Starting(Option<Arc<Refused>>),
+    /// Taking requests, or about to stop.
+    Serving(Arc<Server>),
 }
 
 /// A listener and what may connect to it.
@@ -87,9 +105,44 @@ struct Door {
     places: Arc<Semaphore>,
 }
 
+impl Probes {
+    /// Answers probes on a listener from now on.
+    pub(crate) fn open(listener: TcpListener, metrics: Arc<Metrics>) -> Arc<Probes> {
+        let probes = Arc::new(Probes {
+            stage: RwLock::new(Stage::Starting(None)),
+            metrics,
+            stopping: CancellationToken::new(),
+            tasks: Tasks::default(),
+        });
+        let door = Door::new(listener, PROBE_CONNECTIONS_MAX);
+        probes.tasks.run(door.serve_probes(probes.clone()));
+        probes
+    }
+
+    /// What `/metrics` shows.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What is told from now on.
+    pub(crate) fn show(&self, stage: Stage) {
+        *self.stage.write().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    fn stage(&self) -> Stage {
+        self.stage.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops answering.
+    pub(crate) async fn close(&self) {
+        self.stopping.cancel();
+        self.tasks.finish(Duration::from_secs(1)).await;
+    }
+}
+
 impl Server {
     pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Server> {
-        Arc::new(Server { gateway, draining: AtomicBool::new(false), tasks: Tasks::default() })
+        Arc::new(Server { gateway, draining: AtomicBool::new(false) })
     }
 
     /// Whether the server is about to stop.
@@ -97,27 +150,19 @@ impl Server {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Serves both listeners until `stop` is done, then drains.
+    /// Serves the traffic until `stop` is done, then drains.
     pub(crate) async fn run(
         self: Arc<Self>,
         traffic: TcpListener,
-        metrics: TcpListener,
         limits: Limits,
         patience: Duration,
         stop: impl Future<Output = ()>,
     ) {
         let stopping = CancellationToken::new();
-        let probes_stopping = CancellationToken::new();
         let clients = Tasks::default();
         let routes = Arc::new(Traffic::new(self.clone(), limits));
         let door = Door::new(traffic, limits.in_flight.saturating_mul(CONNECTIONS_PER_REQUEST));
         clients.run(door.serve_traffic(routes, stopping.clone(), clients.clone()));
-        let door = Door::new(metrics, PROBE_CONNECTIONS_MAX);
-        self.tasks.run(door.serve_probes(
-            self.clone(),
-            probes_stopping.clone(),
-            self.tasks.clone(),
-        ));
 
         stop.await;
         self.draining.store(true, Ordering::Relaxed);
@@ -127,8 +172,6 @@ impl Server {
         if late > 0 {
             tracing::warn!(late, "draining ended before all requests were answered");
         }
-        probes_stopping.cancel();
-        self.tasks.finish(Duration::from_secs(1)).await;
     }
 }
 
@@ -166,17 +209,17 @@ impl Door {
         graceful.shutdown().await;
     }
 
-    async fn serve_probes(self, server: Arc<Server>, stopping: CancellationToken, tasks: Tasks) {
+    async fn serve_probes(self, probes: Arc<Probes>) {
         let builder = builder();
-        while let Some((stream, place)) = self.next(&stopping).await {
-            let server = server.clone();
+        while let Some((stream, place)) = self.next(&probes.stopping).await {
+            let answering = probes.clone();
             let service = service_fn(move |request| {
-                let response = probes::answer(&server, &request);
+                let response = probes::answer(&answering.stage(), &answering.metrics, &request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            let stopping = stopping.clone();
-            tasks.run(async move {
+            let stopping = probes.stopping.clone();
+            probes.tasks.run(async move {
                 stopping.run_until_cancelled(connection).await;
                 drop(place);
             });

@@ -58,22 +58,7 @@ impl Gateway {
     }
 
     pub(crate) async fn start_in(folder: TempDir, config: &str) -> Gateway {
-        let text = config.replace("$FOLDER", folder.path().to_str().unwrap());
-        let config = Config::parse("sluice.yaml", &text, folder.path()).unwrap();
-        let (stop, stopped) = oneshot::channel();
-        let (ready, started) = oneshot::channel();
-        let serving = spawn(async move {
-            let tell = |at: &sluice::Started| {
-                let _ = ready.send((at.traffic, at.metrics));
-            };
-            let stop = async {
-                let _ = stopped.await;
-            };
-            sluice::serve_until(config, tell, stop).await.unwrap();
-        });
-        let (traffic, metrics) = started.await.expect("the gateway starts");
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Gateway { traffic, metrics, folder, client, stop: Some(stop), serving: Some(serving) }
+        Starting::begin(folder, config).ready().await
     }
 
     /// Asks and waits for the whole reply.
@@ -148,6 +133,29 @@ impl Gateway {
         panic!("requests stay in flight");
     }
 
+    /// The folder that stands for `$FOLDER` in the config.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Stops, and starts again over the same folder.
+    pub(crate) async fn restart(mut self, config: &str) -> Gateway {
+        self.finish().await;
+        Gateway::start_in(self.folder, config).await
+    }
+
+    /// Asks `/readyz` until its answer is as wanted, and returns it.
+    pub(crate) async fn ready_when(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..3000 {
+            let detail = self.probe("/readyz").await.json();
+            if wanted(&detail) {
+                return detail;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("waited in vain: {}", self.probe("/readyz").await.text());
+    }
+
     pub(crate) fn audit_folder(&self) -> PathBuf {
         self.folder.path().join("audit")
     }
@@ -159,9 +167,14 @@ impl Gateway {
     }
 
     /// Waits for a number of audit lines.
+    /// The lines about requests, once there are so many.
     pub(crate) async fn audit_lines(&self, count: usize) -> Vec<Value> {
-        crate::cloud::until("audit lines", || self.audit().len() >= count).await;
-        self.audit()
+        let about_requests = || {
+            let lines = self.audit().into_iter();
+            lines.filter(|line| line["kind"] != "policy").collect::<Vec<_>>()
+        };
+        crate::cloud::until("audit lines", || about_requests().len() >= count).await;
+        about_requests()
     }
 
     /// Tells the gateway to stop and waits until it has.
@@ -178,6 +191,51 @@ impl Gateway {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
+    }
+}
+
+/// A gateway that does not take requests yet.
+pub(crate) struct Starting {
+    folder: TempDir,
+    stop: oneshot::Sender<()>,
+    started: oneshot::Receiver<(SocketAddr, SocketAddr)>,
+    serving: JoinHandle<()>,
+}
+
+impl Starting {
+    pub(crate) fn begin(folder: TempDir, config: &str) -> Starting {
+        let text = config.replace("$FOLDER", folder.path().to_str().unwrap());
+        let config = Config::parse("sluice.yaml", &text, folder.path()).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = oneshot::channel();
+        let serving = spawn(async move {
+            let tell = |at: &sluice::Started| {
+                let _ = ready.send((at.traffic, at.metrics));
+            };
+            let stop = async {
+                let _ = stopped.await;
+            };
+            sluice::serve_until(config, tell, stop).await.unwrap();
+        });
+        Starting { folder, stop, started, serving }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits until it takes requests.
+    pub(crate) async fn ready(self) -> Gateway {
+        let Starting { folder, stop, started, serving } = self;
+        let (traffic, metrics) = started.await.expect("the gateway starts");
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Gateway { traffic, metrics, folder, client, stop: Some(stop), serving: Some(serving) }
+    }
+
+    /// Tells it to stop before it has started, and waits until it has.
+    pub(crate) async fn give_up(self) {
+        let _ = self.stop.send(());
+        self.serving.await.unwrap();
     }
 }
 

@@ -6,6 +6,7 @@
 mod cloud;
 mod gateway;
 
+mod activation;
 mod cancellation;
 mod failover;
 mod hostile;

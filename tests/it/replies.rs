@@ -41,11 +41,15 @@ fn raw(content_type: &str, body: &str) -> Script {
     Script::Raw(format!("{head}\r\nconnection: close\r\n\r\n{body}").into_bytes())
 }
 
-/// A gateway whose site answers `reply_finding` with `cut`.
 async fn cutting_gateway(cloud: &Cloud) -> Gateway {
+    answering_gateway(cloud, "cut").await
+}
+
+/// A gateway whose site answers `reply_finding` so.
+async fn answering_gateway(cloud: &Cloud, answer: &str) -> Gateway {
     let folder = tempfile::tempdir().unwrap();
     let shipped = include_str!("../../policies/site.yaml");
-    let site = shipped.replace("reply_finding: taint", "reply_finding: cut");
+    let site = shipped.replace("reply_finding: taint", &format!("reply_finding: {answer}"));
     assert_ne!(site, shipped);
     std::fs::write(folder.path().join("site.yaml"), site).unwrap();
     let config = with_cloud(cloud.address, "policy: {site: $FOLDER/site.yaml}\n");
@@ -105,4 +109,33 @@ async fn cut_lets_a_clean_stream_through_whole() {
     scanned.came_from("cloud", 200);
     assert_eq!(scanned.text(), passed.text());
     assert!(scanned.text().contains("[DONE]"));
+}
+
+#[tokio::test]
+async fn mask_takes_the_finding_out_and_keeps_the_conversation_here() {
+    for (script, body) in [(whole(), say("Hello")), (streamed(), say_streamed("Hello"))] {
+        let cloud = Cloud::start(script).await;
+        let gateway = answering_gateway(&cloud, "mask").await;
+        let session = [("x-sluice-session", "s-9")];
+        let reply = gateway.chat_with(&session, body).await;
+        reply.came_from("cloud", 200);
+        let text = reply.text();
+        assert!(!text.contains("4539") && !text.contains(DIGITS), "{text}");
+        assert!(
+            text.contains("[withheld: payment_card]") && text.contains("shall I go on"),
+            "{text}"
+        );
+        let outcome = &gateway.audit_lines(2).await[1];
+        assert_eq!(outcome["reply_finding"], json!(true), "{outcome}");
+        gateway.chat_with(&session, say("And then?")).await.came_from("edge", 200);
+    }
+}
+
+#[tokio::test]
+async fn mask_lets_a_clean_stream_through() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = answering_gateway(&cloud, "mask").await;
+    let reply = gateway.chat(say_streamed("Hello")).await;
+    reply.came_from("cloud", 200);
+    assert!(reply.text().contains("[DONE]"));
 }

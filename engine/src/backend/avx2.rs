@@ -1,13 +1,16 @@
 //! The kernels for x86-64 processors with AVX2 and FMA, chosen at run time.
 //!
-//! The dot products are written with intrinsics; the rest is `kernels` compiled again with the wider
+//! The dot products are written with intrinsics (those of quantised rows in `blocks`); the rest is `kernels` compiled again with the wider
 //! instructions. Same lanes, same order, fused where the portable code says fused: same bits.
 #![allow(unsafe_code)]
+
+mod blocks;
 
 use std::arch::x86_64::*;
 
 use super::kernels::{self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
-use crate::quant::{BlockQ4_0, BlockQ8_0, f16_to_f32};
+use crate::quant::f16_to_f32;
+use crate::tensor::DType;
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -24,34 +27,24 @@ impl Avx2 {
 }
 
 impl Kernels for Avx2 {
-    fn dot_q4_0<const N: usize>(self, w: &[BlockQ4_0], x: [RowQ8<'_>; N]) -> [f32; N] {
+    fn dot_q8<const R: usize, const N: usize>(
+        self,
+        dtype: DType,
+        w: [&[u8]; R],
+        x: [RowQ8<'_>; N],
+    ) -> [[f32; N]; R] {
         // SAFETY: `self` exists only where the features were detected; the same holds below.
-        unsafe { dot_q4_0(w, x) }
+        unsafe { blocks::dot_q8(dtype, w, x) }
     }
 
-    fn dot_q8_0<const N: usize>(self, w: &[BlockQ8_0], x: [RowQ8<'_>; N]) -> [f32; N] {
+    fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N] {
         // SAFETY: as above.
-        unsafe { dot_q8_0(w, x) }
+        unsafe { dot_float(dtype, w, x) }
     }
 
-    fn dot_f32<const N: usize>(self, w: &[[u8; 4]], x: [&[f32]; N]) -> [f32; N] {
+    fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
         // SAFETY: as above.
-        unsafe { dot_f32(w, x) }
-    }
-
-    fn dot_f16<const N: usize>(self, w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-        // SAFETY: as above.
-        unsafe { dot_f16(w, x) }
-    }
-
-    fn dot_bf16<const N: usize>(self, w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-        // SAFETY: as above.
-        unsafe { dot_bf16(w, x) }
-    }
-
-    fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8]) {
-        // SAFETY: as above.
-        unsafe { quantise(x, scales, qs) }
+        unsafe { quantise(x, scales, qs, sums) }
     }
 
     fn attend(self, out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize) {
@@ -66,81 +59,19 @@ impl Kernels for Avx2 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q4_0<const N: usize>(w: &[BlockQ4_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-    let (low, eight) = (_mm256_set1_epi8(0xf), _mm256_set1_epi8(8));
-    dot_blocks(w.len(), x, |b| {
-        // SAFETY: `qs` is 16 bytes.
-        let nibbles = unsafe { _mm_loadu_si128(w[b].qs.as_ptr().cast()) };
-        let both = _mm256_set_m128i(_mm_srli_epi16(nibbles, 4), nibbles);
-        (w[b].scale_bits(), _mm256_sub_epi8(_mm256_and_si256(both, low), eight))
-    })
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q8_0<const N: usize>(w: &[BlockQ8_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-    // SAFETY: `qs` is 32 bytes.
-    dot_blocks(w.len(), x, |b| unsafe {
-        (w[b].scale_bits(), _mm256_loadu_si256(w[b].qs.as_ptr().cast()))
-    })
-}
-
-/// The lanes of `kernels::dot_q8_blocks`: products of neighbours are added in 16 bits (at most
-/// 2 · 128 · 127 < 2^15), pairs of those in 32.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_blocks<const N: usize>(
-    blocks: usize,
-    x: [RowQ8<'_>; N],
-    block: impl Fn(usize) -> (u16, __m256i),
-) -> [f32; N] {
-    for x in x {
-        assert!(x.qs.len() >= 32 * blocks && x.scales.len() >= blocks, "activations are too short");
-    }
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [_mm256_setzero_ps(); N];
-    for b in 0..blocks {
-        let (bits, levels) = block(b);
-        let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))));
-        let magnitude = _mm256_abs_epi8(levels);
-        for (acc, x) in acc.iter_mut().zip(x) {
-            // SAFETY: `qs` holds 32 values for every block (asserted above).
-            let qs = unsafe { _mm256_loadu_si256(x.qs.as_ptr().add(32 * b).cast()) };
-            let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(qs, levels));
-            let sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(products, ones));
-            *acc = _mm256_fmadd_ps(_mm256_set1_ps(d * x.scales[b]), sums, *acc);
-        }
-    }
-    let mut out = [0.0; N];
-    for (out, acc) in out.iter_mut().zip(acc) {
-        let mut lanes = [0.0_f32; LANES];
-        // SAFETY: eight f32.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };
-        *out = sum_lanes(lanes);
-    }
-    out
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_f32<const N: usize>(w: &[[u8; 4]], x: [&[f32]; N]) -> [f32; N] {
-    // SAFETY: eight weights of four bytes.
-    let eight = |w: &[[u8; 4]; LANES]| unsafe { _mm256_loadu_ps(w.as_ptr().cast()) };
-    dot_floats(w, x, eight, f32::from_le_bytes)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_f16<const N: usize>(w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-    // SAFETY: eight weights of two bytes.
-    let eight = |w: &[[u8; 2]; LANES]| unsafe { _mm_loadu_si128(w.as_ptr().cast()) };
-    dot_floats(w, x, |w| _mm256_cvtph_ps(eight(w)), f16_to_f32)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bf16<const N: usize>(w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
+fn dot_float<const N: usize>(dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N] {
     // SAFETY: eight weights of two bytes.
     let eight = |w: &[[u8; 2]; LANES]| unsafe { _mm_loadu_si128(w.as_ptr().cast()) };
     let widened =
         |w: &_| _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight(w)), 16));
-    dot_floats(w, x, widened, bf16_to_f32)
+    // SAFETY: eight weights of four bytes.
+    let whole = |w: &[[u8; 4]; LANES]| unsafe { _mm256_loadu_ps(w.as_ptr().cast()) };
+    match dtype {
+        DType::F32 => dot_floats(w.as_chunks().0, x, whole, f32::from_le_bytes),
+        DType::F16 => dot_floats(w.as_chunks().0, x, |w| _mm256_cvtph_ps(eight(w)), f16_to_f32),
+        DType::BF16 => dot_floats(w.as_chunks().0, x, widened, bf16_to_f32),
+        _ => panic!("{dtype} is not a floating-point type"),
+    }
 }
 
 /// The lanes of `kernels::dot_float`. Left to itself the compiler vectorises that loop badly: this
@@ -189,8 +120,8 @@ fn dot_floats<const N: usize, const B: usize>(
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8]) {
-    kernels::quantise(x, scales, qs);
+fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
+    kernels::quantise(x, scales, qs, sums);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -204,73 +135,4 @@ fn delta_step(out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::kernels::Portable;
-    use super::*;
-    use crate::quant::quantise_row;
-    use crate::tensor::DType;
-
-    fn encoded(dtype: DType, x: &[f32]) -> Vec<u8> {
-        let mut bytes = vec![0; dtype.row_bytes(x.len()).expect("whole blocks")];
-        quantise_row(dtype, x, &mut bytes);
-        bytes
-    }
-
-    fn same(a: &[f32], b: &[f32]) -> bool {
-        a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()))
-    }
-
-    proptest! {
-        /// The fast kernels against their readable twins, bit for bit.
-        #[test]
-        fn every_kernel_gives_the_portable_bits(
-            w in prop::collection::vec(-2.0_f32..2.0, 96),
-            x in prop::collection::vec(-3.0_f32..3.0, 192),
-            float_cols in 0_usize..=96,
-        ) {
-            let Some(avx2) = Avx2::new() else { return Ok(()) };
-            let quantised = |x: &[f32]| {
-                let (mut scales, mut qs) = (vec![0.0; 3], vec![0_i8; 96]);
-                Portable.quantise(x, &mut scales, &mut qs);
-                let (mut scales2, mut qs2) = (vec![0.0; 3], vec![0_i8; 96]);
-                avx2.quantise(x, &mut scales2, &mut qs2);
-                assert!(same(&scales, &scales2) && qs == qs2);
-                (scales, qs)
-            };
-            let (a, b) = (quantised(&x[..96]), quantised(&x[96..]));
-            let rows = [&a, &b].map(|(scales, qs)| RowQ8 { scales, qs });
-            let q4 = encoded(DType::Q4_0, &w);
-            let q8 = encoded(DType::Q8_0, &w);
-            let (q4, q8) = (bytemuck::cast_slice(&q4), bytemuck::cast_slice(&q8));
-            let fast = avx2.dot_q4_0(q4, rows);
-            prop_assert!(same(&fast, &Portable.dot_q4_0(q4, rows)));
-            prop_assert!(same(&fast[..1], &avx2.dot_q4_0(q4, [rows[0]])));
-            prop_assert!(same(&avx2.dot_q8_0(q8, rows), &Portable.dot_q8_0(q8, rows)));
-
-            let rows = [&x[..96], &x[96..]];
-            let (f32s, f16s, bf16s) =
-                (encoded(DType::F32, &w), encoded(DType::F16, &w), encoded(DType::BF16, &w));
-            // Any length, also below and between whole vectors.
-            let (f32s, f16s, bf16s) =
-                (f32s.as_chunks().0, f16s.as_chunks().0, bf16s.as_chunks().0);
-            let (f32s, f16s, bf16s) =
-                (&f32s[..float_cols], &f16s[..float_cols], &bf16s[..float_cols]);
-            prop_assert!(same(&avx2.dot_f32(f32s, rows), &Portable.dot_f32(f32s, rows)));
-            prop_assert!(same(&avx2.dot_f16(f16s, rows), &Portable.dot_f16(f16s, rows)));
-            prop_assert!(same(&avx2.dot_bf16(bf16s, rows), &Portable.dot_bf16(bf16s, rows)));
-
-            let attended = |k: &dyn Fn(&mut [f32])| { let mut out = vec![0.0; 24]; k(&mut out); out };
-            let portable = attended(&|o| Portable.attend(o, &w[..24], &x, &x, 48));
-            prop_assert!(same(&portable, &attended(&|o| avx2.attend(o, &w[..24], &x, &x, 48))));
-
-            let token = DeltaToken { q: &w[..12], k: &w[12..24], v: &w[24..40], decay: 0.9, beta: 0.4 };
-            let (mut out, mut state) = (vec![0.0; 16], x.clone());
-            Portable.delta_step(&mut out, &mut state, token, &mut [0.0; 32]);
-            let (mut fast_out, mut fast_state) = (vec![0.0; 16], x.clone());
-            avx2.delta_step(&mut fast_out, &mut fast_state, token, &mut [0.0; 32]);
-            prop_assert!(same(&out, &fast_out) && same(&state, &fast_state));
-        }
-    }
-}
+mod tests;

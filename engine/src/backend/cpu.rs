@@ -82,6 +82,7 @@ impl Cpu {
 struct Quantised {
     scales: Vec<f32>,
     qs: Vec<i8>,
+    sums: Vec<i16>,
 }
 
 impl Quantised {
@@ -94,13 +95,20 @@ impl Quantised {
         let groups = cols / GROUP;
         self.scales.resize(x.len() / GROUP, 0.0);
         self.qs.resize(x.len(), 0);
+        self.sums.resize(2 * x.len() / GROUP, 0);
         let (scales, qs) = (Scattered::new(&mut self.scales), Scattered::new(&mut self.qs));
+        let sums = Scattered::new(&mut self.sums);
         let one = |t: usize| {
-            // SAFETY: each task writes the scales and values of its own row.
+            // SAFETY: each task writes the scales, values and sums of its own row.
             #[expect(unsafe_code, reason = "disjoint rows, see above")]
-            let (scales, qs) =
-                unsafe { (scales.slice(t * groups, groups), qs.slice(t * cols, cols)) };
-            k.quantise(&x[t * cols..(t + 1) * cols], scales, qs);
+            let (scales, qs, sums) = unsafe {
+                (
+                    scales.slice(t * groups, groups),
+                    qs.slice(t * cols, cols),
+                    sums.slice(t * 2 * groups, 2 * groups),
+                )
+            };
+            k.quantise(&x[t * cols..(t + 1) * cols], scales, qs, sums);
         };
         let n = x.len() / cols;
         // A region costs about as much as quantising a few rows.
@@ -113,13 +121,12 @@ impl Quantised {
 struct Inputs<'a> {
     x: &'a [f32],
     cols: usize,
-    scales: &'a [f32],
-    qs: &'a [i8],
+    quantised: &'a Quantised,
 }
 
 impl<'a> Inputs<'a> {
     fn new(x: &'a [f32], cols: usize, quantised: &'a Quantised) -> Self {
-        Inputs { x, cols, scales: &quantised.scales, qs: &quantised.qs }
+        Inputs { x, cols, quantised }
     }
 
     fn float(&self, t: usize) -> &'a [f32] {
@@ -128,26 +135,27 @@ impl<'a> Inputs<'a> {
 
     fn q8(&self, t: usize) -> RowQ8<'a> {
         let groups = self.cols / GROUP;
+        let Quantised { scales, qs, sums } = self.quantised;
         RowQ8 {
-            scales: &self.scales[t * groups..(t + 1) * groups],
-            qs: &self.qs[t * self.cols..(t + 1) * self.cols],
+            scales: &scales[t * groups..(t + 1) * groups],
+            qs: &qs[t * self.cols..(t + 1) * self.cols],
+            sums: &sums[t * 2 * groups..(t + 1) * 2 * groups],
         }
     }
 
-    /// Dot products of one weight row with `N` input rows.
-    fn dot<K: Kernels, const N: usize>(
+    /// Dot products of `R` weight rows with `N` input rows.
+    #[inline(always)]
+    fn dot<K: Kernels, const R: usize, const N: usize>(
         &self,
         k: K,
         dtype: DType,
-        w: &[u8],
+        w: [&[u8]; R],
         rows: [usize; N],
-    ) -> [f32; N] {
-        match dtype {
-            DType::F32 => k.dot_f32(w.as_chunks().0, rows.map(|t| self.float(t))),
-            DType::F16 => k.dot_f16(w.as_chunks().0, rows.map(|t| self.float(t))),
-            DType::BF16 => k.dot_bf16(w.as_chunks().0, rows.map(|t| self.float(t))),
-            DType::Q4_0 => k.dot_q4_0(bytemuck::cast_slice(w), rows.map(|t| self.q8(t))),
-            DType::Q8_0 => k.dot_q8_0(bytemuck::cast_slice(w), rows.map(|t| self.q8(t))),
+    ) -> [[f32; N]; R] {
+        if dtype.is_quantised() {
+            k.dot_q8(dtype, w, rows.map(|t| self.q8(t)))
+        } else {
+            w.map(|w| k.dot_float(dtype, w, rows.map(|t| self.float(t))))
         }
     }
 
@@ -158,29 +166,105 @@ impl<'a> Inputs<'a> {
         k: K,
         w: MatrixRef<'_>,
         tile: std::ops::Range<usize>,
-        rows: impl ExactSizeIterator<Item = usize> + Clone,
-        mut write: impl FnMut(usize, usize, f32),
+        rows: impl ExactSizeIterator<Item = usize>,
+        write: impl Fn(usize, usize, f32),
+    ) {
+        in_fours(
+            rows,
+            |i, four| self.strip::<K, 2, ROWS_AT_ONCE>(k, w, tile.clone(), i, four, &write),
+            |i, one| self.strip::<K, 4, 1>(k, w, tile.clone(), i, one, &write),
+        );
+    }
+
+    /// [`Inputs::tile`] for `N` input rows, `R` weight rows at once.
+    fn strip<K: Kernels, const R: usize, const N: usize>(
+        &self,
+        k: K,
+        w: MatrixRef<'_>,
+        tile: std::ops::Range<usize>,
+        i: usize,
+        rows: [usize; N],
+        write: &impl Fn(usize, usize, f32),
     ) {
         let dtype = w.shape.dtype;
-        let count = rows.len();
-        let mut rest = rows;
-        let mut i = 0;
-        while count - i >= ROWS_AT_ONCE {
-            let four = [(); ROWS_AT_ONCE].map(|()| rest.next().expect("counted above"));
-            for r in tile.clone() {
-                for (j, v) in self.dot(k, dtype, w.row(r), four).into_iter().enumerate() {
-                    write(r, i + j, v);
-                }
+        let put = |r: usize, values: [f32; N]| {
+            for (n, v) in values.into_iter().enumerate() {
+                write(r, i + n, v);
             }
-            i += ROWS_AT_ONCE;
-        }
-        for t in rest {
-            for r in tile.clone() {
-                let [v] = self.dot(k, dtype, w.row(r), [t]);
-                write(r, i, v);
+        };
+        let whole = tile.start + tile.len() / R * R;
+        for r in (tile.start..whole).step_by(R) {
+            let w = std::array::from_fn(|j| w.row(r + j));
+            for (j, values) in self.dot::<K, R, N>(k, dtype, w, rows).into_iter().enumerate() {
+                put(r + j, values);
             }
-            i += 1;
         }
+        for r in whole..tile.end {
+            let [values] = self.dot(k, dtype, [w.row(r)], rows);
+            put(r, values);
+        }
+    }
+
+    /// `silu(gate · x) · (up · x)` for weight rows `tile` and all of `rows`, handed on as by
+    /// [`Inputs::tile`]: both matrices meet the inputs in one pass.
+    fn gated<K: Kernels>(
+        &self,
+        k: K,
+        gate: MatrixRef<'_>,
+        up: MatrixRef<'_>,
+        tile: std::ops::Range<usize>,
+        rows: impl ExactSizeIterator<Item = usize>,
+        write: impl Fn(usize, usize, f32),
+    ) {
+        in_fours(
+            rows,
+            |i, four| self.gated_strip(k, gate, up, tile.clone(), i, four, &write),
+            |i, one| self.gated_strip(k, gate, up, tile.clone(), i, one, &write),
+        );
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "two matrices, and the rest as in `strip`")]
+    fn gated_strip<K: Kernels, const N: usize>(
+        &self,
+        k: K,
+        gate: MatrixRef<'_>,
+        up: MatrixRef<'_>,
+        tile: std::ops::Range<usize>,
+        i: usize,
+        rows: [usize; N],
+        write: &impl Fn(usize, usize, f32),
+    ) {
+        let (gate_type, up_type) = (gate.shape.dtype, up.shape.dtype);
+        for r in tile {
+            let [g, u] = if gate_type == up_type {
+                self.dot(k, gate_type, [gate.row(r), up.row(r)], rows)
+            } else {
+                let [g] = self.dot(k, gate_type, [gate.row(r)], rows);
+                let [u] = self.dot(k, up_type, [up.row(r)], rows);
+                [g, u]
+            };
+            for (n, (g, u)) in g.into_iter().zip(u).enumerate() {
+                write(r, i + n, silu(g) * u);
+            }
+        }
+    }
+}
+
+/// Hands on rows [`ROWS_AT_ONCE`] at a time with the index of their first, and the rest one by one.
+#[inline(always)]
+fn in_fours(
+    mut rows: impl ExactSizeIterator<Item = usize>,
+    four: impl Fn(usize, [usize; ROWS_AT_ONCE]),
+    one: impl Fn(usize, [usize; 1]),
+) {
+    let count = rows.len();
+    let whole = count / ROWS_AT_ONCE * ROWS_AT_ONCE;
+    let mut next = || rows.next().expect("an exact iterator has as many as it says");
+    for i in (0..whole).step_by(ROWS_AT_ONCE) {
+        four(i, std::array::from_fn(|_| next()));
+    }
+    for i in whole..count {
+        one(i, [next()]);
     }
 }
 
@@ -328,19 +412,15 @@ impl Cpu {
         self.pool.run(tiles.count(), |task| {
             let (job, from) = tiles.at(task);
             let ExpertJob { weights, rows, .. } = &jobs[job];
-            let rows = || rows.iter().map(|t| *t as usize);
-            let at = |r: usize, i: usize| (starts[job] + i) * inner + r;
+            let rows = rows.iter().map(|t| *t as usize);
             let range = tile_range(from, inner);
-            // One task writes gate values and then multiplies them in place: same elements.
-            // SAFETY: a task owns its rows of gate and up, hence these columns of its job's h.
-            #[expect(unsafe_code, reason = "disjoint columns, see above")]
-            unsafe {
-                inputs.tile(k, weights.gate, range.clone(), rows(), |r, i, v| h.write(at(r, i), v));
-                inputs.tile(k, weights.up, range, rows(), |r, i, v| {
-                    let g = &mut h.slice(at(r, i), 1)[0];
-                    *g = silu(*g) * v;
-                });
-            }
+            inputs.gated(k, weights.gate, weights.up, range, rows, |r, i, v| {
+                // SAFETY: a task owns its rows of gate and up, hence these columns of its job's h.
+                #[expect(unsafe_code, reason = "disjoint columns, see above")]
+                unsafe {
+                    h.write((starts[job] + i) * inner + r, v);
+                }
+            });
         });
     }
 
@@ -403,7 +483,7 @@ impl Cpu {
     }
 
     fn delta_rule_with<K: Kernels>(&mut self, k: K, shape: DeltaShape, jobs: &mut [DeltaJob<'_>]) {
-        let DeltaShape { key_heads, value_heads, key_dim, value_dim } = shape;
+        let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
         let tasks = jobs.len() * value_heads;
         self.scratch.resize(tasks * 2 * value_dim, 0.0);
         let scratch = Scattered::new(&mut self.scratch);
@@ -424,7 +504,7 @@ impl Cpu {
                 (state.slice(h * len, len), scratch.slice(task * 2 * value_dim, 2 * value_dim))
             };
             for t in 0..v.len() / (value_heads * value_dim) {
-                let at_k = (t * key_heads + h / (value_heads / key_heads)) * key_dim;
+                let at_k = (t * key_heads + shape.key_head(h)) * key_dim;
                 let at_v = (t * value_heads + h) * value_dim;
                 let token = DeltaToken {
                     q: &q[at_k..at_k + key_dim],

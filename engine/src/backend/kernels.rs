@@ -4,7 +4,8 @@
 //! multiply-adds. A processor-specific twin (`avx2`) must give the same bits; the property test beside
 //! it holds it to that, so that a model's tokens do not depend on the processor.
 
-use crate::quant::{BlockQ4_0, BlockQ8_0, f16_to_f32};
+use crate::quant::{Block, f16_to_f32, with_block};
+use crate::tensor::DType;
 
 /// Lanes of every sum.
 pub(super) const LANES: usize = 8;
@@ -16,19 +17,26 @@ pub(super) struct RowQ8<'a> {
     pub(super) scales: &'a [f32],
     /// Values, [cols].
     pub(super) qs: &'a [i8],
+    /// Sums of 16 values, [cols / 16]: what minimums are multiplied by.
+    pub(super) sums: &'a [i16],
 }
 
-/// What a backend needs from a processor: dot products of one weight row with `N` activation rows.
+/// What a backend needs from a processor: dot products of `R` weight rows with `N` activation rows.
 ///
-/// `N` rows at once decode the weights once; each row's bits are those of `N = 1`.
+/// `N` rows at once decode the weights once, `R` rows at once hide the latency of additions; every
+/// product's bits are those of `R = N = 1`.
 pub(super) trait Kernels: Copy + Send + Sync {
-    fn dot_q4_0<const N: usize>(self, w: &[BlockQ4_0], x: [RowQ8<'_>; N]) -> [f32; N];
-    fn dot_q8_0<const N: usize>(self, w: &[BlockQ8_0], x: [RowQ8<'_>; N]) -> [f32; N];
-    fn dot_f32<const N: usize>(self, w: &[[u8; 4]], x: [&[f32]; N]) -> [f32; N];
-    fn dot_f16<const N: usize>(self, w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N];
-    fn dot_bf16<const N: usize>(self, w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N];
-    /// Quantises one row to 8 bits; `scales` [cols / 32], `qs` [cols].
-    fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8]);
+    /// Of rows in a quantised type.
+    fn dot_q8<const R: usize, const N: usize>(
+        self,
+        dtype: DType,
+        w: [&[u8]; R],
+        x: [RowQ8<'_>; N],
+    ) -> [[f32; N]; R];
+    /// Of a row in a floating-point type.
+    fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N];
+    /// Quantises one row to 8 bits; `scales` [cols / 32], `qs` [cols], `sums` [cols / 16].
+    fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]);
     /// Attention of one query over `keys.len() / stride` positions; see [`attend`].
     fn attend(self, out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize);
     /// One head's delta rule for one token; see [`delta_step`].
@@ -53,28 +61,26 @@ pub(super) struct DeltaToken<'a> {
 pub(super) struct Portable;
 
 impl Kernels for Portable {
-    fn dot_q4_0<const N: usize>(self, w: &[BlockQ4_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-        dot_q8_blocks(w.len(), x, |b| (w[b].scale(), std::array::from_fn(|j| w[b].level(j) as i8)))
+    fn dot_q8<const R: usize, const N: usize>(
+        self,
+        dtype: DType,
+        w: [&[u8]; R],
+        x: [RowQ8<'_>; N],
+    ) -> [[f32; N]; R] {
+        w.map(|w| dot_q8(dtype, w, x))
     }
 
-    fn dot_q8_0<const N: usize>(self, w: &[BlockQ8_0], x: [RowQ8<'_>; N]) -> [f32; N] {
-        dot_q8_blocks(w.len(), x, |b| (w[b].scale(), w[b].qs))
+    fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N] {
+        match dtype {
+            DType::F32 => dot_float(w.as_chunks().0, x, f32::from_le_bytes),
+            DType::F16 => dot_float(w.as_chunks().0, x, f16_to_f32),
+            DType::BF16 => dot_float(w.as_chunks().0, x, bf16_to_f32),
+            _ => panic!("{dtype} is not a floating-point type"),
+        }
     }
 
-    fn dot_f32<const N: usize>(self, w: &[[u8; 4]], x: [&[f32]; N]) -> [f32; N] {
-        dot_float(w, x, f32::from_le_bytes)
-    }
-
-    fn dot_f16<const N: usize>(self, w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-        dot_float(w, x, f16_to_f32)
-    }
-
-    fn dot_bf16<const N: usize>(self, w: &[[u8; 2]], x: [&[f32]; N]) -> [f32; N] {
-        dot_float(w, x, bf16_to_f32)
-    }
-
-    fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8]) {
-        quantise(x, scales, qs);
+    fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
+        quantise(x, scales, qs, sums);
     }
 
     fn attend(self, out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize) {
@@ -98,28 +104,62 @@ pub(super) fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
     f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
-/// Dot of 8-bit activations with quantised blocks: exact integers within a block, lane l summing
-/// values 4l to 4l + 3, then one fused multiply-add a lane and block.
+/// Dot products of a row in any quantised type: [`dot_blocks`] of its blocks.
 #[inline(always)]
-fn dot_q8_blocks<const N: usize>(
-    blocks: usize,
-    x: [RowQ8<'_>; N],
-    block: impl Fn(usize) -> (f32, [i8; 32]),
-) -> [f32; N] {
-    let mut acc = [[0.0_f32; LANES]; N];
-    for b in 0..blocks {
-        let (d, levels) = block(b);
-        for (acc, x) in acc.iter_mut().zip(x) {
-            let scale = d * x.scales[b];
-            let qs = &x.qs[b * 32..b * 32 + 32];
+pub(super) fn dot_q8<const N: usize>(dtype: DType, w: &[u8], x: [RowQ8<'_>; N]) -> [f32; N] {
+    with_block!(dtype, B => dot_blocks::<B, N>(bytemuck::cast_slice(w), x),
+        _ => panic!("{dtype} is not quantised"))
+}
+
+/// Dot of 8-bit activations with quantised blocks.
+///
+/// Within a group of 32 values lane l sums values 4l to 4l + 3 times their half's `sub`, in integers
+/// that are exact in f32 as well, then takes one fused multiply-add. Minimums are multiplied by sums of
+/// activations; those of group g are summed in lane g mod 8 and subtracted in the end. A type's ZERO is
+/// a minimum of that kind.
+#[inline(always)]
+fn dot_blocks<B: Block, const N: usize>(w: &[B], x: [RowQ8<'_>; N]) -> [f32; N] {
+    let (mut acc, mut mins) = ([[0.0_f32; LANES]; N], [[0.0_f32; LANES]; N]);
+    let groups = B::VALUES / 32;
+    for i in 0..w.len() * groups {
+        let group = w[i / groups].group(i % groups);
+        for ((acc, mins), x) in acc.iter_mut().zip(&mut mins).zip(x) {
+            let scale = group.scale * x.scales[i];
+            let qs = &x.qs[i * 32..i * 32 + 32];
             for (lane, acc) in acc.iter_mut().enumerate() {
-                let sum: i32 =
-                    (4 * lane..4 * lane + 4).map(|j| i32::from(levels[j]) * i32::from(qs[j])).sum();
-                *acc = scale.mul_add(sum as f32, *acc);
+                let sum: i32 = (4 * lane..4 * lane + 4)
+                    .map(|j| i32::from(group.levels[j]) * i32::from(qs[j]))
+                    .sum();
+                *acc = scale.mul_add((sum * i32::from(group.sub[lane / 4])) as f32, *acc);
+            }
+            let halves = [0, 1].map(|h| i32::from(x.sums[2 * i + h]));
+            let weighed = |m: [i16; 2]| halves[0] * i32::from(m[0]) + halves[1] * i32::from(m[1]);
+            let lane = &mut mins[i % LANES];
+            if B::ZERO != 0 {
+                *lane = scale.mul_add(weighed(group.sub.map(|s| s * B::ZERO)) as f32, *lane);
+            }
+            if B::HAS_MIN {
+                let scale = group.min_scale * x.scales[i];
+                *lane = scale.mul_add(weighed(group.min_sub) as f32, *lane);
             }
         }
     }
-    acc.map(sum_lanes)
+    let mut out = [0.0; N];
+    for (out, (acc, mins)) in out.iter_mut().zip(acc.into_iter().zip(mins)) {
+        *out = difference::<B>(acc, mins);
+    }
+    out
+}
+
+/// The sum of the lanes, minimums subtracted.
+#[inline(always)]
+fn difference<B: Block>(mut acc: [f32; LANES], mins: [f32; LANES]) -> f32 {
+    if B::HAS_MIN || B::ZERO != 0 {
+        for (acc, min) in acc.iter_mut().zip(mins) {
+            *acc -= min;
+        }
+    }
+    sum_lanes(acc)
 }
 
 /// Dot of f32 activations with floating-point weights; two interleaved accumulators of eight lanes.
@@ -165,9 +205,9 @@ fn dot_float<const N: usize, const B: usize>(
 
 /// Quantises to 8 bits with one scale for 32 values: `qs = round(x · 127 / max|x|)`.
 #[inline(always)]
-pub(super) fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8]) {
-    for ((x, scale), qs) in x.as_chunks::<32>().0.iter().zip(scales).zip(qs.as_chunks_mut::<32>().0)
-    {
+pub(super) fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
+    let groups = x.as_chunks::<32>().0.iter().zip(qs.as_chunks_mut::<32>().0);
+    for (((x, qs), scale), sums) in groups.zip(scales).zip(sums.as_chunks_mut::<2>().0) {
         let mut max = [0.0_f32; LANES];
         for (j, v) in x.iter().enumerate() {
             max[j % LANES] = max[j % LANES].max(v.abs());
@@ -180,6 +220,9 @@ pub(super) fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8]) {
             // a library call; |v · inverse| is at most 127.
             const ROUND: f32 = 12_582_912.0;
             *q = ((v * inverse + ROUND) - ROUND) as i8;
+        }
+        for (sum, qs) in sums.iter_mut().zip(qs.as_chunks::<16>().0) {
+            *sum = qs.iter().map(|q| i16::from(*q)).sum();
         }
     }
 }

@@ -69,11 +69,11 @@ impl Backend for Reference {
 
     /// Decay, delta, write, read, in this order.
     fn delta_rule(&mut self, shape: DeltaShape, jobs: &mut [DeltaJob<'_>]) {
-        let DeltaShape { key_heads, value_heads, key_dim, value_dim } = shape;
+        let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
         for job in jobs {
             let n = job.v.len() / (value_heads * value_dim);
             for (t, h) in (0..n).flat_map(|t| (0..value_heads).map(move |h| (t, h))) {
-                let at_k = (t * key_heads + h / (value_heads / key_heads)) * key_dim;
+                let at_k = (t * key_heads + shape.key_head(h)) * key_dim;
                 let (q, k) = (&job.q[at_k..at_k + key_dim], &job.k[at_k..at_k + key_dim]);
                 let at_v = (t * value_heads + h) * value_dim;
                 let s = &mut job.state[h * key_dim * value_dim..(h + 1) * key_dim * value_dim];

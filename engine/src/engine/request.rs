@@ -33,6 +33,9 @@ pub struct EngineOptions {
     pub verify_experts: Option<bool>,
     /// How experts are read; default: around the page cache if they do not fit in the expert cache.
     pub io: IoChoice,
+    /// Experts that a token uses in a layer, at most as many as the model was trained with, which is
+    /// the default. Fewer are faster and give worse text.
+    pub active_experts: Option<usize>,
 }
 
 /// Which kernels compute.
@@ -189,4 +192,6 @@ pub struct ModelInfo {
     pub io: IoChoice,
     /// Bytes that the expert cache may hold.
     pub expert_cache_bytes: u64,
+    /// Experts that a token uses in a layer.
+    pub experts_per_token: usize,
 }

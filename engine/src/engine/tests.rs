@@ -107,6 +107,7 @@ fn text_side() -> TextSide {
             backend: "scripted".into(),
             io: crate::io::IoChoice::Buffered,
             expert_cache_bytes: 0,
+            experts_per_token: 0,
         },
         tokenizer_json: toy_json(),
         chat_template: Some(CHATML.to_owned()),

@@ -226,7 +226,7 @@ mod tests {
             .collect();
         let checksums = (0..COUNT).map(|e| crc32c::crc32c(&[e as u8; BYTES])).collect();
         let layer = LayerExperts { layout, segments, checksums: Some(checksums) };
-        Experts::new(ExpertStore::new(vec![layer]), cache_bytes)
+        Experts::new(ExpertStore::new(vec![Some(layer)]), cache_bytes)
     }
 
     fn disk() -> Disk {

@@ -17,7 +17,8 @@ const ATTEMPTS: usize = 2;
 
 /// All experts of a model.
 pub(crate) struct ExpertStore {
-    layers: Vec<LayerExperts>,
+    /// `None` for a layer without experts.
+    layers: Vec<Option<LayerExperts>>,
 }
 
 /// The experts of one layer.
@@ -44,8 +45,8 @@ pub(crate) struct Segment {
 impl ExpertStore {
     /// Checks that every expert's pieces add up to its layout. Panics otherwise (caller bug: the
     /// openers of files check lengths and report them).
-    pub(crate) fn new(layers: Vec<LayerExperts>) -> Self {
-        for layer in &layers {
+    pub(crate) fn new(layers: Vec<Option<LayerExperts>>) -> Self {
+        for layer in layers.iter().flatten() {
             let bytes = layer.layout.bytes();
             for segments in &layer.segments {
                 let sum: usize = segments.iter().map(|s| s.len).sum();
@@ -65,7 +66,8 @@ impl ExpertStore {
     ) -> Result<(Self, IoChoice), EngineError> {
         let mut readers: HashMap<PathBuf, Arc<dyn ReadAt>> = HashMap::new();
         let mut used = choice;
-        for segment in self.layers.iter_mut().flat_map(|l| l.segments.iter_mut().flatten()) {
+        let layers = self.layers.iter_mut().flatten();
+        for segment in layers.flat_map(|l| l.segments.iter_mut().flatten()) {
             let path = segment.file.path().to_owned();
             if !readers.contains_key(&path) {
                 let (reader, opened) = io::open(&path, used, fits)
@@ -81,7 +83,7 @@ impl ExpertStore {
 
     /// Bytes of all experts.
     pub(crate) fn bytes(&self) -> u64 {
-        self.layers.iter().map(|l| (l.layout.bytes() * l.segments.len()) as u64).sum()
+        self.layers.iter().flatten().map(|l| (l.layout.bytes() * l.segments.len()) as u64).sum()
     }
 
     /// Parameters of all experts.
@@ -89,21 +91,41 @@ impl ExpertStore {
         let one = |l: &ExpertLayout| {
             [l.gate, l.up, l.down].iter().map(|s| (s.rows * s.cols) as u64).sum::<u64>()
         };
-        self.layers.iter().map(|l| one(&l.layout) * l.segments.len() as u64).sum()
+        self.layers.iter().flatten().map(|l| one(&l.layout) * l.segments.len() as u64).sum()
     }
 
-    /// The layout of a layer's experts.
-    pub(crate) fn layout(&self, layer: usize) -> &ExpertLayout {
-        &self.layers[layer].layout
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
     }
 
-    /// Reads one expert, into `buffer` if its size fits.
+    /// Experts of a layer.
+    pub(crate) fn count(&self, layer: usize) -> usize {
+        self.layers[layer].as_ref().map_or(0, |l| l.segments.len())
+    }
+
+    /// Where the experts of a layer lie, piece by piece.
+    pub(crate) fn segments(&self, layer: usize) -> impl Iterator<Item = &Segment> {
+        self.layers[layer].iter().flat_map(|l| l.segments.iter().flatten())
+    }
+
+    /// The layout of a layer's experts; `None` if it has none.
+    pub(crate) fn layout(&self, layer: usize) -> Option<&ExpertLayout> {
+        self.layers[layer].as_ref().map(|l| &*l.layout)
+    }
+
+    /// The layouts of all layers that have experts.
+    pub(crate) fn layouts(&self) -> impl Iterator<Item = &ExpertLayout> {
+        self.layers.iter().flatten().map(|l| &*l.layout)
+    }
+
+    /// Reads one expert, into `buffer` if its size fits. Panics if the layer has none (caller bug).
     pub(crate) fn read(
         &self,
         id: ExpertId,
         buffer: Option<AlignedBytes>,
     ) -> Result<Expert, EngineError> {
-        let layer = &self.layers[id.layer as usize];
+        let layer = self.layers[id.layer as usize].as_ref().expect("the layer has experts");
         let wanted = layer.layout.bytes();
         let mut bytes =
             buffer.filter(|b| b.len() == wanted).unwrap_or_else(|| AlignedBytes::zeroed(wanted));

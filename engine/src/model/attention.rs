@@ -1,18 +1,21 @@
-//! Gated full attention: grouped queries, normalised heads, partial rotary positions, output gate.
+//! Full attention: grouped queries, rotary positions; in some families biases, normalised heads, an
+//! output gate.
 //!
-//! `q_proj` gives for every head its query and then its gate, interleaved by head:
-//! out = Wo (softmax(q·k / sqrt(d)) v ⊙ sigmoid(gate)).
-//! Source: transformers `Qwen3_5MoeAttention`.
+//! out = Wo (softmax(q·k / sqrt(d)) v). With an output gate, the query matrix gives for every head its
+//! query and then its gate, interleaved by head, and v is weighted by sigmoid(gate) before Wo.
+//! Sources: transformers `Qwen3_5MoeAttention`, `Qwen3MoeAttention`, `Qwen2MoeAttention`.
 
 use super::Step;
-use super::ops::{Rows, rms_norm_in_place, sigmoid, sized};
+use super::ops::{Rows, add_to_rows, rms_norm_in_place, sigmoid, sized};
 use crate::backend::{AttentionJob, AttentionShape, Backend, Projection};
 use crate::tensor::Matrix;
 
 /// Weights of one attention layer.
 pub(crate) struct Attention {
     pub(crate) shape: AttentionShape,
-    /// [heads · 2 · head_dim, hidden]: query and gate of each head.
+    /// Whether `q` gives gates too.
+    pub(crate) gated: bool,
+    /// [heads · head_dim, hidden]; gated: [heads · 2 · head_dim, hidden], query and gate of each head.
     pub(crate) q: Matrix,
     /// [kv_heads · head_dim, hidden]
     pub(crate) k: Matrix,
@@ -20,16 +23,32 @@ pub(crate) struct Attention {
     pub(crate) v: Matrix,
     /// [hidden, heads · head_dim]
     pub(crate) o: Matrix,
+    pub(crate) biases: Biases,
+    /// Of families that normalise heads.
+    pub(crate) norms: Option<HeadNorms>,
+}
+
+/// One value for each row of the matrix of that name, or none.
+pub(crate) struct Biases {
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) o: Vec<f32>,
+}
+
+/// RMS norms of every head's query and key.
+pub(crate) struct HeadNorms {
     /// [head_dim]
-    pub(crate) q_norm: Vec<f32>,
+    pub(crate) q: Vec<f32>,
     /// [head_dim]
-    pub(crate) k_norm: Vec<f32>,
-    pub(crate) norm_eps: f32,
+    pub(crate) k: Vec<f32>,
+    pub(crate) eps: f32,
 }
 
 /// Buffers reused by all attention layers.
 #[derive(Default)]
 pub(super) struct Buffers {
+    /// What the query matrix gives; without a gate these are the queries.
     q_gate: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
@@ -60,9 +79,10 @@ impl Attention {
         let AttentionShape { heads, kv_heads, head_dim } = self.shape;
         let n = rows.count();
         let hidden = h.len() / n;
-        let q_gate = sized(&mut buffers.q_gate, n * heads * 2 * head_dim);
-        let k = sized(&mut buffers.k, n * kv_heads * head_dim);
-        let v = sized(&mut buffers.v, n * kv_heads * head_dim);
+        let Buffers { q_gate, q, k, v, out } = buffers;
+        let q_gate = sized(q_gate, n * self.q.shape().rows);
+        let k = sized(k, n * kv_heads * head_dim);
+        let v = sized(v, n * kv_heads * head_dim);
         backend.project(
             h,
             hidden,
@@ -72,16 +92,27 @@ impl Attention {
                 Projection { w: self.v.view(), out: v },
             ],
         );
-        let q = sized(&mut buffers.q, n * heads * head_dim);
-        for (q, q_gate) in q.chunks_exact_mut(head_dim).zip(q_gate.chunks_exact(2 * head_dim)) {
-            q.copy_from_slice(&q_gate[..head_dim]);
+        let Biases { q: q_bias, k: k_bias, v: v_bias, o: o_bias } = &self.biases;
+        add_to_rows(q_gate, q_bias);
+        add_to_rows(k, k_bias);
+        add_to_rows(v, v_bias);
+        let q = if self.gated {
+            let q = sized(q, n * heads * head_dim);
+            for (q, q_gate) in q.chunks_exact_mut(head_dim).zip(q_gate.chunks_exact(2 * head_dim)) {
+                q.copy_from_slice(&q_gate[..head_dim]);
+            }
+            q
+        } else {
+            &mut *q_gate
+        };
+        if let Some(norms) = &self.norms {
+            rms_norm_in_place(q, &norms.q, norms.eps);
+            rms_norm_in_place(k, &norms.k, norms.eps);
         }
-        rms_norm_in_place(q, &self.q_norm, self.norm_eps);
-        rms_norm_in_place(k, &self.k_norm, self.norm_eps);
         rows.rotate(q, heads, head_dim);
         rows.rotate(k, kv_heads, head_dim);
 
-        let out = sized(&mut buffers.out, n * heads * head_dim);
+        let out = sized(out, n * heads * head_dim);
         let mut rest = &mut *out;
         let mut jobs = Vec::with_capacity(batch.len());
         for (i, step) in batch.iter_mut().enumerate() {
@@ -97,11 +128,13 @@ impl Attention {
         }
         backend.attention(self.shape, &mut jobs);
         drop(jobs);
-        for (out, q_gate) in out.chunks_exact_mut(head_dim).zip(q_gate.chunks_exact(2 * head_dim)) {
-            for (o, g) in out.iter_mut().zip(&q_gate[head_dim..]) {
-                *o *= sigmoid(*g);
+        if self.gated {
+            let gates = q_gate.chunks_exact(2 * head_dim).map(|q_gate| &q_gate[head_dim..]);
+            for (out, gate) in out.chunks_exact_mut(head_dim).zip(gates) {
+                out.iter_mut().zip(gate).for_each(|(o, g)| *o *= sigmoid(*g));
             }
         }
         backend.project(out, heads * head_dim, &mut [Projection { w: self.o.view(), out: y }]);
+        add_to_rows(y, o_bias);
     }
 }

@@ -14,7 +14,8 @@ use crate::tensor::Matrix;
 /// Added to Σx² before the root when q and k are scaled; a constant of the architecture.
 const L2_EPS: f32 = 1e-6;
 
-/// Weights of one layer. Channels of qkv are [Q | K | V], each head by head.
+/// Weights of one layer. Channels of qkv are [Q | K | V], each head by head; value heads may be grouped
+/// by key head or tiled, everywhere alike.
 pub(crate) struct DeltaNet {
     pub(crate) shape: DeltaShape,
     /// [channels, hidden]
@@ -98,7 +99,7 @@ impl DeltaNet {
         layer: usize,
         buffers: &mut Buffers,
     ) {
-        let DeltaShape { key_heads, value_heads, key_dim, value_dim } = self.shape;
+        let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = self.shape;
         let (n, channels) = (rows.count(), self.channels());
         let (keys, values) = (key_heads * key_dim, value_heads * value_dim);
         let hidden = h.len() / n;

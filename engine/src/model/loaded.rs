@@ -1,17 +1,18 @@
 //! From a directory to a model that runs: files, family, backend.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::qwen3_5_moe::{self, Qwen35Moe};
-use super::{Model, Parts, Sequence, Step};
+use super::layers::Loader;
+use super::{Blueprint, Model, Parts, Sequence, Step};
 use crate::backend::{Cpu, Reference};
 use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
 use crate::expert::Experts;
 use crate::tokenizer::TokenId;
-use crate::weights::{Weights, read_json, read_small};
+use crate::weights::Weights;
+use crate::weights::side_files::{self, SideFiles};
 
 /// A model on one of the backends, with what its directory says besides weights.
 pub(crate) struct LoadedModel {
@@ -49,14 +50,13 @@ pub(crate) struct ModelFiles {
 }
 
 impl LoadedModel {
-    /// Loads a pack or a Hugging Face directory and starts the compute and reading threads.
+    /// Loads a pack, a Hugging Face directory or GGUF files and starts the compute and reading threads.
     pub(crate) fn load(options: &EngineOptions) -> Result<Self, EngineError> {
         let dir = &options.model;
         let weights = Weights::open(dir)?;
-        let config_path = dir.join("config.json");
-        let config = read_json(&config_path)?;
-        let parts = load_parts(&weights, &config_path, &config, options)?;
-        let files = ModelFiles::read(dir, &config)?;
+        let config = weights.side().config()?;
+        let parts = load_parts(&weights, &config, options)?;
+        let files = ModelFiles::read(weights.side(), &config)?;
         let mut info = describe(dir, &weights, &parts, options);
         let threads = options.threads.unwrap_or_else(default_threads);
         let running = match options.backend {
@@ -109,49 +109,32 @@ fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The family of a config, sizes read and checked.
-pub(crate) fn read_family(path: &Path, config: &Value) -> Result<Qwen35Moe, EngineError> {
-    let text = config.get("text_config").unwrap_or(config);
-    let model_type = text.get("model_type").or_else(|| config.get("model_type"));
-    let architecture = model_type.and_then(Value::as_str).unwrap_or_default().to_owned();
-    if qwen3_5_moe::MODEL_TYPES.contains(&architecture.as_str()) {
-        return Qwen35Moe::read(path, config);
-    }
-    Err(EngineError::UnsupportedArchitecture {
-        path: path.to_owned(),
-        architecture,
-        supported: qwen3_5_moe::MODEL_TYPES.join(", "),
-    })
-}
-
 fn load_parts(
     weights: &Weights,
-    config_path: &Path,
     config: &Value,
     options: &EngineOptions,
 ) -> Result<Parts, EngineError> {
-    let family = read_family(config_path, config)?;
-    let model = family.config().clone();
-    let layers = (0..model.layers).map(|i| family.layer(weights, i)).collect::<Result<_, _>>()?;
-    let head = if model.tied {
-        None
-    } else {
-        Some(weights.matrix("lm_head.weight", model.vocab, model.hidden)?)
-    };
+    let mut blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), config)?;
+    if let Some(chosen) = options.active_experts {
+        blueprint.limit_experts(chosen)?;
+    }
+    let loader = Loader::new(&blueprint, weights);
+    let (layers, head) = (loader.layers()?, loader.head()?);
     let verify = options.verify_experts.unwrap_or(true);
-    let store = weights.experts(model.layers, family.experts(), verify)?;
+    let store = weights.experts(&blueprint.expert_layers(), verify)?;
     let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
     let fits = store.bytes() <= cache_bytes;
     let (store, io) = store.reopened(options.io, fits)?;
     Ok(Parts {
-        embedding: weights.matrix("embed_tokens.weight", model.vocab, model.hidden)?,
-        norm: qwen3_5_moe::centred(weights.vector("norm.weight", &[model.hidden])?),
+        embedding: loader.embedding()?,
+        norm: loader.norm()?,
         layers,
         head,
         experts: Experts::new(store, cache_bytes),
         io,
         cache_bytes,
-        config: model,
+        experts_per_token: blueprint.experts_per_token(),
+        config: blueprint.config().clone(),
     })
 }
 
@@ -173,8 +156,13 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let types = |named: Option<&str>, fallback: String| named.map_or(fallback, str::to_owned);
     let source = weights.manifest().map(|m| &m.source);
     let dense = types(source.map(|s| s.dense.as_str()), parts.embedding.shape().dtype.to_string());
-    let experts = types(source.map(|s| s.experts.as_str()), store.layout(0).gate.dtype.to_string());
+    let first = store.layouts().next().expect("a model has layers with experts");
+    let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
     let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
+    let fewer = match options.active_experts {
+        Some(_) => format!(", {} active", parts.experts_per_token),
+        None => String::new(),
+    };
     ModelInfo {
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
         architecture: parts.config.architecture.clone(),
@@ -183,36 +171,33 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         parameters: parts.dense_parameters() + store.parameters(),
         dense_bytes: parts.dense_bytes(),
         expert_bytes: store.bytes(),
-        quantisation: format!("{dense} dense, {experts} experts"),
+        quantisation: format!("{dense} dense, {experts} experts{fewer}"),
         backend: String::new(),
         io: parts.io,
         expert_cache_bytes: parts.cache_bytes,
+        experts_per_token: parts.experts_per_token,
     }
 }
 
 /// Longest prompt plus reply unless the caller asks for more: keys and values of it are kept in f32.
 const CONTEXT_DEFAULT: usize = 8192;
 
-/// The last part of a path, after links such as `.` are resolved.
+/// The last part of a path, after links such as `.` are resolved, without a model file's ending.
 pub(crate) fn folder_name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    full.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+    let name = full.file_name().map(|n| n.to_string_lossy().into_owned());
+    let name = name.unwrap_or_else(|| "model".to_owned());
+    crate::weights::model_name(&name).to_owned()
 }
 
 impl ModelFiles {
     /// Reads tokenizer, template and generation defaults. Only the tokenizer must exist.
-    pub(crate) fn read(dir: &Path, config: &Value) -> Result<Self, EngineError> {
-        let optional = |name: &str| -> Result<Option<(PathBuf, Value)>, EngineError> {
-            let path = dir.join(name);
-            if path.exists() { read_json(&path).map(|v| Some((path, v))) } else { Ok(None) }
-        };
-        let tokenizer_config = optional("tokenizer_config.json")?;
-        let generation = optional("generation_config.json")?.map(|(_, v)| v).unwrap_or_default();
-        let jinja = dir.join("chat_template.jinja");
-        let chat_template = if jinja.exists() {
-            Some(String::from_utf8_lossy(&read_small(&jinja)?).into_owned())
-        } else {
-            tokenizer_config.as_ref().and_then(|(_, c)| template_of(c))
+    pub(crate) fn read(side: &SideFiles, config: &Value) -> Result<Self, EngineError> {
+        let tokenizer_config = side.json(side_files::TOKENIZER_CONFIG)?;
+        let generation = side.json(side_files::GENERATION_CONFIG)?.unwrap_or_default();
+        let chat_template = match side.read(side_files::CHAT_TEMPLATE)? {
+            Some(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+            None => tokenizer_config.as_ref().and_then(template_of),
         };
         let mut eos_token_ids = token_ids(generation.get("eos_token_id"));
         for id in token_ids(config.get("text_config").unwrap_or(config).get("eos_token_id")) {
@@ -221,7 +206,7 @@ impl ModelFiles {
             }
         }
         Ok(ModelFiles {
-            tokenizer_json: read_small(&dir.join("tokenizer.json"))?,
+            tokenizer_json: side.required(side_files::TOKENIZER)?,
             chat_template,
             eos_token_ids,
             generation_defaults: generation_defaults(&generation),

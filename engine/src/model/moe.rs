@@ -1,13 +1,14 @@
 //! The Mixture-of-Experts half of a layer: gate, chosen experts, shared expert.
 //!
-//! y = Σ over the k chosen of weight · expert(x) + sigmoid(s·x) · shared(x). The gate's softmax runs
-//! over all experts in f32. Rows that chose the same expert are computed together; each row keeps its
+//! y = Σ over the k chosen of weight · expert(x) + sigmoid(s·x) · shared(x), the second term in
+//! families that have a shared expert. The gate's softmax runs over all experts in f32. Rows that chose the same expert are computed together; each row keeps its
 //! k results apart and adds them in the order of its gate, so that neither the cache nor the batch
 //! changes the sum.
 //! Reads hide behind the shared expert and the experts that are here: see `expert::reader`.
 
+use super::mlp::Mlp;
 use super::ops::{sigmoid, sized, softmax_top_k};
-use crate::backend::{Backend, ExpertJob, ExpertWeights, Projection};
+use crate::backend::{Backend, ExpertJob, Projection};
 use crate::error::EngineError;
 use crate::expert::Experts;
 use crate::tensor::Matrix;
@@ -26,12 +27,7 @@ pub(crate) struct Moe {
 
 /// The expert that every row uses.
 pub(crate) struct SharedExpert {
-    /// [intermediate, hidden]
-    pub(crate) gate: Matrix,
-    /// [intermediate, hidden]
-    pub(crate) up: Matrix,
-    /// [hidden, intermediate]
-    pub(crate) down: Matrix,
+    pub(crate) mlp: Mlp,
     /// [1, hidden]: its weight is sigmoid(scale · x).
     pub(crate) scale: Matrix,
 }
@@ -62,8 +58,12 @@ struct Choice {
 
 impl Moe {
     pub(super) fn matrices(&self) -> Vec<&Matrix> {
-        let shared = self.shared.iter().flat_map(|s| [&s.gate, &s.up, &s.down, &s.scale]);
-        std::iter::once(&self.gate).chain(shared).collect()
+        let mut all = vec![&self.gate];
+        if let Some(shared) = &self.shared {
+            all.push(&shared.scale);
+            all.extend(shared.mlp.matrices());
+        }
+        all
     }
 
     /// `y = moe(h)` for all rows [n, hidden].
@@ -92,14 +92,7 @@ impl Moe {
         let mut shared_job = self.shared.as_ref();
         experts.visit(layer as u32, &wanted, |batch| {
             if let Some(expert) = shared_job.take() {
-                all_rows.clear();
-                all_rows.extend(0..n as u32);
-                let out = sized(shared, n * hidden);
-                backend.experts(
-                    h,
-                    hidden,
-                    &mut [ExpertJob { weights: expert.weights(), rows: all_rows, out }],
-                );
+                expert.mlp.forward(backend, h, sized(shared, n * hidden), all_rows);
             }
             let mut jobs: Vec<_> = batch
                 .iter()
@@ -170,11 +163,5 @@ impl Moe {
             next[choice.expert as usize] += 1;
         }
         (wanted, starts)
-    }
-}
-
-impl SharedExpert {
-    fn weights(&self) -> ExpertWeights<'_> {
-        ExpertWeights { gate: self.gate.view(), up: self.up.view(), down: self.down.view() }
     }
 }

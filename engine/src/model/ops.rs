@@ -122,6 +122,13 @@ pub(super) fn add(x: &mut [f32], y: &[f32]) {
     x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }
 
+/// Adds `bias` to every row of `x` [n, bias.len()]; an empty bias is none.
+pub(super) fn add_to_rows(x: &mut [f32], bias: &[f32]) {
+    if !bias.is_empty() {
+        x.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
+    }
+}
+
 /// `1 / (1 + e^-x)`.
 pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())

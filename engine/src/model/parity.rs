@@ -27,10 +27,12 @@ const PACK_PERPLEXITY_RATIO_MAX: f64 = 1.03;
 /// Largest share of positions whose reference margin is too small to demand the same argmax.
 const EXEMPT_SHARE_MAX: f64 = 0.01;
 
-/// One text of the reference: tokens [n] and logits [n, vocab].
+/// One text of a reference: tokens [n], logits [n, vocab], and the tokens that greedy choice adds, if
+/// the file has them.
 pub(super) struct Text {
     pub(super) ids: Vec<TokenId>,
     pub(super) logits: Vec<f32>,
+    pub(super) greedy: Vec<TokenId>,
 }
 
 /// All texts of a reference file.
@@ -40,21 +42,24 @@ pub(super) fn reference(path: &Path) -> Vec<Text> {
         let entry = file.tensors.get(&name)?;
         let mut bytes = vec![0; entry.len];
         file.reader.read_exact_at(&mut bytes, entry.offset).expect("the file is whole");
-        Some((entry.shape.iter().product::<usize>(), bytes))
+        Some((entry, bytes))
+    };
+    let tokens = |bytes: Vec<u8>| -> Vec<TokenId> {
+        bytes.as_chunks().0.iter().map(|b| TokenId::from_le_bytes(*b)).collect()
     };
     (0..)
         .map_while(|i| {
             let (_, ids) = read(format!("ids{i}"))?;
-            let (count, bytes) = read(format!("logits{i}"))?;
-            let mut logits = vec![0.0; count];
-            dequantise_row(DType::F16, &bytes, &mut logits);
-            let ids = ids.as_chunks().0.iter().map(|b| TokenId::from_le_bytes(*b)).collect();
-            Some(Text { ids, logits })
+            let (entry, bytes) = read(format!("logits{i}"))?;
+            let mut logits = vec![0.0; entry.shape.iter().product()];
+            dequantise_row(DType::from_name(&entry.dtype).expect("a float"), &bytes, &mut logits);
+            let greedy = read(format!("greedy{i}")).map(|(_, bytes)| tokens(bytes));
+            Some(Text { ids: tokens(ids), logits, greedy: greedy.unwrap_or_default() })
         })
         .collect()
 }
 
-fn load(model: PathBuf, backend: BackendChoice) -> LoadedModel {
+pub(super) fn load(model: PathBuf, backend: BackendChoice) -> LoadedModel {
     let options = EngineOptions { model, backend, threads: Some(2), ..EngineOptions::default() };
     LoadedModel::load(&options).expect("the model loads")
 }
@@ -92,7 +97,8 @@ fn f16_rounding(v: f32) -> f32 {
     (v.abs().max(f32::MIN_POSITIVE).log2().floor() - 11.0).exp2()
 }
 
-fn best_and_margin(logits: &[f32]) -> (usize, f32) {
+/// The index of the largest logit, and how far the second is below it.
+pub(super) fn best_and_margin(logits: &[f32]) -> (usize, f32) {
     let mut best = (0, f32::NEG_INFINITY);
     let mut second = f32::NEG_INFINITY;
     for (i, v) in logits.iter().enumerate() {
@@ -132,7 +138,7 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/nano")
 }
 
-fn testdata(name: &str) -> PathBuf {
+pub(super) fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 

@@ -46,7 +46,7 @@ fn tokens(seed: u32, count: u32) -> Vec<TokenId> {
 }
 
 /// Logits after the last token, the prompt read in chunks of the given sizes (the last repeats).
-fn chunked(model: &mut LoadedModel, tokens: &[TokenId], sizes: &[usize]) -> Vec<f32> {
+pub(super) fn chunked(model: &mut LoadedModel, tokens: &[TokenId], sizes: &[usize]) -> Vec<f32> {
     let mut sequence = model.new_sequence();
     let mut logits = Vec::new();
     let (mut rest, mut sizes) =

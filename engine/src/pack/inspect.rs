@@ -2,17 +2,19 @@
 
 use std::path::Path;
 
+use super::Fallback;
+use super::plan::fallbacks;
 use super::writer::digest;
 use crate::error::EngineError;
-use crate::model::{ModelFiles, read_family};
-use crate::weights::{Weights, read_json};
+use crate::model::{Blueprint, ModelFiles};
+use crate::weights::{Weights, side_files};
 
 /// A model's sizes and types.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Inspection {
     /// Name of the pack or folder.
     pub name: String,
-    /// `pack` or `huggingface`.
+    /// `pack`, `huggingface` or `gguf`.
     pub format: String,
     /// `model_type`.
     pub architecture: String,
@@ -34,30 +36,32 @@ pub struct Inspection {
     pub dense_types: Vec<(String, u64)>,
     /// Bytes of all dense tensors.
     pub dense_bytes: u64,
-    /// Types of an expert's gate, up and down matrices in the first layer.
+    /// Types of an expert's gate, up and down matrices in the first layer that
+    /// has experts.
     pub expert_types: [String; 3],
-    /// Bytes of one expert of the first layer.
+    /// Bytes of one expert of that layer.
     pub expert_bytes: u64,
     /// Bytes of all experts.
     pub experts_bytes: u64,
     /// Bytes of experts that one token uses.
     pub expert_bytes_per_token: u64,
-    /// Whether there is a chat template.
-    pub chat_template: bool,
+    /// Tensors of a pack whose rows are no whole number of blocks of the type that was asked for.
+    pub fallbacks: Vec<Fallback>,
+    /// The chat template, if there is one.
+    pub chat_template: Option<String>,
     /// Files whose SHA-256 was checked, if asked for.
     pub files_verified: Option<usize>,
 }
 
-/// Opens a directory and describes it; with `verify`, also checks the SHA-256 of every file of a
+/// Opens a model and describes it; with `verify`, also checks the SHA-256 of every file of a
 /// pack. Errors name the file that is missing, cut or changed.
 pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
     let weights = Weights::open(dir)?;
-    let config_path = dir.join("config.json");
-    let config = read_json(&config_path)?;
-    let family = read_family(&config_path, &config)?;
-    let model = family.config();
-    let store = weights.experts(model.layers, family.experts(), false)?;
-    let files = ModelFiles::read(dir, &config)?;
+    let config = weights.side().config()?;
+    let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+    let model = blueprint.config();
+    let store = weights.experts(&blueprint.expert_layers(), false)?;
+    let files = ModelFiles::read(weights.side(), &config)?;
     let manifest = weights.manifest();
 
     let mut dense_types: Vec<(String, u64)> = Vec::new();
@@ -70,27 +74,29 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         }
     }
     dense_types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let layout = store.layout(0);
+    let layout = store.layouts().next().expect("a model has layers with experts");
     Ok(Inspection {
         name: manifest.map_or_else(|| crate::model::folder_name(dir), |m| m.name.clone()),
-        format: if manifest.is_some() { "pack" } else { "huggingface" }.to_owned(),
+        format: weights.format_name().to_owned(),
         architecture: model.architecture.clone(),
         quality: manifest.map(|m| m.quality.clone()),
         layers: model.layers,
         hidden: model.hidden,
         vocabulary: model.vocab,
         context_tokens: model.context,
-        experts: family.experts().count,
-        experts_per_token: family.experts_per_token(),
+        experts: blueprint.experts(),
+        experts_per_token: blueprint.experts_per_token(),
         dense_bytes: dense_types.iter().map(|(_, bytes)| bytes).sum(),
         dense_types,
         expert_types: [layout.gate, layout.up, layout.down].map(|s| s.dtype.to_string()),
         expert_bytes: layout.bytes() as u64,
         experts_bytes: store.bytes(),
-        expert_bytes_per_token: (0..model.layers)
-            .map(|l| (store.layout(l).bytes() * family.experts_per_token()) as u64)
+        expert_bytes_per_token: store
+            .layouts()
+            .map(|layout| (layout.bytes() * blueprint.experts_per_token()) as u64)
             .sum(),
-        chat_template: files.chat_template.is_some(),
+        fallbacks: manifest.map(fallbacks).unwrap_or_default(),
+        chat_template: files.chat_template,
         files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,
     })
 }

@@ -1,5 +1,9 @@
-//! A tiny model is packed, read back and damaged.
+//! Tiny models are packed, in one go, interrupted and while they arrive; read back and damaged.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::folder::partial;
 use super::*;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::model::{LoadedModel, tiny};
@@ -89,6 +93,36 @@ fn inspect_verifies_digests_and_names_the_changed_file() {
 }
 
 #[test]
+fn rows_that_are_no_whole_blocks_take_the_named_type_and_both_verbs_say_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (source, pack_dir) = (dir.path().join("source"), dir.path().join("pack"));
+    tiny::write(&source, 11);
+    let options = PackOptions {
+        experts: "q4_k".to_owned(),
+        dense: "q6_k".to_owned(),
+        ..options(&source, &pack_dir)
+    };
+    let report = pack(&options, &mut |_| {}).expect("packs");
+    let found = inspect(&pack_dir, true).expect("describes");
+    let sorted = |mut fallbacks: Vec<Fallback>| {
+        fallbacks.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+        fallbacks
+    };
+    assert_eq!(sorted(found.fallbacks), sorted(report.fallbacks.clone()));
+    // The tiny model is narrower than 256.
+    assert_eq!(found.expert_types, ["q5_0"; 3].map(str::to_owned));
+    let of = |name: &str| report.fallbacks.iter().find(|f| f.tensor == name);
+    let down = of("layers.0.experts.*.down").expect("reported");
+    assert_eq!((down.asked, down.used), ("q4_k", "q5_0"));
+    let embedding = of("embed_tokens.weight").expect("reported");
+    assert_eq!((embedding.asked, embedding.used), ("q6_k", "q8_0"));
+    let mut model = load(&pack_dir).expect("loads");
+    let mut sequence = model.new_sequence();
+    let logits = model.forward_all(&mut sequence, &[1, 2, 3]).expect("runs");
+    assert!(logits.iter().all(|l| l.is_finite()));
+}
+
+#[test]
 fn damaged_packs_are_errors_that_say_which_file() {
     type Damage = fn(&Path);
     let cut = |dir: &Path, name: &str| {
@@ -156,7 +190,238 @@ fn wrong_options_are_refused_before_anything_is_written() {
         pack(&options, &mut |_| {}).expect_err("refused").to_string()
     };
     assert!(with(&|o| o.experts = "q9".to_owned()).contains("q4_0"));
+    assert!(with(&|o| o.dense = "q2_k".to_owned()).contains("q8_0"));
     assert!(with(&|o| o.quality = Some("great".to_owned())).contains("approved"));
     assert!(with(&|o| o.destination = source.clone()).contains("exists"));
     assert!(!to.exists() && !dir.path().join("pack.partial").exists());
+}
+
+/// The families with a tiny model in `testdata/tiny/`, as safetensors and as GGUF.
+const FAMILIES: [&str; 4] = ["qwen3_5_moe", "qwen3_next", "qwen3_moe", "qwen2_moe"];
+
+fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(name)
+}
+
+fn automatic(source: &Path, destination: &Path) -> PackOptions {
+    let auto = "auto".to_owned();
+    PackOptions { experts: auto.clone(), dense: auto, ..options(source, destination) }
+}
+
+/// All files of a folder, without the manifest, which names the source.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("entry").path());
+    let name = |p: &Path| p.file_name().expect("a name").to_string_lossy().into_owned();
+    let files = files.map(|p| (name(&p), std::fs::read(&p).expect("a file")));
+    files.filter(|(name, _)| name != "sluice.json").collect()
+}
+
+fn logits(path: &Path) -> Vec<f32> {
+    let mut model = load(path).expect("loads");
+    let mut sequence = model.new_sequence();
+    model.forward_all(&mut sequence, &[5, 77, 130, 9, 9, 200]).expect("runs")
+}
+
+#[test]
+fn a_pack_of_gguf_has_its_blocks_and_its_logits_bit_for_bit() {
+    for family in FAMILIES {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (source, to) = (testdata(&format!("{family}.gguf")), dir.path().join("pack"));
+        let report = pack(&automatic(&source, &to), &mut |_| {}).expect("packs");
+        assert!(report.fallbacks.is_empty(), "{family}");
+        assert_eq!(logits(&to), logits(&source), "{family}");
+        let (from, packed) =
+            (Weights::open(&source).expect("opens"), Weights::open(&to).expect("opens"));
+        for (name, dtype, shape) in from.dense() {
+            let whole = |w: &Weights| w.raw(name, 0..w.place(name).2).expect("readable");
+            // Vectors may have been widened to f32.
+            if shape.iter().filter(|d| **d != 1).count() == 2 || dtype == DType::F32 {
+                assert_eq!(whole(&from).as_slice(), whole(&packed).as_slice(), "{family}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn inspect_describes_gguf_as_it_lies_there() {
+    let found = inspect(&testdata("qwen3_5_moe.gguf"), false).expect("opens");
+    assert_eq!((found.format.as_str(), found.name.as_str()), ("gguf", "qwen3_5_moe"));
+    assert_eq!(found.architecture, "qwen3_5_moe");
+    assert_eq!(found.expert_types, ["f16"; 3].map(str::to_owned));
+    assert!(found.chat_template.is_some_and(|t| t.contains("im_start")));
+    assert!(found.expert_bytes_per_token > 0 && found.quality.is_none());
+}
+
+#[test]
+fn an_interrupted_pack_goes_on_and_keeps_what_is_whole() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (source, whole, to) =
+        (testdata("qwen3_next"), dir.path().join("whole"), dir.path().join("pack"));
+    pack(&options(&source, &whole), &mut |_| {}).expect("packs");
+    let options = options(&source, &to);
+    let begin = |items: usize| {
+        let weights = Weights::open(&source).expect("opens");
+        let mut packer = Packer::new(weights, &options, "qwen3_next").expect("plans");
+        assert!(packer.items().len() > 2);
+        for index in 0..items {
+            packer.write(index, &mut |_| {}).expect("writes");
+        }
+    };
+    begin(2);
+    // One finished file was damaged since, another was cut in the middle of writing.
+    let damaged = partial(&to).join("experts-00000.safetensors");
+    let mut bytes = std::fs::read(&damaged).expect("was finished");
+    bytes[9000] ^= 1;
+    std::fs::write(&damaged, &bytes).expect("written");
+    std::fs::write(partial(&to).join("experts-00001.safetensors"), &bytes[..100]).expect("ok");
+    let mut first = None;
+    let report = pack(&options, &mut |p| {
+        first.get_or_insert(p.done);
+    });
+    assert_eq!(report.expect("goes on").files_kept, 1);
+    assert!(first.expect("progress was told") > 0, "kept files count as done");
+    assert_eq!(contents(&to), contents(&whole));
+    assert!(!partial(&to).exists());
+
+    // Another plan keeps nothing.
+    std::fs::remove_dir_all(&to).expect("there");
+    begin(2);
+    let other = PackOptions { experts: "q8_0".to_owned(), ..options.clone() };
+    assert_eq!(pack(&other, &mut |_| {}).expect("packs").files_kept, 0);
+}
+
+/// A model's files as they would arrive, with their bytes.
+fn arriving(paths: &[PathBuf]) -> (Vec<ArrivingFile>, Vec<Vec<u8>>) {
+    let bytes: Vec<_> = paths.iter().map(|p| std::fs::read(p).expect("there")).collect();
+    let files = paths.iter().zip(&bytes).map(|(path, bytes)| ArrivingFile {
+        name: path.file_name().expect("a name").to_string_lossy().into_owned(),
+        bytes: bytes.len() as u64,
+        sha256: Some(writer::digest(path).expect("readable").sha256),
+    });
+    (files.collect(), bytes)
+}
+
+/// Bytes of what has arrived and is still kept.
+fn spooled(to: &Path) -> u64 {
+    let dir = partial(to).join("arriving");
+    let entries =
+        std::fs::read_dir(dir).map(|d| d.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    entries.iter().map(|e| e.metadata().map_or(0, |m| m.len())).sum()
+}
+
+/// Feeds the files in uneven pieces until `limit` bytes came in this attempt. Returns the arrival and
+/// the most bytes that were kept.
+fn feed(
+    options: &PackOptions,
+    files: &[ArrivingFile],
+    bytes: &[Vec<u8>],
+    side: Option<&BTreeMap<String, Vec<u8>>>,
+    limit: usize,
+) -> Result<(Arrival, u64), EngineError> {
+    let mut arrival = Arrival::with_segments(options.clone(), "source", files.to_vec(), 8192)?;
+    let (mut came, mut most) = (0, 0);
+    let mut more = |arrival: &mut Arrival, file: usize| {
+        let at = arrival.position(file) as usize;
+        let n = (bytes[file].len() - at).min(5000).min(limit - came);
+        came += n;
+        arrival.push(file, &bytes[file][at..at + n])?;
+        most = most.max(spooled(&options.destination));
+        Ok::<_, EngineError>(came < limit)
+    };
+    loop {
+        for file in 0..files.len() {
+            while arrival.wants_header_of(file)? {
+                if !more(&mut arrival, file)? {
+                    return Ok((arrival, most));
+                }
+            }
+        }
+        if arrival.plan(side)? {
+            break;
+        }
+    }
+    for file in 0..files.len() {
+        while arrival.wants(file) {
+            if !more(&mut arrival, file)? {
+                return Ok((arrival, most));
+            }
+        }
+    }
+    Ok((arrival, most))
+}
+
+#[test]
+fn a_model_packed_while_it_arrives_is_the_same_and_never_here_as_a_whole() {
+    for (name, is_gguf) in [("qwen3_5_moe.gguf", true), ("qwen3_next", false)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (whole, to) = (dir.path().join("whole"), dir.path().join("pack"));
+        let source = testdata(name);
+        pack(&automatic(&source, &whole), &mut |_| {}).expect("packs");
+        let (paths, side) = if is_gguf {
+            (vec![source], None)
+        } else {
+            let shard = |n: usize| source.join(format!("model-{n:05}-of-00002.safetensors"));
+            let side = side_files::NAMES.map(|n| (n.to_owned(), std::fs::read(source.join(n))));
+            let side = side.into_iter().filter_map(|(n, bytes)| Some((n, bytes.ok()?))).collect();
+            (vec![shard(1), shard(2)], Some(side))
+        };
+        let (files, bytes) = arriving(&paths);
+        let options = automatic(&to, &to);
+        let total: usize = bytes.iter().map(Vec::len).sum();
+        // Cut off twice, in the middle of a segment.
+        let mut earlier = 0;
+        for limit in [total / 3 + 777, total / 4 + 55] {
+            let (arrival, _) =
+                feed(&options, &files, &bytes, side.as_ref(), limit).expect("arrives");
+            let done = arrival.progress().done;
+            assert!(done > earlier && done < total as u64, "{name}");
+            earlier = done;
+        }
+        let (arrival, most) =
+            feed(&options, &files, &bytes, side.as_ref(), usize::MAX).expect("arrives");
+        assert!(most < total as u64 * 3 / 4, "{name}: kept {most} of {total} bytes");
+        arrival.finish().expect("whole");
+        assert_eq!(contents(&to), contents(&whole), "{name}");
+        assert!(!partial(&to).exists());
+    }
+}
+
+#[test]
+fn an_arrival_that_needs_again_what_is_gone_begins_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (whole, to) = (dir.path().join("whole"), dir.path().join("pack"));
+    let source = testdata("qwen3_5_moe.gguf");
+    let other = |to: &Path| PackOptions { experts: "q8_0".to_owned(), ..automatic(&source, to) };
+    pack(&other(&whole), &mut |_| {}).expect("packs");
+    let (files, bytes) = arriving(&[source.clone()]);
+    feed(&automatic(&to, &to), &files, &bytes, None, bytes[0].len() - 9000).expect("arrives");
+    let (arrival, _) = feed(&other(&to), &files, &bytes, None, usize::MAX).expect("arrives");
+    arrival.finish().expect("whole");
+    assert_eq!(contents(&to), contents(&whole));
+}
+
+#[test]
+fn what_arrives_damaged_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let to = dir.path().join("pack");
+    let (files, mut bytes) = arriving(&[testdata("qwen3_moe.gguf")]);
+    let middle = bytes[0].len() / 2;
+    bytes[0][middle] ^= 1;
+    let options = automatic(&to, &to);
+    let error = feed(&options, &files, &bytes, None, usize::MAX).err().expect("refused");
+    assert!(error.to_string().contains("SHA-256"), "{error}");
+    assert!(!to.exists() && !partial(&to).exists());
+}
+
+#[test]
+fn an_arrival_that_ends_early_is_no_pack() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let to = dir.path().join("pack");
+    let (files, bytes) = arriving(&[testdata("qwen3_moe.gguf")]);
+    let options = automatic(&to, &to);
+    let (arrival, _) = feed(&options, &files, &bytes, None, bytes[0].len() - 1).expect("arrives");
+    assert!(arrival.finish().err().expect("refused").to_string().contains("bytes arrived"));
+    let (mut arrival, _) = feed(&options, &files, &bytes, None, usize::MAX).expect("arrives");
+    assert!(arrival.push(0, &[1]).err().expect("refused").to_string().contains("more than"));
+    assert!(!to.exists());
 }

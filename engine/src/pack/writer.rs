@@ -1,147 +1,120 @@
 //! The files of a pack: safetensors headers, alignment, checksums, digests.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::plan::DenseTensor;
+use crate::backend::ExpertWeights;
 use crate::error::EngineError;
-use crate::tensor::{ALIGNMENT, AlignedBytes, DType, MatrixShape};
-use crate::weights::CHECKSUMS;
-use crate::weights::manifest::{FILE_NAME, FileEntry, Manifest};
+use crate::expert::{ExpertId, ExpertStore};
+use crate::quant::{dequantise_row, quantise_row};
+use crate::tensor::{ALIGNMENT, DType, MatrixRef, MatrixShape};
+use crate::weights::manifest::FileEntry;
+use crate::weights::{CHECKSUMS, Weights};
 
-/// Bytes after which a new dense file begins, so that no file of a small model is large for version
-/// control.
-const DENSE_FILE_BYTES: usize = 12 << 20;
+/// Bytes of a dense tensor that are held at once.
+const PIECE_BYTES: usize = 4 << 20;
 
-/// A dense tensor ready to be written.
-pub(super) struct Tensor {
-    pub(super) name: String,
-    pub(super) rows: usize,
-    pub(super) dtype: DType,
-    pub(super) bytes: AlignedBytes,
+/// Writes some dense tensors, a few rows at a time.
+pub(super) fn write_dense(
+    path: &Path,
+    weights: &Weights,
+    tensors: &[DenseTensor],
+    advance: &mut dyn FnMut(u64),
+) -> Result<(), EngineError> {
+    let mut header = serde_json::Map::new();
+    let mut at = 0;
+    for tensor in tensors {
+        let len = tensor.bytes();
+        let (dtype, shape) = stored(tensor.to, tensor.from.rows, len);
+        let offsets = [at, at + len];
+        header.insert(
+            tensor.name.clone(),
+            json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
+        );
+        at += len;
+    }
+    let mut file = BufWriter::new(File::create(path).map_err(wrote(path))?);
+    // Tensors start at multiples of 64 bytes where their sizes allow, as mapped readers like.
+    file.write_all(&padded_header(&header, 64)).map_err(wrote(path))?;
+    for tensor in tensors {
+        let row_bytes = tensor.from.dtype.row_bytes(tensor.from.cols).expect("the plan checked it");
+        let step = (PIECE_BYTES / row_bytes).max(1);
+        for start in (0..tensor.from.rows).step_by(step) {
+            let rows = step.min(tensor.from.rows - start);
+            let from = start * row_bytes..(start + rows) * row_bytes;
+            let read = from.len() as u64;
+            let bytes = weights.raw(&tensor.name, from)?;
+            let matrix = MatrixRef::new(MatrixShape { rows, ..tensor.from }, bytes.as_slice());
+            file.write_all(converted(matrix, tensor.to).as_ref()).map_err(wrote(path))?;
+            advance(read);
+        }
+    }
+    file.flush().map_err(wrote(path))
 }
 
-/// Writes into `<destination>.partial` until the pack is whole.
-pub(super) struct Writer {
-    folder: PathBuf,
-    names: Vec<String>,
-    dense_files: usize,
-    finished: bool,
+/// Writes the experts of one layer.
+pub(super) fn write_experts(
+    path: &Path,
+    store: &ExpertStore,
+    layer: usize,
+    shapes: [MatrixShape; 3],
+    advance: &mut dyn FnMut(u64),
+) -> Result<(), EngineError> {
+    let count = store.count(layer);
+    let mut file = ExpertFile::create(path.to_owned(), layer, count, shapes)?;
+    let mut buffer = None;
+    for expert in 0..count {
+        let id = ExpertId { layer: layer as u32, expert: expert as u32 };
+        let source = store.read(id, buffer)?;
+        let ExpertWeights { gate, up, down } = source.weights();
+        let parts = [gate, up, down];
+        let [gate, up, down] = [0, 1, 2].map(|i| converted(parts[i], shapes[i].dtype));
+        file.push([&*gate, &*up, &*down])?;
+        advance(source.len() as u64);
+        drop((gate, up, down));
+        buffer = Some(source.into_bytes());
+    }
+    file.finish()
 }
 
-impl Writer {
-    pub(super) fn create(destination: &Path) -> Result<Self, EngineError> {
-        if destination.exists() {
-            return Err(EngineError::InvalidRequest(format!(
-                "{} exists; remove it or choose another destination",
-                destination.display()
-            )));
+/// A matrix in another type; the same bytes if the type is the same.
+///
+/// Rows are quantised on all processors: the search for scales takes far longer than the disk.
+fn converted(from: MatrixRef<'_>, dtype: DType) -> Cow<'_, [u8]> {
+    if from.shape.dtype == dtype {
+        return Cow::Borrowed(from.bytes);
+    }
+    let shape = MatrixShape { dtype, ..from.shape };
+    let mut out = vec![0; shape.bytes().expect("the type's blocks divide the row")];
+    let row_bytes = out.len() / shape.rows;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let part = shape.rows.div_ceil(threads);
+    std::thread::scope(|scope| {
+        for (i, part_out) in out.chunks_mut(part * row_bytes).enumerate() {
+            scope.spawn(move || {
+                let mut row = vec![0.0; shape.cols];
+                for (r, out) in part_out.chunks_exact_mut(row_bytes).enumerate() {
+                    dequantise_row(from.shape.dtype, from.row(i * part + r), &mut row);
+                    quantise_row(dtype, &row, out);
+                }
+            });
         }
-        let mut name = destination.as_os_str().to_owned();
-        name.push(".partial");
-        let folder = PathBuf::from(name);
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(wrote(&folder))?;
-        }
-        std::fs::create_dir_all(&folder).map_err(wrote(&folder))?;
-        Ok(Writer { folder, names: Vec::new(), dense_files: 0, finished: false })
-    }
-
-    /// Whether these tensors are enough for a file.
-    pub(super) fn is_full(&self, tensors: &[Tensor]) -> bool {
-        tensors.iter().map(|t| t.bytes.len()).sum::<usize>() >= DENSE_FILE_BYTES
-    }
-
-    /// Writes a dense file.
-    pub(super) fn dense(&mut self, tensors: &[Tensor]) -> Result<(), EngineError> {
-        self.dense_files += 1;
-        let name = format!("dense-{:05}.safetensors", self.dense_files);
-        let mut header = serde_json::Map::new();
-        let mut at = 0;
-        for tensor in tensors {
-            let (dtype, shape) = stored(tensor.dtype, tensor.rows, tensor.bytes.len());
-            let end = at + tensor.bytes.len();
-            header.insert(
-                tensor.name.clone(),
-                json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}),
-            );
-            at = end;
-        }
-        let path = self.folder.join(&name);
-        let mut file = BufWriter::new(File::create(&path).map_err(wrote(&path))?);
-        // Tensors start at multiples of 64 bytes where their sizes allow, as mapped readers like.
-        file.write_all(&padded_header(&header, 64)).map_err(wrote(&path))?;
-        for tensor in tensors {
-            file.write_all(tensor.bytes.as_slice()).map_err(wrote(&path))?;
-        }
-        file.flush().map_err(wrote(&path))?;
-        self.names.push(name);
-        Ok(())
-    }
-
-    /// Starts the file of a layer's experts.
-    pub(super) fn experts(
-        &mut self,
-        layer: usize,
-        count: usize,
-        shapes: [MatrixShape; 3],
-    ) -> Result<ExpertFile, EngineError> {
-        let name = format!("experts-{layer:05}.safetensors");
-        self.names.push(name.clone());
-        ExpertFile::create(self.folder.join(&name), name, layer, count, shapes)
-    }
-
-    /// Copies a small file of the source.
-    pub(super) fn copy(&mut self, from: &Path, name: &str) -> Result<(), EngineError> {
-        let to = self.folder.join(name);
-        // Read and written, not `fs::copy`: a read-only source must not make a read-only pack.
-        let bytes = crate::weights::read_small(from)?;
-        std::fs::write(&to, bytes).map_err(wrote(&to))?;
-        self.names.push(name.to_owned());
-        Ok(())
-    }
-
-    /// Length and SHA-256 of every file written.
-    pub(super) fn digests(&self) -> Result<BTreeMap<String, FileEntry>, EngineError> {
-        self.names.iter().map(|n| Ok((n.clone(), digest(&self.folder.join(n))?))).collect()
-    }
-
-    /// Writes the manifest and gives the folder its name.
-    pub(super) fn finish(
-        mut self,
-        manifest: &Manifest,
-        destination: &Path,
-    ) -> Result<(), EngineError> {
-        let path = self.folder.join(FILE_NAME);
-        let mut text = serde_json::to_string_pretty(manifest).expect("a manifest is plain data");
-        text.push('\n');
-        std::fs::write(&path, text).map_err(wrote(&path))?;
-        std::fs::rename(&self.folder, destination).map_err(wrote(destination))?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if !self.finished {
-            // The error that ended the work is already on its way; a leftover is overwritten later.
-            let _ = std::fs::remove_dir_all(&self.folder);
-        }
-    }
+    });
+    Cow::Owned(out)
 }
 
 /// The experts of one layer, written one by one.
 ///
 /// The header comes first in a safetensors file and holds the checksums, which are known last: it is
 /// written twice, with the same length.
-pub(super) struct ExpertFile {
+struct ExpertFile {
     file: BufWriter<File>,
     path: PathBuf,
-    name: String,
     layer: usize,
     shapes: [MatrixShape; 3],
     checksums: Vec<u32>,
@@ -151,20 +124,19 @@ pub(super) struct ExpertFile {
 impl ExpertFile {
     fn create(
         path: PathBuf,
-        name: String,
         layer: usize,
         count: usize,
         shapes: [MatrixShape; 3],
     ) -> Result<Self, EngineError> {
         let file = BufWriter::new(File::create(&path).map_err(wrote(&path))?);
-        let mut new = ExpertFile { file, path, name, layer, shapes, checksums: Vec::new(), count };
+        let mut new = ExpertFile { file, path, layer, shapes, checksums: Vec::new(), count };
         let header = new.header();
         new.file.write_all(&header).map_err(wrote(&new.path))?;
         Ok(new)
     }
 
     /// Writes the next expert: gate, up, down and padding.
-    pub(super) fn push(&mut self, parts: [&[u8]; 3]) -> Result<(), EngineError> {
+    fn push(&mut self, parts: [&[u8]; 3]) -> Result<(), EngineError> {
         let mut checksum = 0;
         for part in parts {
             checksum = crc32c::crc32c_append(checksum, part);
@@ -174,14 +146,13 @@ impl ExpertFile {
         self.file.write_all(&vec![0; self.padding()]).map_err(wrote(&self.path))
     }
 
-    /// Writes the checksums into the header; returns the file's name.
-    pub(super) fn finish(mut self) -> Result<String, EngineError> {
+    /// Writes the checksums into the header.
+    fn finish(mut self) -> Result<(), EngineError> {
         assert_eq!(self.checksums.len(), self.count, "every expert was written");
         let header = self.header();
         self.file.seek(SeekFrom::Start(0)).map_err(wrote(&self.path))?;
         self.file.write_all(&header).map_err(wrote(&self.path))?;
-        self.file.flush().map_err(wrote(&self.path))?;
-        Ok(self.name)
+        self.file.flush().map_err(wrote(&self.path))
     }
 
     /// Bytes from the end of an expert to the next boundary.
@@ -229,7 +200,7 @@ fn stored(dtype: DType, rows: usize, bytes: usize) -> (&'static str, Vec<usize>)
         DType::F32 => ("F32", vec![rows, row / 4]),
         DType::F16 => ("F16", vec![rows, row / 2]),
         DType::BF16 => ("BF16", vec![rows, row / 2]),
-        DType::Q4_0 | DType::Q8_0 => ("U8", vec![rows, row]),
+        _ => ("U8", vec![rows, row]),
     }
 }
 
@@ -261,6 +232,7 @@ pub(super) fn digest(path: &Path) -> Result<FileEntry, EngineError> {
     Ok(FileEntry { bytes, sha256 })
 }
 
-fn wrote(path: &Path) -> impl Fn(std::io::Error) -> EngineError + '_ {
+/// Turns an error of writing into the engine's.
+pub(super) fn wrote(path: &Path) -> impl Fn(std::io::Error) -> EngineError + '_ {
     move |source| EngineError::Write { path: path.to_owned(), source }
 }

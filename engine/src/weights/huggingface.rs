@@ -1,35 +1,46 @@
 //! A Hugging Face directory: `config.json` and one or more safetensors files in f32, f16 or bf16.
 //!
-//! Experts come fused (`mlp.experts.gate_up_proj` [E, 2·I, H], gate rows first, and `down_proj`
-//! [E, H, I]) or one by one (`mlp.experts.E.gate_proj.weight`); either way an expert is two or three
-//! reads. Vision and multi-token-prediction tensors are left alone.
+//! Vision and multi-token-prediction tensors are left alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{ExpertDims, SafetensorsFile, Tensor, Weights};
+use super::side_files::SideFiles;
+use super::{Form, Format, SafetensorsFile, Tensor, Weights};
 use crate::error::EngineError;
-use crate::expert::{ExpertLayout, LayerExperts, Segment};
-use crate::tensor::{DType, MatrixShape};
+use crate::io::{FileAt, ReadAt};
+use crate::tensor::DType;
 
 /// Prefixes of text weights: nested in a vision model, plain, and at the top (`lm_head`).
 const PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
 
 pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
-    let files = safetensors_files(dir)?
-        .iter()
-        .map(|path| SafetensorsFile::open(path))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut weights = Weights {
-        dir: dir.to_owned(),
-        files: Vec::new(),
-        tensors: Default::default(),
-        manifest: None,
+    let open = |path: PathBuf| match FileAt::open(&path) {
+        Ok(file) => Ok(Arc::new(file) as Arc<dyn ReadAt>),
+        Err(source) => Err(EngineError::Read { path, source }),
     };
-    for (index, file) in files.iter().enumerate() {
+    let files = safetensors_files(dir)?.into_iter().map(open).collect::<Result<_, _>>()?;
+    from_readers(dir.to_owned(), files, SideFiles::Folder(dir.to_owned()))
+}
+
+pub(super) fn from_readers(
+    origin: PathBuf,
+    files: Vec<Arc<dyn ReadAt>>,
+    side: SideFiles,
+) -> Result<Weights, EngineError> {
+    let mut weights = Weights {
+        origin,
+        files: Vec::with_capacity(files.len()),
+        tensors: Default::default(),
+        format: Format::HuggingFace,
+        form: Form::Transformers,
+        side,
+    };
+    for (index, file) in files.into_iter().enumerate() {
+        let file = SafetensorsFile::from_reader(file)?;
         for (name, entry) in &file.tensors {
             let Some(name) = canonical(name) else { continue };
-            let Some(dtype) = DType::from_name(&entry.dtype) else {
+            let Some(dtype) = float_type(&entry.dtype) else {
                 return Err(EngineError::Malformed {
                     path: file.reader.path().to_owned(),
                     what: format!(
@@ -38,15 +49,31 @@ pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
                     ),
                 });
             };
-            let shape = entry.shape.clone();
-            weights.tensors.insert(
-                name.to_owned(),
-                Tensor { file: index, entry: entry.clone(), dtype, shape },
-            );
+            let tensor = Tensor {
+                file: index,
+                offset: entry.offset,
+                len: entry.len,
+                dtype,
+                shape: entry.shape.clone(),
+            };
+            if weights.tensors.insert(name.to_owned(), tensor).is_some() {
+                return Err(EngineError::Malformed {
+                    path: file.reader.path().to_owned(),
+                    what: format!(
+                        "tensor {name:?} stands in another file too; remove the files that do not \
+                         belong to this model"
+                    ),
+                });
+            }
         }
+        weights.files.push(file.reader);
     }
-    weights.files = files;
     Ok(weights)
+}
+
+/// The types in which models are published; blocks have other files.
+fn float_type(name: &str) -> Option<DType> {
+    DType::from_name(name).filter(|t| !t.is_quantised())
 }
 
 fn safetensors_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
@@ -82,63 +109,6 @@ fn canonical(name: &str) -> Option<&str> {
     }
     let rest = PREFIXES.iter().find_map(|p| name.strip_prefix(p))?;
     (!rest.starts_with("visual.")).then_some(rest)
-}
-
-pub(super) fn layer_experts(
-    weights: &Weights,
-    layer: usize,
-    dims: ExpertDims,
-) -> Result<LayerExperts, EngineError> {
-    let ExpertDims { count, hidden, intermediate } = dims;
-    let fused = format!("layers.{layer}.mlp.experts.gate_up_proj");
-    let pieces = |expert: usize| -> Result<Vec<(&Tensor, usize, usize)>, EngineError> {
-        // Tensor, index of the part, number of equal parts.
-        if weights.has(&fused) {
-            let gate_up = weights.tensor(&fused, &[count, 2 * intermediate, hidden])?;
-            let down = format!("layers.{layer}.mlp.experts.down_proj");
-            let down = weights.tensor(&down, &[count, hidden, intermediate])?;
-            return Ok(vec![(gate_up, expert, count), (down, expert, count)]);
-        }
-        let part = |which: &str, shape: [usize; 2]| {
-            let name = format!("layers.{layer}.mlp.experts.{expert}.{which}_proj.weight");
-            Ok((weights.tensor(&name, &shape)?, 0, 1))
-        };
-        Ok(vec![
-            part("gate", [intermediate, hidden])?,
-            part("up", [intermediate, hidden])?,
-            part("down", [hidden, intermediate])?,
-        ])
-    };
-    let first = pieces(0)?;
-    let (gate, down) = (first[0].0.dtype, first[first.len() - 1].0.dtype);
-    let shape = |dtype, rows, cols| MatrixShape { dtype, rows, cols };
-    let layout = ExpertLayout {
-        gate: shape(gate, intermediate, hidden),
-        up: shape(gate, intermediate, hidden),
-        down: shape(down, hidden, intermediate),
-    };
-    let segments = (0..count)
-        .map(|expert| {
-            let pieces = pieces(expert)?;
-            if pieces[0].0.dtype != gate || pieces[pieces.len() - 1].0.dtype != down {
-                return Err(
-                    weights.malformed(format!("experts of layer {layer} have different types"))
-                );
-            }
-            Ok(pieces.into_iter().map(|(t, i, n)| segment(weights, t, i, n)).collect())
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(LayerExperts { layout: Arc::new(layout), segments, checksums: None })
-}
-
-/// Part `index` of `count` equal parts of a tensor.
-fn segment(weights: &Weights, tensor: &Tensor, index: usize, count: usize) -> Segment {
-    let len = tensor.entry.len / count;
-    Segment {
-        file: Arc::clone(&weights.files[tensor.file].reader),
-        offset: tensor.entry.offset + (index * len) as u64,
-        len,
-    }
 }
 
 #[cfg(test)]

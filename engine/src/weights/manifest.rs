@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::read_small;
+use super::{Form, read_small};
 use crate::error::EngineError;
 use crate::tensor::DType;
 
@@ -44,13 +44,13 @@ pub(crate) struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Source {
-    /// `huggingface`.
+    /// `huggingface` or `gguf`.
     pub(crate) kind: String,
-    /// Folder name of the source.
+    /// Name of the source's folder or file.
     pub(crate) name: String,
-    /// Type that was asked for the experts.
+    /// Type that was asked for the experts, or the source's own types.
     pub(crate) experts: String,
-    /// Type that was asked for the dense matrices.
+    /// Type that was asked for the dense matrices, or the source's own types.
     pub(crate) dense: String,
 }
 
@@ -115,6 +115,11 @@ impl Manifest {
             )));
         }
         serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))
+    }
+
+    /// In which form the values are: packing changes types and never values.
+    pub(crate) fn form(&self) -> Form {
+        if self.source.kind == "gguf" { Form::Ggml } else { Form::Transformers }
     }
 }
 

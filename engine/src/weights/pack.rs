@@ -1,11 +1,13 @@
 //! Opening a pack: dense tensors from `dense-*.safetensors`, one aligned read for each expert from
 //! `experts-LLLLL.safetensors`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::manifest::{LayerSpec, Manifest, TensorSpec};
-use super::{ExpertDims, SafetensorsFile, Tensor, Weights};
+use super::side_files::SideFiles;
+use super::{ExpertDims, Format, SafetensorsFile, Tensor, Weights};
 use crate::error::EngineError;
 use crate::expert::{ExpertLayout, LayerExperts, Segment};
 use crate::tensor::{ALIGNMENT, MatrixShape};
@@ -13,12 +15,7 @@ use crate::tensor::{ALIGNMENT, MatrixShape};
 pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
     let manifest = Manifest::read(dir)?;
     let malformed = |what| EngineError::Malformed { path: dir.to_owned(), what };
-    let mut weights = Weights {
-        dir: dir.to_owned(),
-        files: Vec::new(),
-        tensors: Default::default(),
-        manifest: None,
-    };
+    let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
     for (name, entry) in &manifest.files {
         if !is_plain_name(name) {
             return Err(malformed(format!("lists the file {name:?}, which is not a plain name")));
@@ -44,21 +41,28 @@ pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
                     malformed(format!("{name} has a tensor {tensor:?} that the manifest lacks"))
                 })?;
                 let dtype = spec.dtype(tensor).map_err(malformed)?;
-                weights.tensors.insert(
+                tensors.insert(
                     tensor.clone(),
                     Tensor {
-                        file: weights.files.len(),
-                        entry: entry.clone(),
+                        file: files.len(),
+                        offset: entry.offset,
+                        len: entry.len,
                         dtype,
                         shape: spec.shape.clone(),
                     },
                 );
             }
         }
-        weights.files.push(file);
+        files.push(file);
     }
-    weights.manifest = Some(manifest);
-    Ok(weights)
+    Ok(Weights {
+        origin: dir.to_owned(),
+        files: files.iter().map(|file| Arc::clone(&file.reader)).collect(),
+        tensors,
+        form: manifest.form(),
+        format: Format::Pack { manifest, files },
+        side: SideFiles::Folder(dir.to_owned()),
+    })
 }
 
 /// A file name without any folder, so that a manifest cannot point outside its pack.
@@ -73,6 +77,7 @@ fn is_plain_name(name: &str) -> bool {
 pub(super) fn layer_experts(
     weights: &Weights,
     manifest: &Manifest,
+    files: &[SafetensorsFile],
     layer: usize,
     dims: ExpertDims,
     verify: bool,
@@ -82,8 +87,7 @@ pub(super) fn layer_experts(
         .iter()
         .find(|s| s.layer == layer)
         .ok_or_else(|| weights.malformed(format!("has no experts for layer {layer}")))?;
-    let file = weights
-        .files
+    let file = files
         .iter()
         .find(|f| f.reader.path().file_name().is_some_and(|n| n == spec.file.as_str()))
         .ok_or_else(|| weights.malformed(format!("does not list {:?}", spec.file)))?;
@@ -126,14 +130,14 @@ pub(super) fn layer_experts(
 fn layout(spec: &LayerSpec, dims: ExpertDims) -> Result<ExpertLayout, String> {
     let ExpertDims { count, hidden, intermediate } = dims;
     if spec.count != count {
-        return Err(format!("has {} experts, config.json implies {count}", spec.count));
+        return Err(format!("has {} experts, the config implies {count}", spec.count));
     }
     let shape = |name: &str, spec: &TensorSpec, rows: usize, cols: usize| {
         let dtype = spec.dtype(name)?;
         let shape = MatrixShape { dtype, rows, cols };
         if spec.shape != [rows, cols] || shape.bytes().is_none() {
             return Err(format!(
-                "an expert's {name} has the type {dtype} and shape {:?}, config.json implies \
+                "an expert's {name} has the type {dtype} and shape {:?}, the config implies \
                  [{rows}, {cols}]",
                 spec.shape
             ));

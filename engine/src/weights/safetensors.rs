@@ -129,32 +129,11 @@ fn check_entry(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::io;
+mod tests {
     use std::path::PathBuf;
 
     use super::*;
-
-    /// A file in memory, for tests of readers.
-    pub(crate) struct MemoryAt(pub(crate) Vec<u8>);
-
-    impl ReadAt for MemoryAt {
-        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-            let at = offset as usize;
-            let end = at.checked_add(buf.len()).filter(|end| *end <= self.0.len());
-            let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-            buf.copy_from_slice(&self.0[at..end]);
-            Ok(())
-        }
-
-        fn len(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn path(&self) -> &Path {
-            Path::new("memory")
-        }
-    }
+    use crate::io::MemoryAt;
 
     fn file(header: &str, data: usize) -> Vec<u8> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
@@ -164,7 +143,7 @@ pub(crate) mod tests {
     }
 
     fn open(bytes: Vec<u8>) -> Result<SafetensorsFile, String> {
-        SafetensorsFile::from_reader(Arc::new(MemoryAt(bytes))).map_err(|e| e.to_string())
+        SafetensorsFile::from_reader(Arc::new(MemoryAt::new(&bytes))).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use crate::evidence::{Finding, Likelihood};
-use crate::prompt::{Prompt, Text};
+use crate::prompt::{Prompt, RequestContext, Text, Unscanned};
+use crate::replay::PlacedFinding;
 
 /// How near together findings must stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub(crate) enum Near {
 pub(crate) struct Hit {
     pub(crate) detector: u32,
     pub(crate) likelihood: Likelihood,
+    /// Index of the finding.
+    finding: usize,
     /// Number of the message, or of the text when it stands outside the messages.
     message: u32,
     /// Number of the sentence, counted through the whole prompt.
@@ -39,9 +42,33 @@ pub(crate) struct Hit {
     end: usize,
 }
 
+impl Hit {
+    /// The finding with its position in numbers.
+    pub(crate) fn placed(&self, findings: &[Finding]) -> PlacedFinding {
+        let Finding { detector, place, likelihood, .. } = &findings[self.finding];
+        PlacedFinding {
+            detector: detector.clone(),
+            place: place.clone(),
+            likelihood: *likelihood,
+            message: self.message,
+            sentence: self.sentence,
+            start: self.start,
+            end: self.end,
+        }
+    }
+
+    /// A hit as it was recorded.
+    pub(crate) fn replayed(placed: &PlacedFinding, detector: u32, finding: usize) -> Hit {
+        let PlacedFinding { likelihood, message, sentence, start, end, .. } = *placed;
+        Hit { detector, likelihood, finding, message, sentence, start, end }
+    }
+}
+
 /// What the conditions of all rules look at.
 pub(crate) struct Scene<'a> {
-    pub(crate) prompt: &'a Prompt,
+    pub(crate) context: &'a RequestContext,
+    /// What could not be read.
+    pub(crate) unscanned: &'a [Unscanned],
     /// Sorted by position.
     pub(crate) hits: Vec<Hit>,
 }
@@ -50,25 +77,27 @@ impl<'a> Scene<'a> {
     /// Places the findings; those of detectors without a number are of no rule's interest.
     pub(crate) fn new(
         prompt: &'a Prompt,
+        unscanned: &'a [Unscanned],
         findings: &[Finding],
         number: impl Fn(&str) -> Option<u32>,
     ) -> Self {
-        let mut by_text: BTreeMap<usize, Vec<(&Finding, u32)>> = BTreeMap::new();
-        for finding in findings {
+        let mut by_text: BTreeMap<usize, Vec<Numbered<'_>>> = BTreeMap::new();
+        for (index, finding) in findings.iter().enumerate() {
             if let Some(detector) = number(&finding.detector) {
-                by_text.entry(finding.text).or_default().push((finding, detector));
+                let numbered = Numbered { finding, index, detector };
+                by_text.entry(finding.text).or_default().push(numbered);
             }
         }
-        let mut scene = Scene { prompt, hits: Vec::new() };
+        let mut scene = Scene { context: &prompt.context, unscanned, hits: Vec::new() };
         let Some((&last, _)) = by_text.last_key_value() else { return scene };
         let mut offset = 0;
         let mut sentence = 0;
         for (index, text) in prompt.texts.iter().enumerate().take(last + 1) {
             let mut ruler = Ruler::new(&text.text, offset, sentence);
             if let Some(found) = by_text.get_mut(&index) {
-                found.sort_by_key(|(finding, _)| (finding.span.start, finding.span.end));
+                found.sort_by_key(|n| (n.finding.span.start, n.finding.span.end));
                 let message = message_number(text, index);
-                scene.hits.extend(found.iter().map(|(f, number)| ruler.hit(f, *number, message)));
+                scene.hits.extend(found.iter().map(|numbered| ruler.hit(numbered, message)));
             }
             sentence = ruler.sentence + 1;
             offset = ruler.offset_after();
@@ -79,8 +108,15 @@ impl<'a> Scene<'a> {
     /// The same scene without the hits of one detector.
     pub(crate) fn without(&self, detector: Option<u32>) -> Scene<'a> {
         let keeps = |hit: &&Hit| Some(hit.detector) != detector;
-        Scene { prompt: self.prompt, hits: self.hits.iter().filter(keeps).copied().collect() }
+        Scene { hits: self.hits.iter().filter(keeps).copied().collect(), ..*self }
     }
+}
+
+/// A finding, which one it is, and the number of its detector.
+struct Numbered<'f> {
+    finding: &'f Finding,
+    index: usize,
+    detector: u32,
 }
 
 /// Messages and the texts outside them share one number space without meeting.
@@ -107,13 +143,15 @@ impl<'a> Ruler<'a> {
         Ruler { text, is_ascii: text.is_ascii(), at: 0, offset, sentence }
     }
 
-    fn hit(&mut self, finding: &Finding, detector: u32, message: u32) -> Hit {
+    fn hit(&mut self, numbered: &Numbered<'_>, message: u32) -> Hit {
+        let Numbered { finding, index, detector } = *numbered;
         self.advance(finding.span.start);
         let found = self.text.get(finding.span.clone()).unwrap_or_default();
         let length = if self.is_ascii { found.len() } else { found.chars().count() };
         Hit {
             detector,
             likelihood: finding.likelihood,
+            finding: index,
             message,
             sentence: self.sentence,
             start: self.offset,

@@ -68,6 +68,10 @@ impl Test {
             Test::Path(patterns) => format!("the path is {}", patterns.join(" or ")),
             Test::Model(patterns) => format!("the model is {}", patterns.join(" or ")),
             Test::Caller(patterns) => format!("the caller is {}", patterns.join(" or ")),
+            Test::Endpoint(endpoints) => {
+                let words: Vec<&str> = endpoints.iter().map(|e| e.in_words()).collect();
+                format!("the request is for {}", words.join(" or "))
+            }
             Test::Content(kinds) => {
                 let kinds: Vec<&str> = kinds.iter().map(|kind| kind.in_words()).collect();
                 format!("the request holds {} content", kinds.join(" or "))

@@ -11,7 +11,7 @@ use crate::evidence::Likelihood;
 /// One detector as a policy file describes it; the id is the key under `detectors:`.
 ///
 /// Exactly one source is named: `builtin`, `looks_like`, `pattern`/`patterns`, or `words`/`lists`.
-#[derive(Clone, Debug, Default, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DetectorSpec {
     /// Name that rules use: `us_ssn`. Filled in from the map's key.

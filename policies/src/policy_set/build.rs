@@ -3,19 +3,20 @@
 //! Every mistake that can be found is reported, file by file; nothing is built from a set with one.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use super::check::{RuleTest, SiteTest};
-use super::files::Files;
+use super::files::{Files, is_called};
 use super::{Class, Exception, Label, PackInfo, PolicySet};
 use crate::condition::{Condition, Vocabulary};
 use crate::detector::{DetectorSpec, Scanner};
 use crate::error::{Diagnostic, PolicyError, suggest};
 use crate::latency::Latency;
-use crate::pack::{DetectorFileSpec, LabelSpec, check_officer_detectors, check_requires};
+use crate::pack::{DetectorFileSpec, LabelSpec, PackSpec, check_officer_detectors, check_requires};
 use crate::rule::{Effective, Rule, RuleSpec, TestSpec};
 use crate::site::answers::{self, Lattice};
 use crate::site::vouch::Vouch;
-use crate::site::{ClassSpec, ExceptionSpec};
+use crate::site::{ClassSpec, ExceptionSpec, SiteSpec};
 use crate::yaml::{At, Complaint, Document, List, Named, Source};
 
 mod rules;
@@ -40,6 +41,8 @@ pub(super) fn build(files: Files) -> Result<PolicySet, PolicyError> {
 /// A part of a file that holds labels, detectors, rules and tests: a pack, or what a site adds to one.
 struct Part<'a> {
     document: usize,
+    /// Whose requests its rules are about; `None` for everybody's.
+    tenant: Option<&'a str>,
     owner: &'a str,
     effective: Effective,
     labels: &'a Named<LabelSpec>,
@@ -52,7 +55,7 @@ struct Part<'a> {
 struct Builder<'a> {
     documents: Vec<&'a Document>,
     parts: Vec<Part<'a>>,
-    site: &'a crate::site::SiteSpec,
+    site: &'a SiteSpec,
     errors: Vec<(usize, Complaint)>,
     warnings: Vec<(usize, Complaint)>,
     vocabulary: Vocabulary,
@@ -94,8 +97,10 @@ impl<'a> Builder<'a> {
 
     fn collect_parts(&mut self, files: &'a Files) {
         for (index, (_, pack)) in files.packs.iter().enumerate() {
+            let tenant = self.tenant_of(index + 1, pack);
             self.parts.push(Part {
                 document: index + 1,
+                tenant,
                 owner: &pack.owner,
                 effective: pack.effective,
                 labels: &pack.labels,
@@ -113,6 +118,7 @@ impl<'a> Builder<'a> {
             }
             self.parts.push(Part {
                 document: SITE,
+                tenant: None,
                 owner: &self.site.owner,
                 effective: Effective::default(),
                 labels: &extension.labels,
@@ -127,6 +133,34 @@ impl<'a> Builder<'a> {
                 self.errors.push((index + 1, complaint));
             }
         }
+    }
+
+    /// The tenant that a pack belongs to, if the site gives it to one. Such a pack stands by itself:
+    /// nothing in it may change what others meet.
+    fn tenant_of(&mut self, document: usize, pack: &'a PackSpec) -> Option<&'a str> {
+        let source = &self.documents[document].source;
+        let owns = |packs: &List<At<String>>| packs.0.iter().any(|p| is_called(source, &p.value));
+        let site: &'a SiteSpec = self.site;
+        let mut owners = site.tenants.0.iter().filter(|(_, packs)| owns(packs));
+        let (tenant, packs) = owners.next()?;
+        let second = owners.next().map(|(name, _)| name);
+        if let Some(other) = second.or(site.packs.0.iter().find(|p| is_called(source, &p.value))) {
+            let message =
+                format!("{} is given to the tenant {} already", source.name, tenant.value);
+            self.errors.push((SITE, other.complaint(message, None)));
+        }
+        let place = packs.0.iter().find(|p| is_called(source, &p.value)).unwrap_or(tenant);
+        for (has, what) in
+            [(!pack.labels.0.is_empty(), "labels"), (!pack.includes.0.is_empty(), "includes")]
+        {
+            if has {
+                let message =
+                    format!("a pack of a tenant may not have {what}: they hold for everybody");
+                let hint = "give it rules, detectors and groups of its own".to_owned();
+                self.errors.push((SITE, place.complaint(message, Some(hint))));
+            }
+        }
+        Some(&tenant.value)
     }
 
     fn check_versions(&mut self, detector_files: &[DetectorFileSpec]) {
@@ -159,9 +193,28 @@ impl<'a> Builder<'a> {
         for (name, _) in groups.iter().flat_map(|(_, groups)| &groups.0) {
             self.vocabulary.declare_group(&name.value);
         }
+        self.check_tenant_groups(detector_files);
         for (document, groups) in groups {
             groups.0.iter().for_each(|(name, members)| self.fill_group(document, name, members));
         }
+    }
+
+    /// A group of a tenant's pack is its own: extending one that others use would change their rules.
+    fn check_tenant_groups(&mut self, detector_files: &[DetectorFileSpec]) {
+        let parts = self.parts.iter().map(|part| part.groups);
+        let all: Vec<_> = parts.chain(detector_files.iter().map(|file| &file.groups)).collect();
+        let uses = |name: &str| {
+            all.iter().flat_map(|groups| &groups.0).filter(|(other, _)| other.value == name).count()
+        };
+        let mut complaints = Vec::new();
+        for part in self.parts.iter().filter(|part| part.tenant.is_some()) {
+            for (name, _) in part.groups.0.iter().filter(|(name, _)| uses(&name.value) > 1) {
+                let message = format!("the group \"{}\" is used by others, too", name.value);
+                let hint = "a tenant's pack names groups of its own".to_owned();
+                complaints.push((part.document, name.complaint(message, Some(hint))));
+            }
+        }
+        self.errors.extend(complaints);
     }
 
     fn add_detectors(&mut self, document: usize, detectors: &Named<DetectorSpec>) {
@@ -399,9 +452,11 @@ impl<'a> Builder<'a> {
             version: self.site.version.clone(),
             owner: self.site.owner.clone(),
             approvers: self.site.approvers.clone(),
-            digest: digest(&sources),
+            digest: super::digest(&sources),
             packs: pack_infos(files),
             warnings: self.place(&self.warnings),
+            sight: OnceLock::new(),
+            tenant_detectors: self.tenant_detectors(),
             classes: self.classes,
             labels: self.labels,
             rules: self.rules,
@@ -429,8 +484,18 @@ impl<'a> Builder<'a> {
     }
 }
 
+impl Builder<'_> {
+    fn tenant_detectors(&self) -> BTreeMap<String, String> {
+        let parts = self.parts.iter().filter_map(|part| Some((part.tenant?, part.detectors)));
+        let ids = parts.flat_map(|(tenant, detectors)| {
+            detectors.0.iter().map(move |(id, _)| (id.value.clone(), tenant.to_owned()))
+        });
+        ids.collect()
+    }
+}
+
 fn pack_infos(files: &Files) -> Vec<PackInfo> {
-    let info = |(document, pack): &(Document, crate::pack::PackSpec)| PackInfo {
+    let info = |(document, pack): &(Document, PackSpec)| PackInfo {
         name: pack.policy.value.clone(),
         version: pack.version.clone(),
         owner: pack.owner.clone(),
@@ -440,21 +505,4 @@ fn pack_infos(files: &Files) -> Vec<PackInfo> {
     let mut packs: Vec<PackInfo> = files.packs.iter().map(info).collect();
     packs.sort_by(|a, b| a.name.cmp(&b.name));
     packs
-}
-
-/// SHA-256 over the names and texts of all files, in the order of their names.
-///
-/// Line ends count as `\n`, so that a checkout on Windows has the same digest.
-fn digest(sources: &[Source]) -> String {
-    let mut files: Vec<(&str, String)> =
-        sources.iter().map(|s| (s.name.as_str(), s.text.replace("\r\n", "\n"))).collect();
-    files.sort();
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    for (name, text) in files {
-        context.update(&(name.len() as u64).to_be_bytes());
-        context.update(name.as_bytes());
-        context.update(&(text.len() as u64).to_be_bytes());
-        context.update(text.as_bytes());
-    }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

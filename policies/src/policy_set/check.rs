@@ -17,7 +17,7 @@ use crate::site::{GivenFacts, SiteTestSpec};
 use crate::yaml::{At, Complaint};
 
 /// The day of destination tests that name none.
-const TEST_DAY: Date = Date::constant(2026, 12, 1);
+pub(super) const TEST_DAY: Date = Date::constant(2026, 12, 1);
 
 /// Outcome of all tests of a set.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,6 +36,37 @@ pub struct TestReport {
     pub rules_total: usize,
     /// Ids of the rules that no passing case matched.
     pub rules_uncovered: Vec<String>,
+    /// Every case in the order of the files.
+    #[serde(skip)]
+    pub cases: Vec<TestCase>,
+}
+
+/// One case and how it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestCase {
+    /// File of the test.
+    pub file: String,
+    /// Line of the test.
+    pub line: u32,
+    /// Rule under test; `None` for destination tests.
+    pub rule: Option<String>,
+    /// Which case of the test, from 1.
+    pub number: usize,
+    /// How it went.
+    pub result: CaseResult,
+}
+
+/// How a case went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaseResult {
+    /// As expected.
+    Pass,
+    /// Otherwise: how.
+    Fail(String),
+    /// Otherwise, which is known: how.
+    KnownGap(String),
+    /// As expected, though it is marked as a known gap.
+    ClosedGap,
 }
 
 /// A case that did not do what it should; its text stays in the file.
@@ -56,26 +87,26 @@ pub struct TestFailure {
 /// A compiled test of a rule: several cases with one expectation.
 #[derive(Clone, Debug)]
 pub(crate) struct RuleTest {
-    document: usize,
-    line: u32,
+    pub(super) document: usize,
+    pub(super) line: u32,
     column: u32,
     pub(crate) rule: String,
     pub(crate) expect: Expect,
     known_gap: Option<String>,
-    given: Given,
+    pub(super) given: Given,
     /// Messages of each case.
-    cases: Vec<Vec<String>>,
+    pub(super) cases: Vec<Vec<String>>,
 }
 
 /// A compiled destination test.
 #[derive(Clone, Debug)]
 pub(crate) struct SiteTest {
-    line: u32,
+    pub(super) line: u32,
     column: u32,
-    spec: SiteTestSpec,
+    pub(super) spec: SiteTestSpec,
     expect: Route,
-    today: Date,
-    cases: Vec<Vec<String>>,
+    pub(super) today: Date,
+    pub(super) cases: Vec<Vec<String>>,
 }
 
 impl RuleTest {
@@ -152,7 +183,7 @@ fn cases(
 }
 
 /// The request that a case describes.
-fn prompt(given: &Given, turns: &[String]) -> Prompt {
+pub(super) fn prompt(given: &Given, turns: &[String]) -> Prompt {
     let texts = turns.iter().enumerate().map(|(index, text)| Text {
         place: format!("messages[{index}].content"),
         message: Some(index),
@@ -177,6 +208,7 @@ fn prompt(given: &Given, turns: &[String]) -> Prompt {
             model: given.model.clone().unwrap_or_default(),
             path: given.path.clone().unwrap_or_else(|| "/v1/chat/completions".to_owned()),
             caller: given.caller.clone(),
+            tenant: given.tenant.clone().unwrap_or_default(),
         },
     }
 }
@@ -225,7 +257,7 @@ impl PolicySet {
                 rule: Some(test.rule.clone()),
                 message: format!("{}{message}", case_in_words(index, test.cases.len())),
             };
-            report.count(held, test.is_gap(), failure);
+            report.count(held, test.is_gap(), index, failure);
         }
     }
 
@@ -246,12 +278,12 @@ impl PolicySet {
                     complaint.clone().unwrap_or_default()
                 ),
             };
-            report.count(complaint.is_none(), test.spec.known_gap.is_some(), failure);
+            report.count(complaint.is_none(), test.spec.known_gap.is_some(), index, failure);
         }
     }
 
     /// Every vouched upstream, the edge and one cloud without a vouch, changed as a test says.
-    fn test_facts(&self, given: &GivenFacts, today: Date) -> Facts {
+    pub(super) fn test_facts(&self, given: &GivenFacts, today: Date) -> Facts {
         let edge = UpstreamFacts {
             id: "edge".to_owned(),
             edge: true,
@@ -339,7 +371,15 @@ fn findings_in_words(findings: &[crate::evidence::Finding]) -> String {
 }
 
 impl TestReport {
-    fn count(&mut self, held: bool, is_gap: bool, failure: TestFailure) {
+    fn count(&mut self, held: bool, is_gap: bool, index: usize, failure: TestFailure) {
+        let TestFailure { file, line, rule, message, .. } = failure.clone();
+        let result = match (held, is_gap) {
+            (true, false) => CaseResult::Pass,
+            (false, false) => CaseResult::Fail(message),
+            (false, true) => CaseResult::KnownGap(message),
+            (true, true) => CaseResult::ClosedGap,
+        };
+        self.cases.push(TestCase { file, line, rule, number: index + 1, result });
         match (held, is_gap) {
             (true, false) => self.passed += 1,
             (false, false) => self.failed.push(failure),

@@ -59,8 +59,11 @@ fn source(name: &str, text: &str) -> Source {
     Source { name: name.to_owned(), text: text.to_owned() }
 }
 
+/// What the names of shipped detector files begin with.
+const SHIPPED_DETECTORS: &str = "detectors/";
+
 fn detector_source((name, text): &(&str, &str)) -> Source {
-    source(&format!("detectors/{name}"), text)
+    source(&format!("{SHIPPED_DETECTORS}{name}"), text)
 }
 
 /// Where files named in a site or pack are found.
@@ -126,10 +129,7 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
         let kind = FileKind::of(&document)
             .map_err(|complaint| PolicyError::new(vec![document.diagnostic(complaint)]))?;
         match kind {
-            FileKind::Site if site.is_some() => {
-                let message = "is a second site file: a set has one".to_owned();
-                return Err(PolicyError::about_file(&one.name, message, None));
-            }
+            FileKind::Site if site.is_some() => return Err(second_site(&one.name)),
             FileKind::Site => site = Some(document),
             FileKind::Pack => packs.push(document),
             FileKind::Detectors => given.push(document),
@@ -145,6 +145,7 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
             let site = Document::parse(source("site.yaml", SHIPPED_SITE))?;
             let mut spec: SiteSpec = typed(&site)?;
             spec.packs.0.clear();
+            spec.tenants.0.clear();
             spec.tests.0.clear();
             let shelf = Shelf::Given(sources);
             let mut gatherer = Gatherer::new(&shelf);
@@ -157,10 +158,51 @@ pub(super) fn site_from_sources(sources: Vec<Source>) -> Result<Files, PolicyErr
     }
 }
 
+/// All files of a set that was built before: exactly these, none looked up.
+pub(super) fn complete_set(sources: Vec<Source>) -> Result<Files, PolicyError> {
+    let documents = sources.into_iter().map(Document::parse).collect::<Result<Vec<_>, _>>()?;
+    let (mut sites, mut packs, mut detectors) = (Vec::new(), Vec::new(), Vec::new());
+    for document in documents {
+        let kind = FileKind::of(&document)
+            .map_err(|complaint| PolicyError::new(vec![document.diagnostic(complaint)]))?;
+        match kind {
+            FileKind::Site => sites.push(document),
+            FileKind::Pack => packs.push(document),
+            FileKind::Detectors => detectors.push(document),
+        }
+    }
+    if let Some(second) = sites.get(1) {
+        return Err(second_site(&second.source.name));
+    }
+    let Some(site) = sites.pop() else {
+        let message = "the set has no site file".to_owned();
+        return Err(PolicyError::about_file("site.yaml", message, None));
+    };
+    let spec: SiteSpec = typed(&site)?;
+    // A pack of detectors alone looks like a detector file; only who names it tells them apart.
+    let is_detector_file = |document: &Document| {
+        let name = &document.source.name;
+        let named = spec.detector_files.0.iter().any(|given| given.value == *name);
+        named || name.starts_with(SHIPPED_DETECTORS)
+    };
+    let (detectors, more) = detectors.into_iter().partition(is_detector_file);
+    packs.extend::<Vec<_>>(more);
+    let typed_pack = |document: Document| typed(&document).map(|spec| (document, spec));
+    let packs = packs.into_iter().map(typed_pack).collect::<Result<_, _>>()?;
+    Ok(Files { site: (site, spec), packs, detectors })
+}
+
+fn second_site(name: &str) -> PolicyError {
+    PolicyError::about_file(name, "is a second site file: a set has one".to_owned(), None)
+}
+
 fn gather(site: Document, shelf: &Shelf, given: Vec<Document>) -> Result<Files, PolicyError> {
     let spec: SiteSpec = typed(&site)?;
     let mut gatherer = Gatherer::new(shelf);
     gatherer.add_named(&site, &spec.packs.0)?;
+    for (_, packs) in &spec.tenants.0 {
+        gatherer.add_named(&site, &packs.0)?;
+    }
     let mut detectors = shipped_detector_files()?;
     for name in &spec.detector_files.0 {
         if !given.iter().any(|document| document.source.name == name.value) {
@@ -226,7 +268,7 @@ fn is_path(name: &str) -> bool {
     name.contains('/') || name.ends_with(".yaml") || name.ends_with(".yml")
 }
 
-fn is_called(source: &Source, name: &str) -> bool {
+pub(super) fn is_called(source: &Source, name: &str) -> bool {
     source.name == name || !is_path(name) && source.name.strip_suffix(".yaml") == Some(name)
 }
 

@@ -68,6 +68,8 @@ pub(crate) enum EdgeAnswer {
 pub enum ReplyAnswer {
     /// Let it pass and keep the conversation private from then on.
     Taint,
+    /// Take the finding out, or end the reply where that cannot be done; keep the conversation private.
+    Mask,
     /// End the reply.
     Cut,
 }
@@ -112,7 +114,7 @@ const QUESTIONS: [(&str, &str, &str); 11] = [
         "nobody knows what the conversation held: a class, private or refuse",
     ),
     ("caller_unknown", "internal", "nobody knows who calls: a class, private or refuse"),
-    ("reply_finding", "taint", "a reply holds regulated text: taint or cut"),
+    ("reply_finding", "taint", "a reply holds regulated text: taint, mask or cut"),
 ];
 
 const KINDS: [(&str, ContentKind, &str); 9] = [
@@ -346,7 +348,10 @@ fn edge_answer(given: &At<String>, words: &[&str]) -> Result<EdgeAnswer, Complai
 fn reply_answer(given: &At<String>) -> Result<ReplyAnswer, Complaint> {
     match given.value.as_str() {
         "taint" => Ok(ReplyAnswer::Taint),
+        "mask" => Ok(ReplyAnswer::Mask),
         "cut" => Ok(ReplyAnswer::Cut),
-        other => Err(given.complaint(format!("expected taint or cut, got \"{other}\""), None)),
+        other => {
+            Err(given.complaint(format!("expected taint, mask or cut, got \"{other}\""), None))
+        }
     }
 }

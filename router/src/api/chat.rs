@@ -147,6 +147,7 @@ fn context(
 ) -> RequestContext {
     context.model = model.to_owned();
     context.caller = caller.id.clone();
+    context.tenant = caller.tenant.to_string();
     context.key_tags = caller.tags.clone();
     if context.latency.is_none() {
         let tier = fields.get("service_tier").and_then(Value::as_str);

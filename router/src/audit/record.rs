@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use sluice_policies::{Classification, Decision, Facts, Finding, Refusal, Route};
+use sluice_policies::{
+    Classification, Decision, Evidence, Facts, PolicySet, Refusal, Route, Sight,
+};
 
+use crate::active_policy::candidate::WouldBe;
 use crate::upstream::UpstreamId;
 
 /// One attempt to have one upstream answer, written before anything is sent.
@@ -22,8 +25,12 @@ pub struct AttemptRecord<'a> {
     pub decision: &'a Decision,
     /// What the decision was about.
     pub classification: &'a Classification,
+    /// What the classification rested on.
+    pub evidence: &'a Evidence,
     /// What was known when it was taken.
     pub facts: &'a Facts,
+    /// What a candidate set would have decided, if it differs.
+    pub would_be: Option<&'a WouldBe>,
     /// The caller's id, if known.
     pub caller: Option<&'a str>,
     /// The caller's tenant.
@@ -44,8 +51,12 @@ pub struct RefusalRecord<'a> {
     pub decision: &'a Decision,
     /// What the decision was about.
     pub classification: &'a Classification,
+    /// What the classification rested on.
+    pub evidence: &'a Evidence,
     /// What was known when it was taken.
     pub facts: &'a Facts,
+    /// What a candidate set would have decided, if it differs.
+    pub would_be: Option<&'a WouldBe>,
     /// The caller's id, if known.
     pub caller: Option<&'a str>,
     /// The caller's tenant.
@@ -138,7 +149,9 @@ impl AttemptRecord<'_> {
             stripped: self.stripped,
             redacted: self.redacted,
             bytes: Some(self.bytes),
-            ..DecisionLine::of("attempt", self.id, self.decision, self.classification, self.facts)
+            would_be: self.would_be,
+            ..DecisionLine::of("attempt", self.id, self.decision, self.classification)
+                .on(self.evidence, self.facts)
                 .by(self.caller, self.tenant)
         })
     }
@@ -151,7 +164,9 @@ impl RefusalRecord<'_> {
             route: Route::Refuse,
             code: Some(self.code),
             message: refusal.map(|r: &Refusal| r.message.as_str()),
-            ..DecisionLine::of("refusal", self.id, self.decision, self.classification, self.facts)
+            would_be: self.would_be,
+            ..DecisionLine::of("refusal", self.id, self.decision, self.classification)
+                .on(self.evidence, self.facts)
                 .by(self.caller, self.tenant)
         })
     }
@@ -179,8 +194,9 @@ struct DecisionLine<'a> {
     rules: &'a [String],
     raised_by: &'a [String],
     shadow_rules: &'a [String],
-    findings: &'a [Finding],
-    unscanned: Vec<UnscannedLine<'a>>,
+    never_cloud: bool,
+    #[serde(flatten)]
+    evidence: Option<&'a Evidence>,
     stripped: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     redacted: Option<&'a BTreeMap<String, usize>>,
@@ -188,15 +204,21 @@ struct DecisionLine<'a> {
     caller: Option<&'a str>,
     tenant: &'a str,
     policy: &'a str,
-    facts: &'a Facts,
+    facts: Option<&'a Facts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_be: Option<&'a WouldBe>,
 }
 
 #[derive(Serialize)]
-struct UnscannedLine<'a> {
-    kind: sluice_policies::ContentKind,
-    place: &'a str,
+struct PolicyLine<'a> {
+    kind: &'static str,
+    time: String,
+    digest: &'a str,
+    site: &'a str,
+    version: &'a str,
+    sight: &'a Sight,
 }
 
 #[derive(Serialize)]
@@ -223,9 +245,7 @@ impl<'a> DecisionLine<'a> {
         id: &'a str,
         decision: &'a Decision,
         classification: &'a Classification,
-        facts: &'a Facts,
     ) -> Self {
-        let unscanned = classification.unscanned.iter();
         DecisionLine {
             kind,
             time: now(),
@@ -242,22 +262,40 @@ impl<'a> DecisionLine<'a> {
             rules: &decision.rules,
             raised_by: &decision.raised_by,
             shadow_rules: &classification.shadow_rules,
-            findings: &classification.findings,
-            unscanned: unscanned.map(|u| UnscannedLine { kind: u.kind, place: &u.place }).collect(),
+            never_cloud: decision.never_cloud,
+            evidence: None,
             stripped: &[],
             redacted: None,
             allowed: &decision.allowed,
             caller: None,
             tenant: "",
             policy: &decision.policy_digest,
-            facts,
+            facts: None,
             bytes: None,
+            would_be: None,
         }
+    }
+
+    fn on(self, evidence: &'a Evidence, facts: &'a Facts) -> Self {
+        DecisionLine { evidence: Some(evidence), facts: Some(facts), ..self }
     }
 
     fn by(self, caller: Option<&'a str>, tenant: &'a str) -> Self {
         DecisionLine { caller, tenant, ..self }
     }
+}
+
+/// A set that decides from now on, and what it looks at: so that later readers know what a record
+/// without findings means.
+pub(super) fn policy_line(set: &PolicySet) -> Vec<u8> {
+    json(&PolicyLine {
+        kind: "policy",
+        time: now(),
+        digest: set.digest(),
+        site: set.site(),
+        version: set.version(),
+        sight: set.sight(),
+    })
 }
 
 fn json(line: &impl Serialize) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! The log as an auditor and a crash find it.
 
 use serde_json::{Value, json};
-use sluice_policies::{Classification, Decision, Facts, Mode, Route};
+use sluice_policies::{Classification, Decision, Evidence, Facts, Mode, Route};
 use tempfile::TempDir;
 
 use super::writer::hex_digest;
@@ -10,6 +10,7 @@ use super::*;
 struct Fixture {
     decision: Decision,
     classification: Classification,
+    evidence: Evidence,
     facts: Facts,
 }
 
@@ -48,7 +49,13 @@ impl Fixture {
             taint_unknown: false,
             upstreams: vec![],
         };
-        Fixture { decision, classification, facts }
+        let evidence = serde_json::from_value(json!({
+            "findings": [{"detector": "email", "place": "messages[0].content", "likelihood": "likely",
+                "message": 0, "sentence": 0, "start": 8, "end": 27}],
+            "unscanned": [], "context": {"path": "/v1/chat/completions"},
+        }))
+        .unwrap();
+        Fixture { decision, classification, evidence, facts }
     }
 
     fn attempt(&self, number: u32) -> AttemptRecord<'_> {
@@ -59,7 +66,9 @@ impl Fixture {
             address: "https://cloud.example",
             decision: &self.decision,
             classification: &self.classification,
+            evidence: &self.evidence,
             facts: &self.facts,
+            would_be: None,
             caller: Some("app"),
             tenant: "default",
             stripped: &[],

@@ -12,6 +12,7 @@ mod words;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use sluice::active_policy::origin::Origin;
 use sluice::config::Config;
 use sluice_policies::{Facts, PolicySet};
 
@@ -105,8 +106,11 @@ fn judge(args: &Args) -> Result<Judge, Failure> {
     if args.offline {
         facts.offline = Some("declared by --offline".to_owned());
     }
-    let site = args.policies.as_deref().or(config.as_ref().and_then(|c| c.policy.site.as_deref()));
-    Ok(Judge { policies: load_site(site)?, facts })
+    let policies = match (&args.policies, &config) {
+        (None, Some(config)) => Origin::of(&config.policy).load(today).or_usage()?.set,
+        (site, _) => load_site(site.as_deref())?,
+    };
+    Ok(Judge { policies, facts })
 }
 
 impl Judge {

@@ -17,14 +17,14 @@ use super::{Failure, OrUsage, locate};
 /// Which model, and how it runs.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(super) struct ModelArgs {
-    /// A pack or a Hugging Face directory; default: SLUICE_MODEL, else the embedded demo model
+    /// A pack, a Hugging Face directory or a GGUF file; default: SLUICE_MODEL, else the embedded demo model
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
 }
 
-/// How a model runs. None of these changes a single token but for the backend.
+/// How a model runs. None of these changes a single token but for the backend and fewer experts.
 #[derive(clap::Args, Debug, Clone, Default)]
 pub(super) struct EngineArgs {
     /// Kernels to compute with
@@ -39,6 +39,10 @@ pub(super) struct EngineArgs {
     /// How experts are read: auto, direct (around the page cache), buffered, mmap
     #[arg(long, value_name = "WAY", default_value_t = IoChoice::Auto)]
     io: IoChoice,
+    /// Experts that a token uses in a layer: fewer than the model was trained with are faster and give
+    /// worse text; default: as trained
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    active_experts: Option<u16>,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -124,6 +128,7 @@ impl EngineArgs {
             backend: self.backend.into(),
             expert_cache_bytes: self.expert_cache,
             io: self.io,
+            active_experts: self.active_experts.map(usize::from),
             ..EngineOptions::default()
         }
     }

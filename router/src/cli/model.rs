@@ -1,20 +1,23 @@
-//! `sluice model`: convert models, look into them, measure how well they predict.
+//! `sluice model`: convert models, look into them, measure how well they predict. Fetching one from a
+//! hub is `pull`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use sluice_engine::eval::{EvalOptions, EvalReport, eval};
-use sluice_engine::pack::{self, Inspection, PackOptions, PackReport};
+use sluice_engine::pack::{self, Fallback, Inspection, PackOptions, PackReport};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
-use super::{OrUsage, Outcome, Status, out};
+use super::{OrUsage, Outcome, Status, out, pull};
 
 /// What to do with a model.
 #[derive(Subcommand, Debug)]
 pub(super) enum Verb {
-    /// Convert a Hugging Face directory into a pack, quantised
+    /// Convert a Hugging Face directory (quantising it) or GGUF files (as they are) into a pack
     Pack(PackArgs),
+    /// Fetch a model from a hub and pack it while it arrives
+    Pull(pull::Args),
     /// Say what a model is: architecture, sizes, types of its weights
     Inspect(InspectArgs),
     /// Measure perplexity over prompts and answers, or over a text
@@ -24,17 +27,27 @@ pub(super) enum Verb {
 /// Flags of `sluice model pack`.
 #[derive(clap::Args, Debug)]
 pub(super) struct PackArgs {
-    /// A Hugging Face directory: config.json, tokenizer.json, *.safetensors
+    /// A Hugging Face directory (config.json, tokenizer.json, *.safetensors), a GGUF file, or a folder
+    /// with one
     #[arg(value_name = "SRC")]
     source: PathBuf,
     /// The pack's directory; must not exist
     #[arg(value_name = "DST")]
     destination: PathBuf,
-    /// Type of the experts
-    #[arg(long, value_name = "TYPE", default_value = "q4_0")]
+    #[command(flatten)]
+    flags: PackFlags,
+}
+
+/// What a pack is to be, wherever its model comes from.
+#[derive(clap::Args, Debug, Clone)]
+pub(super) struct PackFlags {
+    /// Type of the experts: q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, bf16, f16 or f32; auto: the types of a
+    /// GGUF model bit for bit, q4_0 for others
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
     quant: String,
-    /// Type of attention, delta net, embedding and shared experts
-    #[arg(long, value_name = "TYPE", default_value = "q8_0")]
+    /// Type of attention, delta net, embedding and shared experts; auto: the types of a GGUF model bit
+    /// for bit, q8_0 for others
+    #[arg(long, value_name = "TYPE", default_value = "auto")]
     dense: String,
     /// Name that clients see; default: the name of DST
     #[arg(long)]
@@ -42,6 +55,20 @@ pub(super) struct PackArgs {
     /// What the model is good for; production serves nothing private on a demo
     #[arg(long, value_enum, default_value_t = Quality::General)]
     quality: Quality,
+}
+
+impl PackFlags {
+    /// The engine's options for a pack from `source` at `destination`.
+    pub(super) fn options(&self, source: PathBuf, destination: PathBuf) -> PackOptions {
+        PackOptions {
+            source,
+            destination,
+            experts: self.quant.clone(),
+            dense: self.dense.clone(),
+            name: self.name.clone(),
+            quality: self.quality.to_possible_value().map(|word| word.get_name().to_owned()),
+        }
+    }
 }
 
 /// Quality words of a pack.
@@ -58,7 +85,7 @@ enum Quality {
 /// Flags of `sluice model inspect`.
 #[derive(clap::Args, Debug)]
 pub(super) struct InspectArgs {
-    /// A pack or a Hugging Face directory
+    /// A pack, a Hugging Face directory, or a GGUF file or a folder with one
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Also check the SHA-256 of every file of a pack
@@ -72,7 +99,7 @@ pub(super) struct InspectArgs {
 /// Flags of `sluice model eval`.
 #[derive(clap::Args, Debug)]
 pub(super) struct EvalArgs {
-    /// A pack or a Hugging Face directory
+    /// A pack, a Hugging Face directory, or a GGUF file or a folder with one
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// JSON Lines {"prompt", "answer"}, of which the answers count, or any text; gzip is fine
@@ -92,29 +119,31 @@ pub(super) struct EvalArgs {
 pub(super) fn run(verb: &Verb) -> Outcome {
     match verb {
         Verb::Pack(args) => pack(args),
+        Verb::Pull(args) => pull::run(args),
         Verb::Inspect(args) => inspect(args),
         Verb::Eval(args) => measure(args),
     }
 }
 
 fn pack(args: &PackArgs) -> Outcome {
-    let options = PackOptions {
-        source: args.source.clone(),
-        destination: args.destination.clone(),
-        experts: args.quant.clone(),
-        dense: args.dense.clone(),
-        name: args.name.clone(),
-        quality: args.quality.to_possible_value().map(|word| word.get_name().to_owned()),
-    };
+    let options = args.flags.options(args.source.clone(), args.destination.clone());
     let mut progress = Progress::new("packing", Unit::Bytes);
     let report = pack::pack(&options, &mut |at| progress.update(at.done, at.total)).or_usage()?;
     drop(progress);
-    let PackReport { bytes: size, fallbacks } = report;
-    for fallback in &fallbacks {
-        out::line(format_args!("{}: stored as {}", fallback.tensor, fallback.used))?;
-    }
-    out::line(format_args!("wrote {}, {}", args.destination.display(), bytes(size)))?;
+    print_pack(&report, &args.destination)?;
     Ok(Status::Done)
+}
+
+/// Says what was written, and which tensors did not take the asked type.
+pub(super) fn print_pack(report: &PackReport, destination: &Path) -> std::io::Result<()> {
+    let PackReport { bytes: size, fallbacks, files_kept, .. } = report;
+    for fallback in fallbacks {
+        out::line(format_args!("{}", fallback_line(fallback)))?;
+    }
+    if *files_kept > 0 {
+        out::line(format_args!("kept {files_kept} files of an earlier attempt"))?;
+    }
+    out::line(format_args!("wrote {}, {}", destination.display(), bytes(*size)))
 }
 
 fn inspect(args: &InspectArgs) -> Outcome {
@@ -143,11 +172,24 @@ fn print(model: &Inspection) -> std::io::Result<()> {
     row("experts", format!("{}: {}", bytes(model.experts_bytes), per_layer(model)))?;
     row("one expert", format!("{}, {}", bytes(model.expert_bytes), expert_types(model)))?;
     row("a token reads", format!("{} of experts", bytes(model.expert_bytes_per_token)))?;
-    row("chat template", if model.chat_template { "yes" } else { "no" }.to_owned())?;
-    match model.files_verified {
-        Some(count) => row("verified", format!("{count} files")),
-        None => Ok(()),
+    for fallback in &model.fallbacks {
+        row("fallback", fallback_line(fallback))?;
     }
+    if let Some(count) = model.files_verified {
+        row("verified", format!("{count} files"))?;
+    }
+    match &model.chat_template {
+        None => row("chat template", "none".to_owned()),
+        Some(template) => {
+            row("chat template", format!("{} lines", template.lines().count()))?;
+            template.lines().try_for_each(|line| out::line(format_args!("  {line}")))
+        }
+    }
+}
+
+fn fallback_line(fallback: &Fallback) -> String {
+    let Fallback { tensor, asked, used } = fallback;
+    format!("{tensor}: stored as {used}, its rows are no whole number of {asked} blocks")
 }
 
 fn per_layer(model: &Inspection) -> String {

@@ -1,6 +1,10 @@
 //! `sluice policy`: work on policy files before they are served.
 
+mod activation;
+mod diff;
+mod junit;
 mod report;
+mod simulate;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,8 +30,20 @@ pub(super) enum Verb {
     Explain(super::decide::Args),
     /// Measure how well a labelled corpus is sorted: recall and false alarms, by kind, language and label
     Report(report::Args),
+    /// Say what changed between two sets, which of it loosens, and which texts of a corpus would move; exit status 1 if anything loosens
+    Diff(diff::DiffArgs),
+    /// Decide the requests of an audit log again by another set, and say what would have differed; exit status 1 if anything loosens
+    Simulate(simulate::SimulateArgs),
     /// Print the JSON Schema of a kind of policy file, for editors
     Schema(SchemaArgs),
+    /// Say what a set would loosen that is in force at a gateway, and accept it; exit status 1 if it is held
+    Activate(activation::ActivateArgs),
+    /// Sign, as an approver, that a set may follow the one in force
+    Sign(activation::SignArgs),
+    /// Make a key pair for approvals or bundles; prints the public half
+    Key(activation::KeyArgs),
+    /// Pack a whole set into one signed file
+    Bundle(activation::BundleArgs),
 }
 
 /// Flags of `sluice policy schema`.
@@ -77,6 +93,9 @@ pub(super) struct TestArgs {
     /// Print one JSON document: passed, failed, known_gaps, coverage, failures
     #[arg(long)]
     json: bool,
+    /// Also write every case to this file, as JUnit XML for build servers
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -87,7 +106,13 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Lint(args) => lint(args),
         Verb::Explain(args) => super::decide::run(args),
         Verb::Report(args) => report::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Simulate(args) => simulate::run(args),
         Verb::Schema(args) => schema(args.kind),
+        Verb::Activate(args) => activation::activate(args),
+        Verb::Sign(args) => activation::sign(args),
+        Verb::Key(args) => activation::key(args),
+        Verb::Bundle(args) => activation::bundle(args),
     }
 }
 
@@ -185,6 +210,10 @@ struct Coverage<'a> {
 fn test(args: &TestArgs) -> Outcome {
     let set = load_untested(args.path.as_deref())?;
     let report = set.run_tests();
+    if let Some(path) = &args.junit {
+        std::fs::write(path, junit::document(&report))
+            .with_context(|| format!("failed to write {}", path.display()))?;
+    }
     if args.json {
         out::json(&summary(&report))?;
     } else {

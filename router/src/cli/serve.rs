@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use sluice::active_policy::origin::Origin;
 use sluice::config::{Config, UpstreamKind};
 use sluice::upstream::Upstream;
 use sluice::{ServeError, Started};
@@ -104,6 +105,7 @@ impl Args {
         }
         if let Some(site) = &self.policies {
             config.policy.site = Some(policy::site_file(site));
+            config.policy.bundle = None;
         }
         locate_models(&mut config, self.model.as_deref())?;
         Ok(config)
@@ -128,11 +130,9 @@ struct About {
 
 impl About {
     fn new(config: &Config) -> Self {
-        let site = config.policy.site.as_ref();
-        About {
-            mode: config.mode,
-            policies: site.map_or("in the binary".to_owned(), |site| site.display().to_string()),
-        }
+        let origin = Origin::of(&config.policy);
+        let path = origin.path().map(|path| path.display().to_string());
+        About { mode: config.mode, policies: path.unwrap_or_else(|| "in the binary".to_owned()) }
     }
 }
 

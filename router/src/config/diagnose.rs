@@ -42,8 +42,10 @@ const NOT_BUILT: &[(&str, &str)] = &[
     ("tls", "this version does not terminate TLS; put a TLS proxy in front and remove it"),
     ("login", "this version has no console login; remove it"),
     ("oidc", "this version knows callers by API key only; use identity.keys"),
-    ("signatures", "this version does not check signatures of policy sets; remove it"),
-    ("last_good", "this version does not keep a last good policy set; remove it"),
+    (
+        "max_age",
+        "the last good policies serve at any age, which /readyz and the metrics show; remove it",
+    ),
     ("retries", "this version never retries; it falls back to the next allowed upstream"),
     ("edge_capacity", "this version reserves no edge capacity; remove it"),
     ("per_caller", "this version has no limits per caller; remove it"),

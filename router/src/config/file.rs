@@ -15,8 +15,9 @@ use sluice_policies::Mode;
 use super::diagnose::{self, ConfigError};
 use super::scalar::{BaseUrl, Bytes, Plain, Secret, SecretName, Span};
 use super::{
-    AuditConfig, Config, Drain, EdgeConfig, Fsync, Identity, Limits, Listen, Offline, OpenAiConfig,
-    PolicyFiles, Timeouts, UpstreamConfig, UpstreamKind, state_folder,
+    ApproverKeys, AuditConfig, BundleFiles, Config, Drain, EdgeConfig, Fsync, Identity, Limits,
+    Listen, Offline, OpenAiConfig, PolicyFiles, SIGNATURES_MIN, Timeouts, UpstreamConfig,
+    UpstreamKind, state_folder,
 };
 use crate::upstream::UpstreamId;
 
@@ -67,6 +68,31 @@ struct ConfigFile {
 #[serde(deny_unknown_fields)]
 struct PolicySection {
     site: Option<Plain>,
+    bundle: Option<BundleSection>,
+    signatures: Option<SignaturesSection>,
+    last_good: Option<LastGoodSection>,
+    shadow: Option<Plain>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BundleSection {
+    file: Plain,
+    keys: Plain,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignaturesSection {
+    #[serde(default = "two")]
+    required: usize,
+    keys: Plain,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LastGoodSection {
+    path: Plain,
 }
 
 #[derive(Default, Deserialize)]
@@ -122,6 +148,10 @@ struct Upstreams(Vec<(String, UpstreamSection)>);
 /// Client names → server names in the file's order.
 #[derive(Default)]
 struct Aliases(Vec<(String, String)>);
+
+fn two() -> usize {
+    SIGNATURES_MIN
+}
 
 fn production() -> Mode {
     Mode::Production
@@ -205,20 +235,45 @@ impl Lowering<'_> {
             upstreams.push(UpstreamConfig::default_edge());
         }
         let path = |plain: Option<Plain>| plain.map(|p| self.folder.join(p.0));
+        let audit_path = path(file.audit.path).unwrap_or_else(|| state_folder().join("audit"));
         Ok(Config {
             mode: file.mode,
             listen: file.listen,
-            policy: PolicyFiles { site: path(file.policy.site) },
+            policy: self.policy(file.policy, &audit_path)?,
             identity: Identity { keys: path(file.identity.keys) },
             upstreams,
             limits: file.limits,
             offline: file.offline,
-            audit: AuditConfig {
-                path: path(file.audit.path).unwrap_or_else(|| state_folder().join("audit")),
-                fsync: file.audit.fsync,
-                fallback: None,
-            },
+            audit: AuditConfig { path: audit_path, fsync: file.audit.fsync, fallback: None },
             drain: file.drain,
+        })
+    }
+
+    fn policy(&self, section: PolicySection, audit: &Path) -> Result<PolicyFiles, ConfigError> {
+        let PolicySection { site, bundle, signatures, last_good, shadow } = section;
+        if site.is_some() && bundle.is_some() {
+            let message = "policy: expected site or bundle, got both";
+            return Err(self.error(&["policy", "bundle"], message, None));
+        }
+        if let Some(SignaturesSection { required, .. }) = &signatures
+            && *required < SIGNATURES_MIN
+        {
+            let message = format!(
+                "policy.signatures.required: expected at least {SIGNATURES_MIN}, got {required}"
+            );
+            let hint = Some("two people answer for what is loosened");
+            return Err(self.error(&["policy", "signatures", "required"], &message, hint));
+        }
+        let path = |plain: Plain| self.folder.join(plain.0);
+        Ok(PolicyFiles {
+            site: site.map(path),
+            bundle: bundle.map(|b| BundleFiles { file: path(b.file), keys: path(b.keys) }),
+            signatures: signatures
+                .map(|s| ApproverKeys { required: s.required, keys: path(s.keys) }),
+            last_good: Some(
+                last_good.map_or_else(|| audit.with_file_name("policy"), |l| path(l.path)),
+            ),
+            shadow: shadow.map(path),
         })
     }
 

@@ -20,8 +20,10 @@ use crate::breaker::Pass;
 use crate::identity::Caller;
 use crate::metrics::Metrics;
 use crate::permit::{EgressPermit, OutboundBody};
-use crate::redact::{EventRestorer, restore_whole};
+use crate::redact::{EventRestorer, restore_whole, restorer};
 use crate::reply::{ByteStream, Reply, error_event, route_word};
+use crate::reply_edit::{EventEditor, edit_whole};
+use crate::reply_mask::Mask;
 use crate::reply_scan::{Channel, HoldBack, ReplyScan, ReplyText};
 use crate::taint::{ReplyPrint, TaintStore};
 use crate::upstream::{
@@ -99,13 +101,16 @@ impl Gateway {
             address: upstream.address(),
             decision,
             classification: &ask.classification,
+            evidence: &ask.evidence,
             facts,
+            would_be: ask.would_be.as_ref(),
             caller: ask.request.caller.id.as_deref(),
             tenant: &ask.request.caller.tenant,
             stripped: &ask.stripped,
             redacted: ask.redaction.as_ref().map(|redaction| &redaction.counts),
             bytes,
         };
+        self.parts.audit.policy(&ask.policy).await.ok()?;
         self.parts.audit.attempt(&record).await.ok()
     }
 
@@ -155,6 +160,11 @@ impl Gateway {
                     meter.end(Some(REPLY_FINDING), usage);
                     return self.fail(ask, decision, upstream, &reply_withheld());
                 }
+                let (bytes, cut) = masked_whole(meter.mask(), bytes);
+                if cut {
+                    meter.end(Some(REPLY_FINDING), usage);
+                    return self.fail(ask, decision, upstream, &reply_withheld());
+                }
                 meter.complete(usage);
                 let bytes = match &ask.redaction {
                     Some(redaction) => restore_whole(redaction, &ask.tools(), bytes),
@@ -164,12 +174,20 @@ impl Gateway {
             }
             AnswerBody::Events(events) => {
                 let redaction = ask.redaction.clone();
-                let restore = redaction.map(|r| EventRestorer::new(r, ask.tools()));
+                let restore = redaction.map(|r| restorer(r, ask.tools()));
                 Reply::events(metered(events, meter, restore))
             }
         };
         self.stamp(ask, decision, Some(upstream), &mut reply);
         reply
+    }
+}
+
+/// A whole reply without what was found in it, and whether that cannot be done.
+fn masked_whole(mask: Option<Mask>, bytes: Bytes) -> (Bytes, bool) {
+    match mask.map(|mask| edit_whole(mask, bytes.clone())) {
+        None => (bytes, false),
+        Some((bytes, mask)) => (bytes, mask.must_cut()),
     }
 }
 
@@ -202,7 +220,8 @@ fn reply_withheld() -> ApiError {
 /// end.
 fn metered(events: Events, meter: Meter, mut restore: Option<EventRestorer>) -> ByteStream {
     let hold = meter.cuts().then(HoldBack::default);
-    let relay = Relay { events, meter: Some(meter), hold, ready: VecDeque::new() };
+    let mask = meter.mask().map(EventEditor::new);
+    let relay = Relay { events, meter: Some(meter), hold, mask, ready: VecDeque::new() };
     let events = stream::unfold(relay, |mut relay| async {
         let bytes = relay.next().await?;
         Some((bytes, relay))
@@ -220,6 +239,8 @@ struct Relay {
     meter: Option<Meter>,
     /// Events that wait for the scan, if findings cut the reply.
     hold: Option<HoldBack>,
+    /// What takes findings out, if the site wants that.
+    mask: Option<EventEditor<Mask>>,
     ready: VecDeque<Bytes>,
 }
 
@@ -233,7 +254,10 @@ impl Relay {
             match self.events.next().await {
                 Some(Piece::Data { bytes, texts }) => {
                     meter.data(&bytes, &texts);
+                    let (bytes, must_cut) = self.masked(bytes);
+                    let meter = self.meter.as_mut()?;
                     match &mut self.hold {
+                        _ if must_cut => self.cut(Usage::default()),
                         None => return Some(bytes),
                         Some(_) if meter.found() => self.cut(Usage::default()),
                         Some(hold) => {
@@ -247,12 +271,25 @@ impl Relay {
                     if let Some(bytes) = &bytes {
                         meter.data(bytes, &[]);
                     }
+                    let (bytes, must_cut) = self.masked(bytes.unwrap_or_default());
+                    if must_cut {
+                        self.cut(usage);
+                        continue;
+                    }
                     self.ready.extend(self.hold.take().into_iter().flat_map(|mut h| h.release()));
-                    self.ready.extend(bytes);
+                    self.ready.extend(Some(bytes).filter(|bytes| !bytes.is_empty()));
                     self.meter.take()?.end(cut, usage);
                 }
                 None => self.meter = None,
             }
+        }
+    }
+
+    /// The events without what was found in them, and whether that cannot be done.
+    fn masked(&mut self, bytes: Bytes) -> (Bytes, bool) {
+        match &mut self.mask {
+            None => (bytes, false),
+            Some(mask) => (mask.push(&bytes), mask.edit().must_cut()),
         }
     }
 
@@ -331,6 +368,11 @@ impl Meter {
         if let Some(reply) = &mut self.reply {
             reply.feed(texts);
         }
+    }
+
+    /// What takes findings out of the reply, if the site wants that.
+    fn mask(&self) -> Option<Mask> {
+        self.reply.as_ref().and_then(|reply| reply.scan.as_ref()).and_then(ReplyScan::mask)
     }
 
     fn scan(&mut self) -> Option<&mut ReplyScan> {

@@ -34,10 +34,12 @@ fn ask() -> Ask {
         policy: Arc::new(PolicySet::shipped().unwrap()),
         request: chat::read(body, hints, caller).ok().unwrap(),
         classification,
+        evidence: Evidence::default(),
         redaction: None,
         stripped: vec![],
         allowed: vec![],
         never_cloud: false,
+        would_be: None,
         started: Instant::now(),
     }
 }

@@ -42,7 +42,7 @@ fn redacted(redactor: &Redactor, request: &Request) -> (String, Redaction) {
 
 /// A reply's text, streamed in pieces and put together again.
 fn streamed(redaction: &Redaction, tools: &Tools, call: Option<&str>, pieces: &[&str]) -> String {
-    let mut restorer = EventRestorer::new(redaction.clone(), tools.clone());
+    let mut restorer = restorer(redaction.clone(), tools.clone());
     let mut out = String::new();
     let last = json!({});
     let deltas = pieces.iter().enumerate().map(|(number, piece)| match call {

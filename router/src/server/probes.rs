@@ -1,5 +1,5 @@
 //! The probe listener: `/livez` checks nothing, `/readyz` says whether requests can be answered,
-//! `/metrics` is for Prometheus.
+//! `/metrics` is for Prometheus. It answers before there are policies, and says what is wrong with them.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -8,24 +8,39 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::Server;
+use super::{Server, Stage};
+use crate::active_policy::Refused;
+use crate::metrics::Metrics;
 
-pub(super) fn answer(server: &Server, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+pub(super) fn answer(
+    stage: &Stage,
+    metrics: &Metrics,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "this listener takes GET\n");
     }
-    match request.uri().path() {
-        "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" | "/healthz" => ready(server),
-        "/metrics" => {
-            let gateway = &server.gateway;
-            let mut response = text(StatusCode::OK, gateway.metrics().render(&gateway.snapshot()));
-            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(CONTENT_TYPE, kind);
-            response
-        }
+    match (request.uri().path(), stage) {
+        ("/livez", _) => text(StatusCode::OK, "ok\n"),
+        ("/readyz" | "/healthz", Stage::Serving(server)) => ready(server),
+        ("/readyz" | "/healthz", Stage::Starting(refused)) => starting(refused.as_deref()),
+        ("/metrics", Stage::Serving(server)) => shown(metrics.render(&server.gateway.snapshot())),
+        ("/metrics", Stage::Starting(_)) => shown(metrics.render_at_start()),
         _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
     }
+}
+
+fn shown(metrics: String) -> Response<Full<Bytes>> {
+    typed(StatusCode::OK, metrics, "text/plain; version=0.0.4; charset=utf-8")
+}
+
+/// Nothing is served yet; without usable policies nothing will be.
+fn starting(refused: Option<&Refused>) -> Response<Full<Bytes>> {
+    let policy = json!({"digest": null, "refused": refused.map(Refused::detail)});
+    let reload = refused.map_or("reading the files", |_| "failed; no policies are in force");
+    let detail =
+        json!({"ready": false, "starting": true, "policy": policy, "policy_reload": reload});
+    typed(StatusCode::SERVICE_UNAVAILABLE, detail.to_string(), "application/json")
 }
 
 /// Ready means: not draining, and at least one upstream takes requests.
@@ -38,19 +53,23 @@ fn ready(server: &Server) -> Response<Full<Bytes>> {
         .iter()
         .map(|(name, healthy)| ((*name).to_owned(), json!(if *healthy { "ready" } else { "down" })))
         .collect();
+    let refused = gateway.policy().refused().is_some();
     let detail = json!({
         "ready": ready,
         "draining": server.is_draining(),
-        "policy": gateway.policy().current().digest(),
-        "policy_reload": if now.policy_reload_failed { "failed; the last good set is in force" } else { "ok" },
+        "policy": gateway.policy().detail(),
+        "policy_reload": if refused { "failed; the last good set is in force" } else { "ok" },
         "offline": gateway.offline(),
         "audit": if now.audit_writable { "writable" } else { "down" },
         "upstreams": upstreams,
     });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = text(status, detail.to_string());
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    typed(status, detail.to_string(), "application/json")
+}
+
+fn typed(status: StatusCode, body: String, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(status, body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 

@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::super::{ExpertWeights, Reference};
+use super::super::{ExpertWeights, HeadOrder, Reference};
 use super::*;
-use crate::quant::quantise_row;
+use crate::quant::dequantise_row;
+use crate::quant::tests::sample;
 use crate::tensor::{AlignedBytes, Matrix, MatrixShape};
 
 /// Largest error of a dot product with 8-bit activations, as a share of Σ|w·x|: half a step of 127.
@@ -28,12 +29,7 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
 fn matrix(dtype: DType, rows: usize, cols: usize, seed: u64) -> Matrix {
     let shape = MatrixShape { dtype, rows, cols };
     let mut bytes = AlignedBytes::zeroed(shape.bytes().expect("whole blocks"));
-    let row_bytes = bytes.len() / rows;
-    for (row, out) in
-        numbers(seed, rows * cols).chunks(cols).zip(bytes.as_mut_slice().chunks_mut(row_bytes))
-    {
-        quantise_row(dtype, row, out);
-    }
+    bytes.as_mut_slice().copy_from_slice(&sample(dtype, &numbers(seed, rows * cols)));
     Matrix::new(shape, bytes)
 }
 
@@ -46,31 +42,57 @@ fn project<B: Backend>(b: &mut B, w: &Matrix, x: &[f32]) -> Vec<f32> {
 
 #[test]
 fn projections_match_the_reference() {
+    const COLS: usize = 256;
     for dtype in DType::ALL {
-        let w = matrix(dtype, 75, 96, 1);
-        let x = numbers(2, 7 * 96);
+        let w = matrix(dtype, 75, COLS, 1);
+        let x = numbers(2, 7 * COLS);
         let limit = if dtype.is_quantised() { Q8_ACTIVATION_ERR_MAX } else { F32_ERR_MAX };
         let exact = project(&mut Reference, &w, &x);
         let fast = project(&mut Cpu::new(2), &w, &x);
         for (i, (e, f)) in exact.iter().zip(&fast).enumerate() {
-            let x = &x[i / 75 * 96..][..96];
-            // |w| <= 1 and each activation is off by at most half a step of its group's maximum.
-            let scale = 96.0 * f64::from(x.iter().fold(0.0_f32, |m, v| m.max(v.abs())));
+            let mut row = vec![0.0; COLS];
+            dequantise_row(dtype, w.view().row(i % 75), &mut row);
+            let total: f64 = row.iter().map(|w| f64::from(w.abs())).sum();
+            // Each activation is off by at most half a step of its group's maximum.
+            let x = &x[i / 75 * COLS..][..COLS];
+            let scale = total * f64::from(x.iter().fold(0.0_f32, |m, v| m.max(v.abs())));
             let error = (f64::from(*e) - f64::from(*f)).abs();
             assert!(error <= limit * scale, "{dtype} {i}: {e} {f}");
         }
     }
 }
 
+/// Five and seven activation rows: some in fours, some alone; 43 weight rows: a tile and a part of one.
 #[test]
-fn portable_and_detected_kernels_give_the_same_bits() {
+fn portable_and_detected_kernels_give_the_same_bits_on_any_threads_and_batch() {
     for dtype in DType::ALL {
-        let (w, x) = (matrix(dtype, 40, 64, 3), numbers(4, 5 * 64));
-        assert_eq!(
-            project(&mut Cpu::new(1), &w, &x),
-            project(&mut Cpu::portable(3), &w, &x),
-            "{dtype}"
-        );
+        let (w, x) = (matrix(dtype, 43, 512, 3), numbers(4, 7 * 512));
+        let all = project(&mut Cpu::new(1), &w, &x);
+        assert_eq!(all, project(&mut Cpu::portable(3), &w, &x), "{dtype}");
+        assert_eq!(all[..5 * 43], project(&mut Cpu::new(2), &w, &x[..5 * 512]), "{dtype}");
+        for (t, x) in x.chunks(512).enumerate() {
+            assert_eq!(all[t * 43..][..43], project(&mut Cpu::new(1), &w, x), "{dtype}");
+        }
+    }
+}
+
+#[test]
+fn experts_of_every_type_give_the_bits_of_their_three_products() {
+    let types = DType::ALL.into_iter().map(|t| (t, t));
+    // Gate and up of two types meet the inputs one after the other.
+    for (gate_type, up_type) in types.chain([(DType::Q4K, DType::Q6K)]) {
+        let gate = matrix(gate_type, 256, 256, 5);
+        let up = matrix(up_type, 256, 256, 6);
+        let down = matrix(gate_type, 256, 256, 7);
+        let x = numbers(8, 6 * 256);
+        let mut cpu = Cpu::new(2);
+        let mut out = vec![0.0; x.len()];
+        let weights = ExpertWeights { gate: gate.view(), up: up.view(), down: down.view() };
+        let rows = [0, 1, 2, 3, 4, 5];
+        cpu.experts(&x, 256, &mut [ExpertJob { weights, rows: &rows, out: &mut out }]);
+        let (g, u) = (project(&mut cpu, &gate, &x), project(&mut cpu, &up, &x));
+        let h: Vec<f32> = g.iter().zip(&u).map(|(g, u)| silu(*g) * u).collect();
+        assert_eq!(out, project(&mut cpu, &down, &h), "{gate_type} {up_type}");
     }
 }
 
@@ -134,8 +156,9 @@ fn attention_matches_the_reference_in_one_go_and_row_by_row() {
 
 proptest! {
     #[test]
-    fn delta_rule_matches_the_reference(seed in 0_u64..1000, n in 1_usize..6) {
-        let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 8, value_dim: 16 };
+    fn delta_rule_matches_the_reference(seed in 0_u64..1000, n in 1_usize..6, tiled: bool) {
+        let order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };
+        let shape = DeltaShape { key_heads: 2, value_heads: 4, key_dim: 8, value_dim: 16, order };
         let (q, k) = (numbers(seed, n * 16), numbers(seed + 1, n * 16));
         let v = numbers(seed + 2, n * 64);
         let decay: Vec<f32> = numbers(seed + 3, n * 4).iter().map(|x| 0.5 + 0.5 * x.abs()).collect();

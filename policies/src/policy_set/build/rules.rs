@@ -5,15 +5,14 @@ use crate::condition::Condition;
 use crate::error::suggest;
 use crate::pack::Permission;
 use crate::policy_set::check::RuleTest;
-use crate::rule::{Effective, Expect, Rule, RuleMode, RuleSpec, TestSpec, ThenSpec};
+use crate::rule::{Expect, Rule, RuleMode, RuleSpec, TestSpec, ThenSpec};
 use crate::yaml::At;
 
 impl Builder<'_> {
     pub(super) fn read_rules(&mut self) {
         for index in 0..self.parts.len() {
-            let Part { document, owner, effective, rules, .. } = self.parts[index];
-            for spec in rules {
-                self.read_rule(document, owner, effective, spec);
+            for spec in self.parts[index].rules {
+                self.read_rule(index, spec);
             }
         }
         self.rules.sort_by(|a, b| a.id.cmp(&b.id));
@@ -23,10 +22,20 @@ impl Builder<'_> {
                 self.read_loose_test(document, test);
             }
         }
+        self.give_tests_their_tenant();
         self.warn_about_untested_rules();
     }
 
-    fn read_rule(&mut self, document: usize, owner: &str, pack: Effective, spec: &RuleSpec) {
+    /// A test of a tenant's rule is about a request of that tenant, unless it says whose.
+    fn give_tests_their_tenant(&mut self) {
+        for test in self.rule_tests.iter_mut().filter(|test| test.given.tenant.is_none()) {
+            let rule = self.rules.iter().find(|rule| rule.id == test.rule);
+            test.given.tenant = rule.and_then(|rule| rule.tenant.clone());
+        }
+    }
+
+    fn read_rule(&mut self, part: usize, spec: &RuleSpec) {
+        let Part { document, tenant, owner, effective: pack, .. } = self.parts[part];
         if let Some(other) = self.rules.iter().find(|rule| rule.id == spec.id.value) {
             let message =
                 format!("rule \"{}\" already stands in {}:{}", other.id, other.file, other.line);
@@ -56,6 +65,7 @@ impl Builder<'_> {
             id: spec.id.value.clone(),
             file: self.documents[document].source.name.clone(),
             line: spec.id.line,
+            tenant: tenant.map(str::to_owned),
             owner: owner.to_owned(),
             title: spec.title.clone(),
             citation: spec.citation.clone(),

@@ -105,7 +105,7 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 /// The named files, and the `.jsonl` files of named folders.
-fn corpus_files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn corpus_files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let shipped = || vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/corpus")];
     let named = if named.is_empty() { shipped() } else { named.to_vec() };
     let mut files = Vec::new();
@@ -124,17 +124,22 @@ fn corpus_files(named: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
+/// A row as the request that it holds, and what describes it.
+pub(super) fn request_of(line: &str) -> anyhow::Result<(Vec<u8>, Value)> {
+    let mut row: Map<String, Value> =
+        serde_json::from_str(line).context("expected a JSON object")?;
+    let keys = ["expect", "kind", "lang", "labels", "note"];
+    let labels = keys.into_iter().filter_map(|key| Some((key.to_owned(), row.remove(key)?)));
+    let labels: Map<String, Value> = labels.collect();
+    Ok((serde_json::to_vec(&row)?, Value::Object(labels)))
+}
+
 impl Report {
     fn add(&mut self, judge: &Judge, line: &str) -> anyhow::Result<()> {
-        let mut row: Map<String, Value> =
-            serde_json::from_str(line).context("expected a JSON object")?;
-        let labels: Labels = serde_json::from_value(Value::Object(row.clone()))
+        let (request, labels) = request_of(line)?;
+        let labels: Labels = serde_json::from_value(labels)
             .context("expected `expect: private | cloud` beside the text")?;
-        // What describes the row is not part of the request.
-        for key in ["expect", "kind", "lang", "labels", "note"] {
-            row.remove(key);
-        }
-        let verdict = judge.line(&serde_json::to_vec(&row)?);
+        let verdict = judge.line(&request);
         if let Some(error) = verdict.error {
             anyhow::bail!("expected a request that can be decided: {error}");
         }

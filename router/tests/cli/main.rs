@@ -9,6 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
+mod policy;
+
 const CARD: &str = "Charge card 4111 1111 1111 1111, expiry 04/29";
 
 fn command(args: &[&str]) -> Command {
@@ -91,115 +93,6 @@ fn a_batch_gives_as_many_lines_as_it_got_also_for_odd_bytes() {
 }
 
 #[test]
-fn a_typo_in_a_policy_is_pointed_at() {
-    let folder = tempfile::tempdir().unwrap();
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/site.yaml");
-    let text = std::fs::read_to_string(shipped).unwrap();
-    assert!(text.contains("  unlabelled:"), "the shipped site answers `unlabelled`");
-    let site = folder.path().join("site.yaml");
-    std::fs::write(&site, text.replace("  unlabelled:", "  unlabeled:")).unwrap();
-    let site = site.to_str().unwrap();
-    for args in [&["policy", "test", site][..], &["decide", "--policies", site]] {
-        let output = sluice(args, "a");
-        assert_eq!(output.status.code(), Some(2));
-        let told = stderr(&output);
-        assert!(told.contains("site.yaml:") && told.contains("unlabeled"), "{told}");
-        assert!(told.contains('^') && told.contains("did you mean \"unlabelled\"?"), "{told}");
-    }
-}
-
-#[test]
-fn the_shipped_policies_pass_their_tests_and_the_lint() {
-    let output = sluice(&["policy", "test", "--json"], "");
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
-    assert_eq!((&report["failed"], output.status.code()), (&Value::from(0), Some(0)), "{report}");
-    assert!(report["passed"].as_u64().unwrap() > 0);
-    assert_eq!(report["coverage"]["rules_covered"], report["coverage"]["rules_total"]);
-    let output = sluice(&["policy", "lint", "--json"], "");
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
-    assert!(report["decisions"].as_u64().unwrap() > 0);
-    assert_eq!(report["counterexamples"], serde_json::json!([]));
-    assert_eq!(report["unwise"], serde_json::json!([]));
-}
-
-#[test]
-fn a_report_counts_misses_and_false_alarms_without_a_text() {
-    let folder = tempfile::tempdir().unwrap();
-    let corpus = folder.path().join("rows.jsonl");
-    let rows = [
-        format!(
-            r#"{{"id":"a","text":"{CARD}","expect":"private","kind":"card","lang":"en","labels":["PCI"]}}"#
-        ),
-        r#"{"id":"b","text":"Write a haiku","expect":"private","kind":"poem","lang":"en"}"#
-            .to_owned(),
-        r#"{"id":"c","text":"Write a haiku","expect":"cloud","kind":"poem","lang":"en"}"#
-            .to_owned(),
-    ];
-    std::fs::write(&corpus, rows.join("\n")).unwrap();
-    let path = corpus.to_str().unwrap();
-    let output = sluice(&["policy", "report", path, "--json"], "");
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
-    assert_eq!(report["recall"], 0.5);
-    assert_eq!((&report["false_alarms"], &report["missed"][0]), (&0.0.into(), &"b".into()));
-    assert_eq!(report["by_label"]["PCI"]["wrong"], 0);
-    assert!(!stdout(&output).contains("4111") && !stdout(&output).contains("haiku"));
-
-    std::fs::write(&corpus, r#"{"text":"no label"}"#).unwrap();
-    let output = sluice(&["policy", "report", path], "");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("rows.jsonl:1") && stderr(&output).contains("expect"));
-}
-
-#[test]
-fn schemas_and_explanations_are_printed() {
-    for kind in ["pack", "site", "detectors"] {
-        let output = sluice(&["policy", "schema", kind], "");
-        let schema: Value = serde_json::from_str(stdout(&output)).unwrap();
-        assert!(schema["properties"].is_object(), "{kind}");
-    }
-    let output = sluice(&["policy", "explain"], CARD);
-    assert!(stdout(&output).contains("What would have changed it"), "{}", stdout(&output));
-}
-
-#[test]
-fn a_failing_policy_test_is_a_finding_with_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let pack = folder.path().join("mine.yaml");
-    let text = r#"policy: mine
-version: "1.0.0"
-owner: me@example.org
-detectors:
-  chart: {looks_like: "SM-9999999", alone: likely}
-rules:
-  - id: MINE-001
-    title: A chart number
-    mode: enforce
-    when: {found: chart}
-    then: {class: regulated, because: "a chart number"}
-    tests:
-      - {say: "Chart SM-0048213", expect: match}
-      - {say: "Chart SM-0048214", expect: no_match}
-"#;
-    std::fs::write(&pack, text).unwrap();
-    let output = sluice(&["policy", "test", pack.to_str().unwrap()], "");
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let told = stdout(&output);
-    assert!(told.contains("mine.yaml:14: MINE-001:"), "{told}");
-    assert!(told.contains("1 passed, 1 failed"), "{told}");
-}
-
-#[test]
-fn policy_read_names_the_digest_that_version_names() {
-    let read = sluice(&["policy", "read"], "");
-    let version = sluice(&["version", "--json"], "");
-    let version: Value = serde_json::from_slice(&version.stdout).expect("one JSON document");
-    let digest = version["policy_digest"].as_str().unwrap();
-    assert_eq!(digest.len(), 64);
-    assert!(stdout(&read).contains(digest), "{}", stdout(&read));
-}
-
-#[test]
 fn a_damaged_model_is_named_and_nothing_is_served() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), "{\"model_type\": \"qwen3_5_moe\"").unwrap();
@@ -261,44 +154,6 @@ fn serves_what_it_announces_and_drains_on_sigterm() {
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(Path::new(state.path()).join("sluice/audit/audit.jsonl").exists());
-}
-
-#[test]
-fn sighup_puts_a_changed_policy_in_force_and_keeps_the_last_good_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let site = folder.path().join("site.yaml");
-    let shipped = include_str!("../../policies/site.yaml");
-    std::fs::write(&site, shipped).unwrap();
-    let policies = site.to_str().unwrap();
-    let serve = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--policies", policies];
-    let mut child =
-        command(&serve).env("XDG_STATE_HOME", folder.path()).spawn().expect("the binary starts");
-    let metrics = announced(&mut child, "metrics");
-    let address = metrics.trim_start_matches("http://").replace("/metrics", "");
-    let ready = || -> Value {
-        let reply = get(&address, "/readyz");
-        serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap()
-    };
-    let hang_up = |until: &dyn Fn(&Value) -> bool| {
-        let killed = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
-        assert!(killed.unwrap().success());
-        let seen = std::iter::repeat_with(|| {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            ready()
-        });
-        seen.take(1500).find(|detail| until(detail)).expect("the reload shows within half a minute")
-    };
-    let first = ready()["policy"].clone();
-
-    std::fs::write(&site, shipped.replace("caller_unknown:", "caller_unknwon:")).unwrap();
-    let refused = hang_up(&|detail| detail["policy_reload"] != "ok");
-    assert_eq!((&refused["policy"], &refused["ready"]), (&first, &Value::Bool(true)));
-
-    std::fs::write(&site, shipped.replace("version: \"1.0.0\"", "version: \"1.0.1\"")).unwrap();
-    let renewed = hang_up(&|detail| detail["policy"] != first);
-    assert_eq!(renewed["policy_reload"], "ok");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 /// The address in the announcement; the rest of stdout is read on, so that the pipe stays open.

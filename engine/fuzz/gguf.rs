@@ -1,0 +1,7 @@
+//! Fuzz target: see [`targets::gguf`].
+#![no_main]
+
+#[expect(dead_code, reason = "each target uses one of its functions")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::gguf(input));

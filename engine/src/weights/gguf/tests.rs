@@ -1,0 +1,344 @@
+//! GGUF files against the same weights as safetensors, and files that are cut or lie.
+
+use std::path::{Path, PathBuf};
+
+use super::header::Value;
+use super::testing::{TestFile, TestTensor, read};
+use super::*;
+use crate::engine::{BackendChoice, EngineOptions};
+use crate::model::LoadedModel;
+use crate::tokenizer::Tokenizer;
+
+/// The families with a tiny model in `testdata/tiny/`, as safetensors and as GGUF.
+const FAMILIES: [&str; 4] = ["qwen3_5_moe", "qwen3_next", "qwen3_moe", "qwen2_moe"];
+/// Largest difference of a logit between the two forms. Their weights are the same numbers; what
+/// differs is e^A, which one converter computed and this engine the other time.
+const LOGIT_ERR_MAX: f32 = 2e-5;
+
+fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+}
+
+fn tiny(family: &str) -> PathBuf {
+    testdata("tiny").join(format!("{family}.gguf"))
+}
+
+fn header(path: &Path) -> Header {
+    Header::read(Arc::new(FileAt::open(path).expect("there"))).expect("valid")
+}
+
+fn load(model: &Path, backend: BackendChoice) -> Result<LoadedModel, EngineError> {
+    let threads = Some(2);
+    LoadedModel::load(&EngineOptions {
+        model: model.to_owned(),
+        backend,
+        threads,
+        ..EngineOptions::default()
+    })
+}
+
+fn logits(model: &Path, backend: BackendChoice) -> Vec<f32> {
+    let mut model = load(model, backend).expect("loads");
+    let mut sequence = model.new_sequence();
+    let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + i * i * 5) % 256).collect();
+    model.forward_all(&mut sequence, &tokens).expect("runs")
+}
+
+#[test]
+fn gguf_gives_the_logits_of_safetensors() {
+    for family in FAMILIES {
+        for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
+            let expected = logits(&testdata("tiny").join(family), backend);
+            let found = logits(&tiny(family), backend);
+            assert_eq!(found.len(), expected.len());
+            let largest =
+                expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{family} {backend:?}: {largest:e}");
+            assert!(largest <= LOGIT_ERR_MAX, "{family} {backend:?}: {largest:e}");
+        }
+    }
+}
+
+#[test]
+fn tokenizers_inside_gguf_agree_with_the_library_in_many_scripts() {
+    let fixture: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(testdata("multilingual.json")).expect("there"))
+            .expect("JSON");
+    let strings = |name: &str| -> Vec<String> {
+        serde_json::from_value(fixture[name].clone()).expect("a list of strings")
+    };
+    let texts = strings("texts");
+    for (pre, expected) in fixture["ids"].as_object().expect("by name") {
+        let expected: Vec<Vec<u32>> = serde_json::from_value(expected.clone()).expect("ids");
+        let file = TestFile::new(
+            vec![
+                ("tokenizer.ggml.model".to_owned(), Value::String("gpt2".to_owned())),
+                ("tokenizer.ggml.pre".to_owned(), Value::String(pre.clone())),
+                ("tokenizer.ggml.tokens".to_owned(), Value::Strings(strings("tokens"))),
+                ("tokenizer.ggml.merges".to_owned(), Value::Strings(strings("merges"))),
+            ],
+            Vec::new(),
+        );
+        let json = vocabulary::tokenizer_json(&file.read().expect("valid")).expect("valid");
+        let tokenizer = Tokenizer::from_json(json.to_string().as_bytes()).expect("valid");
+        for (text, ids) in texts.iter().zip(&expected) {
+            assert_eq!(tokenizer.encode_text(text).expect("short"), *ids, "{pre}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn tokenizers_of_both_forms_are_the_same() {
+    for family in FAMILIES {
+        let json = std::fs::read(testdata("tiny").join(family).join("tokenizer.json"));
+        let published = Tokenizer::from_json(&json.expect("there")).expect("valid");
+        let side = open(&[tiny(family)]).expect("opens").side;
+        let bytes = side.required(side_files::TOKENIZER).expect("made");
+        let inside = Tokenizer::from_json(&bytes).expect("valid");
+        let rendered = "<|im_start|>user\nHello, 12 wörlds <|im_end|>\n<|im_start|>assistant\n";
+        assert_eq!(
+            inside.encode_rendered(rendered).expect("short"),
+            published.encode_rendered(rendered).expect("short"),
+            "{family}"
+        );
+        let config = side.json(side_files::GENERATION_CONFIG).expect("JSON").expect("made");
+        assert!(!config["eos_token_id"].as_array().expect("a list").is_empty(), "{family}");
+        assert!(side.read(side_files::CHAT_TEMPLATE).expect("readable").is_some(), "{family}");
+    }
+}
+
+/// One of three files of a model, as `split.*` keys say it.
+fn splits_of(path: &Path, dir: &Path, change: impl Fn(usize, &mut TestFile)) -> Vec<PathBuf> {
+    let whole = TestFile::of(&header(path));
+    let per_file = whole.tensors.len().div_ceil(3);
+    let mut paths = Vec::new();
+    for (number, tensors) in whole.tensors.chunks(per_file).enumerate() {
+        let keys = if number == 0 { whole.keys.clone() } else { Vec::new() };
+        let mut file = TestFile::new(keys, tensors.to_vec());
+        file.set("split.no", Value::Integer(number as i64));
+        file.set("split.count", Value::Integer(3));
+        file.set("split.tensors.count", Value::Integer(whole.tensors.len() as i64));
+        change(number, &mut file);
+        let path = dir.join(splits::split_name("m", number + 1, 3));
+        std::fs::write(&path, file.bytes()).expect("written");
+        paths.push(path);
+    }
+    paths
+}
+
+#[test]
+fn a_split_model_is_the_whole_model_whichever_file_names_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let whole = tiny("qwen3_moe");
+    let paths = splits_of(&whole, dir.path(), |_, _| {});
+    let expected = logits(&whole, BackendChoice::Cpu);
+    for path in [dir.path(), &paths[0], &paths[2]] {
+        assert_eq!(logits(path, BackendChoice::Cpu), expected, "{}", path.display());
+    }
+}
+
+#[test]
+fn wrong_splits_are_errors_that_name_the_file() {
+    type Change = fn(usize, &mut TestFile);
+    let cases: [(&str, Change); 5] = [
+        // The last file claims to be the first: a cycle.
+        ("in the place of file 2", |n, f| {
+            if n == 2 {
+                f.set("split.no", Value::Integer(0));
+            }
+        }),
+        ("one of 4 files", |_, f| f.set("split.count", Value::Integer(4))),
+        ("as file 0 has", |n, f| {
+            if n == 1 {
+                let mut twice = f.tensors[0].clone();
+                twice.name = "token_embd.weight".to_owned();
+                f.tensors.push(twice);
+            }
+        }),
+        ("claims 9 tensors", |_, f| f.set("split.tensors.count", Value::Integer(9))),
+        ("split.no", |_, f| f.set("split.no", Value::Integer(-7))),
+    ];
+    for (says, change) in cases {
+        let dir = tempfile::tempdir().expect("a folder");
+        splits_of(&tiny("qwen3_moe"), dir.path(), change);
+        let error = Weights::open(dir.path()).err().expect("refused").to_string();
+        assert!(error.contains(says) && error.contains("-of-00003.gguf"), "{says}: {error}");
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let paths = splits_of(&tiny("qwen3_moe"), dir.path(), |_, _| {});
+    std::fs::remove_file(&paths[1]).expect("there");
+    let error = Weights::open(&paths[2]).err().expect("refused").to_string();
+    assert!(error.contains("m-00002-of-00003.gguf: is missing"), "{error}");
+}
+
+#[test]
+fn two_models_in_a_folder_must_be_told_apart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["a.gguf", "b.gguf", "mmproj-a.gguf"] {
+        std::fs::copy(tiny("qwen3_moe"), dir.path().join(name)).expect("copied");
+    }
+    let error = Weights::open(dir.path()).err().expect("refused").to_string();
+    assert!(error.contains("a.gguf") && error.contains("b.gguf"), "{error}");
+    assert!(!error.contains("mmproj"), "{error}");
+}
+
+/// The smallest file with a key of every kind and two tensors.
+fn small() -> TestFile {
+    let tensor = |name: &str, dims: &[u64], ggml_type, bytes: usize| TestTensor {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        ggml_type,
+        offset: None,
+        bytes: vec![7; bytes],
+    };
+    let key = |name: &str, value: Value| (name.to_owned(), value);
+    TestFile::new(
+        vec![
+            key("a", Value::Integer(-5)),
+            key("b", Value::Float(0.5)),
+            key("c", Value::Bool(true)),
+            key("d", Value::String("ü".to_owned())),
+            key("e", Value::Integers(vec![1, 2])),
+            key("f", Value::Strings(vec!["x".to_owned(), String::new()])),
+            key("g", Value::Other),
+        ],
+        vec![tensor("t", &[32, 2], 2, 36), tensor("u", &[3], 0, 12)],
+    )
+}
+
+#[test]
+fn keys_and_tensors_are_read_as_written() {
+    let file = small();
+    let header = file.read().expect("valid");
+    for (key, value) in &file.keys {
+        assert_eq!(header.metadata[key], *value);
+    }
+    let (t, u) = (&header.tensors["t"], &header.tensors["u"]);
+    assert_eq!((t.shape.as_slice(), t.len), ([2, 32].as_slice(), 36));
+    assert_eq!((u.offset - t.offset, u.len), (64, 12));
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let whole = small().bytes();
+    // Behind the last tensor lies padding only.
+    for len in 0..whole.len() - 20 {
+        assert!(read(whole[..len].to_vec()).is_err(), "{len} of {}", whole.len());
+    }
+    read(whole).expect("the whole is valid");
+}
+
+#[test]
+fn lying_headers_are_errors_that_say_where() {
+    type Change = fn(&mut TestFile);
+    let huge = u64::MAX / 2;
+    let cases: [(&str, Change); 17] = [
+        ("version 9", |f| f.version = 9),
+        ("big-endian", |f| f.version = 3_u32.swap_bytes()),
+        ("tensors, but", |f| f.tensor_count = Some(u64::MAX / 2)),
+        ("keys, but", |f| f.key_count = Some(u64::MAX)),
+        ("dimensions", |f| f.tensor_count = Some(3)),
+        ("key \"a\" twice", |f| f.keys.push(("a".to_owned(), Value::Bool(false)))),
+        ("tensor \"t\" twice", |f| f.tensors.push(f.tensors[0].clone())),
+        ("dimensions", |f| f.tensors[0].dims = vec![1; 5]),
+        ("dimensions", |f| f.tensors[0].dims.clear()),
+        ("no tensor has", |f| f.tensors[0].dims = vec![32, 0]),
+        ("no tensor has", |f| f.tensors[0].dims = vec![u64::MAX, 2]),
+        ("fit in memory", |f| f.tensors[0].dims = vec![1 << 38, 1 << 38]),
+        ("leave the file", |f| f.tensors[0].dims = vec![32, 1 << 30]),
+        ("no whole number of q4_0", |f| f.tensors[0].dims = vec![33, 2]),
+        ("multiple of 32", |f| f.tensors[0].offset = Some(8)),
+        ("overflows", |f| f.tensors[0].offset = Some(u64::MAX - 31)),
+        ("general.alignment", |f| f.set("general.alignment", Value::Integer(0))),
+    ];
+    for (says, change) in cases {
+        let mut file = small();
+        change(&mut file);
+        let error = file.read().err().expect("refused");
+        assert!(error.starts_with("memory: ") && error.contains(says), "{says}: {error}");
+    }
+    // Claims inside a key: a string and an array that the file cannot hold.
+    let mut string = small().bytes();
+    string[24..32].copy_from_slice(&huge.to_le_bytes());
+    assert!(read(string).err().expect("refused").contains("a string of"));
+    let mut array = TestFile::new(vec![("e".to_owned(), Value::Integers(vec![1]))], Vec::new());
+    let at = array.bytes().len();
+    array.keys[0].1 = Value::Integers(Vec::new());
+    let mut bytes = array.bytes();
+    bytes.resize(at, 0);
+    bytes[41..49].copy_from_slice(&(1_u64 << 40).to_le_bytes());
+    let error = read(bytes).err().expect("refused");
+    assert!(error.contains("items"), "{error}");
+}
+
+#[test]
+fn what_is_not_supported_is_named_with_what_is() {
+    type Change = fn(&mut TestFile);
+    let cases: [(&[&str], Change); 9] = [
+        (&["\"llama\"", "qwen35moe, qwen3next, qwen3moe, qwen2moe"], |f| {
+            f.set("general.architecture", Value::String("llama".to_owned()));
+        }),
+        (&["blk.0.attn_q.weight", "iq2_xxs", "q4_0"], |f| {
+            let tensor = f.tensors.iter_mut().find(|t| t.name == "blk.0.attn_q.weight");
+            tensor.expect("there").ggml_type = 16;
+        }),
+        (&["blk.0.attn_sinks.weight", "does not know"], |f| {
+            let tensor = f.tensors.iter_mut().find(|t| t.name == "blk.0.attn_k.weight");
+            tensor.expect("there").name = "blk.0.attn_sinks.weight".to_owned();
+        }),
+        (&["qwen3moe.expert_count", "positive"], |f| {
+            f.set("qwen3moe.expert_count", Value::Integer(-1));
+        }),
+        (&["block_count"], |f| f.set("qwen3moe.nextn_predict_layers", Value::Integer(99))),
+        (&["yarn", "unscaled"], |f| {
+            f.set("qwen3moe.rope.scaling.type", Value::String("yarn".to_owned()));
+        }),
+        (&["tokenizer.ggml.pre", "gpt-4o", "qwen35"], |f| {
+            f.set("tokenizer.ggml.pre", Value::String("gpt-4o".to_owned()));
+        }),
+        (&["tokenizer.ggml.tokens", "list of strings"], |f| {
+            f.set("tokenizer.ggml.tokens", Value::Integer(1));
+        }),
+        (&["tokenizer.ggml.merges", "pair"], |f| {
+            f.set("tokenizer.ggml.merges", Value::Strings(vec!["one".to_owned()]));
+        }),
+    ];
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("changed.gguf");
+    let whole = TestFile::of(&header(&tiny("qwen3_moe")));
+    for (says, change) in cases {
+        let mut file = whole.clone();
+        change(&mut file);
+        std::fs::write(&path, file.bytes()).expect("written");
+        let error = Weights::open(&path).err().expect("refused").to_string();
+        assert!(error.contains("changed.gguf"), "{error}");
+        assert!(says.iter().all(|part| error.contains(part)), "{says:?}: {error}");
+    }
+}
+
+#[test]
+fn missing_tensors_are_named_as_the_file_would() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("m.gguf");
+    let mut file = TestFile::of(&header(&tiny("qwen3_moe")));
+    file.tensors.retain(|t| t.name != "blk.0.attn_k.weight");
+    std::fs::write(&path, file.bytes()).expect("written");
+    let error = load(&path, BackendChoice::Cpu).err().expect("refused").to_string();
+    assert!(error.contains("blk.0.attn_k.weight"), "{error}");
+}
+
+#[test]
+fn numbers_that_are_none_end_in_logits_that_are_none() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("nan.gguf");
+    for part in ["ffn_down_exps", "ffn_gate_inp", "attn_norm", "token_embd", "output_norm"] {
+        let mut file = TestFile::of(&header(&tiny("qwen3_moe")));
+        for tensor in file.tensors.iter_mut().filter(|t| t.name.contains(part)) {
+            // All bits set is a NaN in f16, bf16 and f32.
+            tensor.bytes.fill(0xff);
+        }
+        std::fs::write(&path, file.bytes()).expect("written");
+        let logits = logits(&path, BackendChoice::Cpu);
+        assert!(logits.iter().all(|l| l.is_nan()), "{part}");
+    }
+}
