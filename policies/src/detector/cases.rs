@@ -303,7 +303,7 @@ fn credentials() {
             "password: Tr0ub4dor&3",
             "das Passwort lautet h7#Kp2!vQz",
             "the admin password for the router is Fl0werP0wer22",
-            "Hasło do serwera to qFcB%sA7OMs7, dopisz do instrukcji",
+            "Hasło do serwera to qFcB#xA7OMs7, dopisz do instrukcji",
             "le mdp du serveur de prod c'est Willow$523x",
             "本番DBのパスワードは Willow1996!Q です",
             "Пароль от сервера TZs7#lXtI3b7, добавь",

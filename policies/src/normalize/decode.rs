@@ -110,8 +110,9 @@ fn token(
             return (end, decoded);
         }
     }
-    if let Some(decoded) = base32(&bytes[start..end]).and_then(|data| readable(&data)) {
-        let padding = bytes[end..].iter().take(6).take_while(|b| **b == b'=').count();
+    let padding = bytes[end..].iter().take(6).take_while(|b| **b == b'=').count();
+    let data = base32(&bytes[start..end], padding > 0);
+    if let Some(decoded) = data.and_then(|data| readable(&data)) {
         return (end + padding, Some(decoded));
     }
     base64_block(text, start, end, budget, opaque)
@@ -248,8 +249,9 @@ fn base64(token: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// RFC 4648: capitals and the digits 2 to 7, five bits each. Words in capitals hold no digit.
-fn base32(token: &[u8]) -> Option<Vec<u8>> {
-    if token.len() < BASE32_BYTES_MIN || !token.iter().any(u8::is_ascii_digit) {
+fn base32(token: &[u8], is_padded: bool) -> Option<Vec<u8>> {
+    let is_word = !is_padded && !token.iter().any(u8::is_ascii_digit);
+    if token.len() < BASE32_BYTES_MIN || is_word {
         return None;
     }
     let mut data = Vec::with_capacity(token.len() * 5 / 8);
