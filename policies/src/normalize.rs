@@ -292,14 +292,14 @@ impl Signs {
             let start = at;
             let kinds = skip_token(bytes, &mut at);
             let len = at - start;
-            if kinds == OTHERS && len > WORD_BYTES {
-                let inner = &text[start..at];
-                signs.may_spell_digits = signs.may_spell_digits || spelled::may_spell_digits(inner);
-            } else if kinds == OTHERS {
+            if kinds == OTHERS {
                 // `then`, `and`, `dash` may stand between number words.
-                let may_be = beginnings.contains(bytes, start, len);
+                let may_be = len <= 24 && beginnings.contains(bytes, start, len);
                 number_words = if may_be { number_words + 1 } else { number_words / 2 };
                 signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
+                if len > WORD_BYTES && !signs.may_spell_digits {
+                    signs.may_spell_digits = spelled::may_spell_digits(&text[start..at]);
+                }
             }
             singles = if len == 1 { singles + 1 } else { 0 };
             signs.has_spaced_letters |= singles >= spaced::LETTERS_MIN;
@@ -336,7 +336,7 @@ impl Signs {
     }
 }
 
-/// A longer token may be several words: `four-five-three`, `eenenveertig`.
+/// A longer token may be several words: `four-five-three`.
 const WORD_BYTES: usize = 12;
 /// A token has digits; letters or `+/-_`.
 const DIGITS: u8 = 1;
