@@ -13,7 +13,6 @@
 
 mod form;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
@@ -27,6 +26,8 @@ pub(crate) use form::{CallMarks, Form, Schema};
 
 /// Longest way to the end that is looked for.
 const CLOSING_TOKENS_MAX: usize = 512;
+/// Stack of the thread that compiles; a level of nesting takes some tens of KiB in a test build.
+const COMPILE_STACK_BYTES: usize = 64 << 20;
 /// Outside of a text, what brings JSON to its end soonest.
 const CLOSERS: [&[u8]; 10] = [b"}", b"]", b",", b"0", b"1", b"\"", b"null", b"true", b"[", b"{"];
 
@@ -75,9 +76,15 @@ impl Grammars {
 
     fn start(&self, lark: &str) -> Result<Matcher, String> {
         let grammar = TopLevelGrammar::from_lark(lark.to_owned());
-        // A schema comes from outside; what the library did not think of must not end a thread.
-        let parser = catch_unwind(AssertUnwindSafe(|| self.factory.create_parser(grammar)));
-        let matcher = Matcher::new(parser.map_err(|_| "failed".to_owned())?);
+        // A schema comes from outside, and is read by recursion: what is deep needs room, and what the
+        // library did not think of must not end a thread that does more than this.
+        let parser = std::thread::scope(|scope| {
+            let create = || self.factory.create_parser(grammar);
+            let thread = std::thread::Builder::new().stack_size(COMPILE_STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, create).map_err(|_| "failed".to_owned())?;
+            thread.join().map_err(|_| "failed".to_owned())
+        });
+        let matcher = Matcher::new(parser?);
         match matcher.get_error() {
             Some(error) => Err(error),
             None => Ok(matcher),

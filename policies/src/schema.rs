@@ -5,8 +5,10 @@
 //! cannot say (that a class exists, that a date is one) the loader says.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema, schema_for};
+use serde_json::Value;
 
 use crate::condition::Near;
 use crate::demand::{Demand, GoesTo};
@@ -45,8 +47,20 @@ impl FileSchema {
             FileSchema::Site => schema_for!(SiteSpec),
             FileSchema::Detectors => schema_for!(DetectorFileSpec),
         };
-        let json = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
-        format!("{json}\n")
+        let json = serde_json::to_string_pretty(&sorted(schema.into()));
+        format!("{}\n", json.expect("a schema is plain JSON"))
+    }
+}
+
+/// A value with the keys of all its objects in order, whether or not this build keeps another.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let map: BTreeMap<String, Value> = map.into_iter().collect();
+            Value::Object(map.into_iter().map(|(key, inner)| (key, sorted(inner))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(sorted).collect()),
+        other => other,
     }
 }
 

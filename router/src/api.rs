@@ -45,7 +45,7 @@ pub struct Request {
 
 /// A chat completions body, parsed once.
 pub struct ChatBody {
-    /// The body; keys are sorted, each occurs once.
+    /// The body; each key occurs once.
     pub fields: Map<String, Value>,
     /// The model as the client names it.
     pub model: String,

@@ -10,6 +10,7 @@
 //! `min_p`, `repetition_penalty`, `enable_thinking`, `chat_template_kwargs` and `reasoning_content` are
 //! what compatible servers add.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -218,7 +219,7 @@ impl<'a> Walk<'a> {
             message: None,
             role: Role::Other,
         };
-        for (position, (name, value)) in fields.iter().enumerate() {
+        for (position, (name, value)) in in_order(fields).enumerate() {
             walk.at_key(name, position, |walk| walk.field(name, value))?;
         }
         Ok(walk)
@@ -290,7 +291,7 @@ impl<'a> Walk<'a> {
                 "expected one of system, developer, user, assistant, tool, function",
             )
         })?;
-        for (position, (name, value)) in fields.iter().enumerate() {
+        for (position, (name, value)) in in_order(fields).enumerate() {
             if name != "role" {
                 self.at_key(name, position, |walk| walk.message_field(name, value))?;
             }
@@ -337,7 +338,7 @@ impl<'a> Walk<'a> {
             self.unknown("", part);
             return Ok(());
         };
-        for (position, (name, value)) in fields.iter().enumerate() {
+        for (position, (name, value)) in in_order(fields).enumerate() {
             self.at_key(name, position, |walk| walk.part_field(kind, name, value));
         }
         Ok(())
@@ -438,6 +439,12 @@ impl<'a> Walk<'a> {
     fn expected(&self, what: &str) -> ApiError {
         ApiError::invalid(self.place.clone(), format!("expected {what}"))
     }
+}
+
+/// The fields of an object by name: what a request is classified as must not depend on the order in which a
+/// client writes them.
+fn in_order(fields: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    fields.iter().collect::<BTreeMap<_, _>>().into_iter()
 }
 
 /// Whether a number is too short to be a card or an id.
