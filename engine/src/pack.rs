@@ -9,7 +9,7 @@
 //!
 //! The writer holds one expert or a few megabytes of a dense tensor at a time. It writes into a folder
 //! beside the destination and renames it at the end, so that a pack is whole or absent. What ended
-//! before its end goes on there: finished files whose SHA-256 is right are kept ([`folder`]).
+//! before its end goes on there: finished files whose SHA-256 is right are kept (`folder`).
 
 mod arrival;
 mod folder;

@@ -1,6 +1,7 @@
 //! What the fuzz targets are given as seeds, and what they once broke on, stays whole.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a test that breaks shows the seed that broke it")]
 
 use std::path::Path;
 

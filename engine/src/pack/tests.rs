@@ -393,7 +393,7 @@ fn an_arrival_that_needs_again_what_is_gone_begins_anew() {
     let source = testdata("qwen3_5_moe.gguf");
     let other = |to: &Path| PackOptions { experts: "q8_0".to_owned(), ..automatic(&source, to) };
     pack(&other(&whole), &mut |_| {}).expect("packs");
-    let (files, bytes) = arriving(&[source.clone()]);
+    let (files, bytes) = arriving(std::slice::from_ref(&source));
     feed(&automatic(&to, &to), &files, &bytes, None, bytes[0].len() - 9000).expect("arrives");
     let (arrival, _) = feed(&other(&to), &files, &bytes, None, usize::MAX).expect("arrives");
     arrival.finish().expect("whole");
@@ -420,8 +420,8 @@ fn an_arrival_that_ends_early_is_no_pack() {
     let (files, bytes) = arriving(&[testdata("qwen3_moe.gguf")]);
     let options = automatic(&to, &to);
     let (arrival, _) = feed(&options, &files, &bytes, None, bytes[0].len() - 1).expect("arrives");
-    assert!(arrival.finish().err().expect("refused").to_string().contains("bytes arrived"));
+    assert!(arrival.finish().expect_err("refused").to_string().contains("bytes arrived"));
     let (mut arrival, _) = feed(&options, &files, &bytes, None, usize::MAX).expect("arrives");
-    assert!(arrival.push(0, &[1]).err().expect("refused").to_string().contains("more than"));
+    assert!(arrival.push(0, &[1]).expect_err("refused").to_string().contains("more than"));
     assert!(!to.exists());
 }

@@ -97,7 +97,7 @@ fn moved(corpus: &[PathBuf], old: &Judge, new: &Judge) -> Result<Moved, Failure>
                 return Err(error.context(place())).or_usage();
             }
             moved.rows += 1;
-            let id = is.id.as_str().map_or_else(|| place(), str::to_owned);
+            let id = is.id.as_str().map_or_else(place, str::to_owned);
             match (was.route == Route::Cloud, is.route == Route::Cloud) {
                 (false, true) => moved.private_to_cloud.push(id),
                 (true, false) => moved.cloud_to_private.push(id),

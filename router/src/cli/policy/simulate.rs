@@ -135,8 +135,14 @@ struct Replay<'a> {
     elsewhere: BTreeSet<String>,
     /// Requests may have several lines: attempts, and a refusal after them.
     seen: BTreeSet<String>,
-    differences: BTreeMap<(Kind, Vec<String>, String, String), (usize, String)>,
+    differences: BTreeMap<Step, Examples>,
 }
+
+/// Requests that differ in the same way: the kind, the rules, what was and what would be.
+type Step = (Kind, Vec<String>, String, String);
+
+/// How many requests, and the id of the first.
+type Examples = (usize, String);
 
 impl<'a> Replay<'a> {
     fn new(set: &'a PolicySet) -> Replay<'a> {
