@@ -1,5 +1,6 @@
 //! Trains the topic model: `cargo run --release -p sluice-policies --example train_topics --
-//! policies/corpus/*.jsonl policies/corpus/training/*.jsonl engine/src/*.rs glove.6B.50d.vec`.
+//! policies/corpus/*.jsonl policies/corpus/training/*.jsonl engine/src/*.rs engine/src/*/*.rs router/src/*.rs
+//! router/src/*/*.rs README.md */README.md LICENSE glove.6B.50d.vec`.
 //!
 //! A `.vec` file holds word vectors, the first [`VECTORS_MAX`] of which are used (the shipped model: GloVe 6B
 //! of 50 dimensions, public domain). Reads rows `{"expect": "private" | "cloud", "labels": […], "text" | "messages": …}` from `.jsonl` files;
