@@ -44,6 +44,10 @@ const BLOCK_WORDS: usize = 16;
 const PASSAGE_BLOCKS: usize = 4;
 /// Fewer features say nothing.
 const FEATURES_MIN: u32 = 8;
+/// A passage of which the model knows fewer words, or a smaller share of all words and numbers, is not in
+/// a language that it has learned: a table, code, an encoding. It says nothing about such a passage.
+const KNOWN_WORDS_MIN: u32 = 4;
+const KNOWN_SHARE_MIN: f32 = 0.5;
 /// As if every passage had so many more features that say nothing: a few words are no proof.
 const SILENT_FEATURES: f32 = 12.0;
 /// Weights are multiples of this.
@@ -168,11 +172,12 @@ impl TopicModel {
         feature.0 as usize & (self.slots.len() - 1)
     }
 
+    /// Adds the weights of a feature; `false` if it is not known.
     #[inline]
-    fn add(&self, feature: Feature, sums: &mut Sums) {
+    fn add(&self, feature: Feature, sums: &mut Sums) -> bool {
         let bit = sieve_bit(feature);
         if self.sieve[bit / 64] >> (bit % 64) & 1 == 0 {
-            return;
+            return false;
         }
         let mut at = self.first_slot(feature);
         loop {
@@ -181,10 +186,10 @@ impl TopicModel {
                 for (sum, weight) in sums.iter_mut().zip(slot.weights) {
                     *sum += i16::from(weight);
                 }
-                return;
+                return true;
             }
             if slot.tag == 0 {
-                return;
+                return false;
             }
             at = (at + 1) & (self.slots.len() - 1);
         }
@@ -196,21 +201,27 @@ impl TopicModel {
             Vec::with_capacity(reading.words.words.len() / BLOCK_WORDS + 1);
         features::each(reading, &self.kinds, |step| {
             if step.number / BLOCK_WORDS >= blocks.len() {
-                blocks.push(Block { range: step.range(), features: 0, sums: Sums::default() });
+                blocks.push(Block { range: step.range(), ..Block::default() });
             }
             let block = blocks.last_mut().expect("one was pushed for the first word");
             block.range.end = step.range().end;
+            block.words += 1;
+            let mut is_known = false;
             step.features(|feature| {
                 block.features += 1;
-                self.add(feature, &mut block.sums);
+                is_known |= self.add(feature, &mut block.sums);
             });
+            block.known += u32::from(is_known && step.is_word());
         });
         passages(&blocks).filter_map(|blocks| self.judge(blocks)).collect()
     }
 
     fn judge(&self, blocks: &[Block]) -> Option<Passage> {
         let features: u32 = blocks.iter().map(|b| b.features).sum();
-        if features < FEATURES_MIN {
+        let words: u32 = blocks.iter().map(|b| b.words).sum();
+        let known: u32 = blocks.iter().map(|b| b.known).sum();
+        let is_foreign = (known as f32) < KNOWN_SHARE_MIN * words as f32;
+        if features < FEATURES_MIN || known < KNOWN_WORDS_MIN || is_foreign {
             return None;
         }
         let scale = WEIGHT_STEP * share_of(features as usize);
@@ -234,8 +245,13 @@ fn sieve_bit(feature: Feature) -> usize {
 }
 
 /// Sums over some words of a text.
+#[derive(Default)]
 struct Block {
     range: Range<usize>,
+    /// Words and numbers.
+    words: u32,
+    /// Words of which the model knows something.
+    known: u32,
     features: u32,
     sums: Sums,
 }

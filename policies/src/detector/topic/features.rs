@@ -163,6 +163,11 @@ impl Step<'_> {
         self.atom.range.clone()
     }
 
+    /// It is a word, and no number.
+    pub(super) fn is_word(&self) -> bool {
+        !self.atom.is_number
+    }
+
     /// Two numbers side by side say nothing: tables and measurements are full of them.
     fn pair(&self) -> Option<&Atom> {
         self.last.filter(|last| !(last.is_number && self.atom.is_number))
