@@ -47,7 +47,7 @@ const FEATURES_MIN: u32 = 8;
 /// A passage of which the model knows fewer words, or a smaller share of all words and numbers, is not in
 /// a language that it has learned: a table, code, an encoding. It says nothing about such a passage.
 const KNOWN_WORDS_MIN: u32 = 4;
-const KNOWN_SHARE_MIN: f32 = 0.5;
+const KNOWN_SHARE_MIN: f32 = 0.4;
 /// As if every passage had so many more features that say nothing: a few words are no proof.
 const SILENT_FEATURES: f32 = 12.0;
 /// Weights are multiples of this.
