@@ -44,8 +44,8 @@ const BLOCK_WORDS: usize = 16;
 const PASSAGE_BLOCKS: usize = 4;
 /// Fewer features say nothing.
 const FEATURES_MIN: u32 = 8;
-/// A passage of which the model knows fewer words, or a smaller share of all words and numbers, is not in
-/// a language that it has learned: a table, code, an encoding. It says nothing about such a passage.
+/// A passage in plain letters of which the model knows fewer words, or a smaller share of all words and
+/// numbers, is a table, code or an encoding. It says nothing about such a passage.
 const KNOWN_WORDS_MIN: u32 = 4;
 const KNOWN_SHARE_MIN: f32 = 0.4;
 /// As if every passage had so many more features that say nothing: a few words are no proof.
@@ -213,15 +213,17 @@ impl TopicModel {
             });
             block.known += u32::from(is_known && step.is_word());
         });
-        passages(&blocks).filter_map(|blocks| self.judge(blocks)).collect()
+        passages(&blocks).filter_map(|blocks| self.judge(blocks, reading.text)).collect()
     }
 
-    fn judge(&self, blocks: &[Block]) -> Option<Passage> {
+    fn judge(&self, blocks: &[Block], text: &str) -> Option<Passage> {
         let features: u32 = blocks.iter().map(|b| b.features).sum();
         let words: u32 = blocks.iter().map(|b| b.words).sum();
         let known: u32 = blocks.iter().map(|b| b.known).sum();
-        let is_foreign = (known as f32) < KNOWN_SHARE_MIN * words as f32;
-        if features < FEATURES_MIN || known < KNOWN_WORDS_MIN || is_foreign {
+        let range = blocks.first()?.range.start..blocks.last()?.range.end;
+        let is_known = known >= KNOWN_WORDS_MIN && known as f32 >= KNOWN_SHARE_MIN * words as f32;
+        // Other letters are a language, and of those it has learned only what matters most.
+        if features < FEATURES_MIN || !is_known && text[range.clone()].is_ascii() {
             return None;
         }
         let scale = WEIGHT_STEP * share_of(features as usize);
@@ -229,7 +231,6 @@ impl TopicModel {
         for (topic, score) in score.iter_mut().enumerate() {
             *score += scale * blocks.iter().map(|b| i32::from(b.sums[topic])).sum::<i32>() as f32;
         }
-        let range = blocks.first()?.range.start..blocks.last()?.range.end;
         Some(Passage { range, score })
     }
 }
