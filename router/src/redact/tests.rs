@@ -1,3 +1,5 @@
+//! What is redacted comes back whole, however a stream cuts it.
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
