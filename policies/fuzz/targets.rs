@@ -23,7 +23,7 @@ pub(crate) fn policy_files(input: &[u8]) {
     let name = ["site.yaml", "pack.yaml", "detectors.yaml"][usize::from(kind % 3)];
     let source = Source { name: name.to_owned(), text: text.to_owned() };
     let Err(error) = PolicySet::from_sources_untested(vec![source]) else { return };
-    let lines = text.split('\n').count() as u32 + 1;
+    let lines = text.split(['\n', '\r']).count() as u32 + 1;
     for diagnostic in &error.diagnostics {
         let inside = diagnostic.file != name || diagnostic.line <= lines;
         assert!(inside, "{diagnostic:?} is outside of {lines} lines");

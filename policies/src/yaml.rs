@@ -97,7 +97,7 @@ impl Document {
             }
         }
         let mut complaints = Vec::new();
-        let lines: Vec<&str> = document.source.text.lines().collect();
+        let lines: Vec<&str> = lines(&document.source.text).collect();
         document.root.find_traps(&lines, &mut complaints);
         match complaints.is_empty() {
             true => Ok(document),
@@ -107,7 +107,7 @@ impl Document {
 
     /// A diagnostic for one complaint about this file.
     pub(crate) fn diagnostic(&self, complaint: Complaint) -> Diagnostic {
-        let line = self.source.text.lines().nth((complaint.line as usize).saturating_sub(1));
+        let line = lines(&self.source.text).nth((complaint.line as usize).saturating_sub(1));
         Diagnostic {
             file: self.source.name.clone(),
             line: complaint.line,
@@ -124,6 +124,19 @@ impl Document {
         complaints.sort_by_key(|complaint| (complaint.line, complaint.column));
         complaints.into_iter().map(|complaint| self.diagnostic(complaint)).collect()
     }
+}
+
+/// The lines of a text as YAML counts them: a carriage return alone ends one, too (YAML 1.2.2, section
+/// 5.4).
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\n', '\r']) else { return rest.take() };
+        let after = text[end..].strip_prefix("\r\n").unwrap_or(&text[end + 1..]);
+        rest = Some(after);
+        Some(&text[..end])
+    })
 }
 
 fn options() -> serde_saphyr::Options {
@@ -151,7 +164,7 @@ fn syntax_complaint(text: &str, error: &serde_saphyr::Error) -> Complaint {
     let line = place.map_or(1, |place| place.line() as u32);
     let column = place.map_or(1, |place| place.column() as u32);
     let shown = error.without_snippet().to_string();
-    let at = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();
+    let at = lines(text).nth(line.saturating_sub(1) as usize).unwrap_or_default();
     Complaint { line, column, message: in_our_words(&shown), hint: syntax_hint(&shown, at) }
 }
 
@@ -205,7 +218,7 @@ fn lower_first(text: &str) -> String {
 }
 
 fn tab_in_indentation(text: &str) -> Option<Complaint> {
-    let (line, column) = text.lines().enumerate().find_map(|(index, line)| {
+    let (line, column) = lines(text).enumerate().find_map(|(index, line)| {
         let blank = &line[..line.len() - line.trim_start().len()];
         blank.find('\t').filter(|_| blank.len() < line.len()).map(|column| (index, column))
     })?;

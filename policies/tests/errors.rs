@@ -343,6 +343,18 @@ hint: text that holds a colon and a space needs quotes around it"#,
     );
 }
 
+/// A carriage return alone ends a line in YAML: places and traps must count it, too.
+#[test]
+fn counts_lines_as_yaml_does() {
+    let old_mac = PACK.replace('\n', "\r");
+    load(&old_mac, SITE).unwrap_or_else(|error| panic!("{error}"));
+    let error = load(&change(&old_mac, "floor: true", "floor: yes"), SITE).err().expect("a trap");
+    assert!(
+        error.starts_with("ward.yaml:15:12: rules[0].floor: found the plain word yes"),
+        "{error}"
+    );
+}
+
 #[test]
 fn refuses_what_the_file_s_owner_may_not_write() {
     check_pack(
