@@ -293,6 +293,11 @@ impl PolicySet {
         classification.findings.iter().filter(wanted).collect()
     }
 
+    /// The detectors of all files.
+    pub fn scanner(&self) -> &Scanner {
+        &self.scanner
+    }
+
     /// What a detector finds is a value, such as a number or a name, and not what a text is about.
     pub fn finds_values(&self, detector: &str) -> bool {
         self.scanner.finds_values(detector)
