@@ -159,11 +159,6 @@ impl Compiled {
         &self.topics
     }
 
-    /// All terms of all lists.
-    pub(crate) fn lexicon(&self) -> &Lexicon {
-        &self.lexicon
-    }
-
     /// Reads a view once for all detectors.
     pub(crate) fn read<'a>(&'a self, text: &'a str) -> Reading<'a> {
         let literals = self.literals.iter().flat_map(|all| all.find_overlapping_iter(text));

@@ -7,8 +7,7 @@
 //! The model is a text file, `detectors/topics.tsv`, a feature a line with its weights, so that anyone
 //! can read what speaks for a topic; `train` writes it from labelled rows.
 //!
-//! Most passages are harmless and look it: their words alone, one look-up each, settle it. Only the rest
-//! is read in full.
+//! A word that the model knows costs one look-up, for its pieces are added to it when the model is loaded.
 //!
 //! Invariants: linear in the text; a person's name counts as "a name", never as that name; digits
 //! count by their number, never by value. A topic is found only where the passage is private at all.
@@ -26,10 +25,10 @@ use super::lexicon::Word;
 use super::reading::Reading;
 use crate::evidence::Likelihood::{self, Likely, VeryLikely};
 use facts::FactSet;
-use features::Reader;
 pub(crate) use features::WordKinds;
-use model::Sums;
+use features::{Reader, Unit};
 pub(crate) use model::TopicModel;
+use model::Weighed;
 pub use train::{LabelledText, TopicTraining, WordVectors, train_topics};
 
 /// The topics, in the order of the model's columns; the names are built-in detectors.
@@ -76,56 +75,42 @@ pub(crate) fn is_topic(name: &str) -> bool {
 pub(crate) struct Passage {
     pub(crate) range: Range<usize>,
     pub(crate) score: [f32; TOPICS.len()],
-    /// What its words alone say, for the trainer.
-    glance: f32,
 }
 
-/// Sums over some words of a text.
+/// Some words of a text, and what they say.
 struct Block<'a> {
     words: &'a [Word],
     facts: FactSet,
-    /// What the words alone say of [`PRIVATE`].
-    glance: i32,
-    /// What all features say; counted when a passage with this block needs it.
-    full: Option<Full>,
-}
-
-/// Sums of weights, by topic.
-#[derive(Clone, Copy, Default)]
-struct Full {
-    words: Sums,
-    pieces: Sums,
+    weighed: Weighed,
 }
 
 impl TopicModel {
     /// The passages of a text that are private, with their scores; `found` is what other detectors
     /// found.
     pub(crate) fn passages(&self, reading: &Reading<'_>, found: &[Span]) -> Vec<Passage> {
+        let mut passages = self.all_passages(reading, found);
+        passages.retain(|passage| passage.score[PRIVATE] >= self.constants.likely[PRIVATE]);
+        passages
+    }
+
+    fn all_passages(&self, reading: &Reading<'_>, found: &[Span]) -> Vec<Passage> {
         let words = features::words(reading);
-        let mut blocks: Vec<Block<'_>> = words
-            .chunks(BLOCK_WORDS)
-            .map(|words| Block {
-                words,
-                facts: FactSet::default(),
-                glance: words.iter().map(|word| self.glance(reading, word)).sum(),
-                full: None,
-            })
-            .collect();
+        let mut reader = Reader::new(reading, &self.kinds);
+        let blocks = words.chunks(BLOCK_WORDS).map(|words| self.read(words, &mut reader));
+        let mut blocks: Vec<Block<'_>> = blocks.collect();
         self.place_facts(found, &mut blocks);
-        let mut reader = None;
-        let starts = 0..windows(blocks.len());
-        let passages = starts.filter_map(|first| {
-            let blocks = passage(&mut blocks, first);
-            let glance = self.glance_score(blocks);
-            if glance < self.constants.glance {
-                return None;
-            }
-            let reader = reader.get_or_insert_with(|| Reader::new(reading, &self.kinds));
-            blocks.iter_mut().for_each(|block| self.read_in_full(block, reader));
-            let passage = Passage { range: range_of(blocks)?, score: self.score(blocks), glance };
-            (passage.score[PRIVATE] >= self.constants.likely[PRIVATE]).then_some(passage)
-        });
-        passages.collect()
+        windows(&blocks).filter_map(|blocks| self.judge(blocks)).collect()
+    }
+
+    fn read<'a>(&self, words: &'a [Word], reader: &mut Reader<'_>) -> Block<'a> {
+        let mut weighed = Weighed::default();
+        let mut last: Option<Unit<'_>> = None;
+        for word in words {
+            let unit = reader.unit(word);
+            self.weigh(&unit, last.as_ref(), reader.lexicon, &mut weighed);
+            last = Some(unit);
+        }
+        Block { words, facts: FactSet::default(), weighed }
     }
 
     /// Whether a passage is about a topic.
@@ -152,65 +137,27 @@ impl TopicModel {
         }
     }
 
-    /// What the words alone and the facts say of [`PRIVATE`].
-    fn glance_score(&self, blocks: &[Block<'_>]) -> f32 {
-        let words = count(blocks);
+    fn judge(&self, blocks: &[Block<'_>]) -> Option<Passage> {
+        let words: usize = blocks.iter().map(|block| block.words.len()).sum();
         if words < WORDS_MIN {
-            return f32::NEG_INFINITY;
+            return None;
         }
-        let sum: i32 = blocks.iter().map(|block| block.glance).sum();
-        let facts = self.facts.sums(facts_of(blocks))[PRIVATE];
-        self.constants.bias[PRIVATE]
-            + WEIGHT_STEP * (share_of(words) * sum as f32 + FACT_SHARE * facts as f32)
-    }
-
-    fn score(&self, blocks: &[Block<'_>]) -> [f32; TOPICS.len()] {
-        let share = share_of(count(blocks));
-        let facts = self.facts.sums(facts_of(blocks));
+        let facts = blocks.iter().fold(FactSet::default(), |all, block| all.with(block.facts));
+        let facts = self.facts.sums(facts);
         let mut score = self.constants.bias;
         for (topic, score) in score.iter_mut().enumerate() {
-            let full = || blocks.iter().flat_map(|block| block.full);
-            let words: i32 = full().map(|full| full.words[topic]).sum();
-            let pieces: i32 = full().map(|full| full.pieces[topic]).sum();
-            let text = share * (words as f32 + PIECE_SHARE * pieces as f32);
-            *score += WEIGHT_STEP * (text + FACT_SHARE * facts[topic] as f32);
+            let text: f32 = blocks.iter().map(|block| block.weighed.of(topic)).sum();
+            let facts = FACT_SHARE * facts[topic] as f32;
+            *score += WEIGHT_STEP * (share_of(words) * text + facts);
         }
-        score
-    }
-
-    fn read_in_full(&self, block: &mut Block<'_>, reader: &Reader<'_>) {
-        if block.full.is_some() {
-            return;
-        }
-        let mut full = Full::default();
-        reader.each(block.words, |feature, is_piece| {
-            self.add(feature, if is_piece { &mut full.pieces } else { &mut full.words });
-        });
-        block.full = Some(full);
+        Some(Passage { range: range_of(blocks)?, score })
     }
 }
 
-/// A text that is little longer than a passage is one; a longer one is read passage by passage.
-fn passage_blocks(blocks: usize) -> usize {
-    if blocks <= PASSAGE_BLOCKS + 1 { blocks } else { PASSAGE_BLOCKS }
-}
-
-/// How many passages so many blocks make.
-fn windows(blocks: usize) -> usize {
-    if blocks == 0 { 0 } else { blocks - passage_blocks(blocks) + 1 }
-}
-
-fn passage<T>(blocks: &mut [T], first: usize) -> &mut [T] {
-    let len = passage_blocks(blocks.len());
-    &mut blocks[first..first + len]
-}
-
-fn count(blocks: &[Block<'_>]) -> usize {
-    blocks.iter().map(|block| block.words.len()).sum()
-}
-
-fn facts_of(blocks: &[Block<'_>]) -> FactSet {
-    blocks.iter().fold(FactSet::default(), |all, block| all.with(block.facts))
+/// The passages: a text that is little longer than one is one; a longer one is read passage by passage.
+fn windows<T>(blocks: &[T]) -> impl Iterator<Item = &[T]> {
+    let len = if blocks.len() <= PASSAGE_BLOCKS + 1 { blocks.len() } else { PASSAGE_BLOCKS };
+    blocks.windows(len.max(1))
 }
 
 fn range_of(blocks: &[Block<'_>]) -> Option<Range<usize>> {

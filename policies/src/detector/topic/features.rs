@@ -54,7 +54,6 @@ const KINDS: [(&str, &[&str]); 5] = [
 const NAME_KIND: usize = KINDS.len();
 
 /// The lists that say of what kind a word is.
-#[derive(Clone)]
 pub(crate) struct WordKinds {
     lists: Vec<(ListId, usize)>,
 }
@@ -69,6 +68,11 @@ impl WordKinds {
             lists.extend(names.iter().map(|name| (compiler.shipped_list(name), kind)));
         }
         WordKinds { lists }
+    }
+
+    /// Whether a feature of a model file is a kind.
+    pub(super) fn is_kind(name: &str) -> bool {
+        KINDS.iter().any(|(kind, _)| *kind == name)
     }
 
     /// Starts of words that are of some kind, sorted.
@@ -160,16 +164,9 @@ pub(super) fn words<'a>(reading: &'a Reading<'_>) -> Cow<'a, [Word]> {
     Cow::Owned(all)
 }
 
-/// The hash by which a word is looked up before its kind is known.
-pub(super) fn glance_hash(text: &str, word: &Word) -> u64 {
-    match text.as_bytes()[word.start as usize].is_ascii_digit() {
-        true => number((word.end - word.start) as usize),
-        false => word.hash,
-    }
-}
-
 /// A word as the model sees it.
-struct Unit<'a> {
+#[derive(Clone, Copy)]
+pub(super) struct Unit<'a> {
     text: &'a str,
     hash: u64,
     /// A bit for each kind.
@@ -178,6 +175,37 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
+    /// The word itself.
+    pub(super) fn feature(&self) -> Feature {
+        Feature::word(self.hash)
+    }
+
+    /// The word and the one before it.
+    pub(super) fn pair(&self, last: Option<&Unit<'_>>) -> Option<Feature> {
+        Some(Feature::pair(last.filter(|last| is_pair(last, self))?.hash, self.hash))
+    }
+
+    /// The kinds that it is of.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = Feature> + use<> {
+        self.kind_numbers().map(Feature::kind)
+    }
+
+    /// Calls `each` with every piece of the word; a name or a number has none.
+    pub(super) fn each_piece(&self, lexicon: &Lexicon, mut each: impl FnMut(Feature)) {
+        if self.has_pieces() {
+            each_piece(lexicon, self.text, |piece, _| each(Feature::piece(piece)));
+        }
+    }
+
+    fn has_pieces(&self) -> bool {
+        !self.is_number && self.hash != NAME_HASH
+    }
+
+    fn kind_numbers(&self) -> impl Iterator<Item = usize> + use<> {
+        let kinds = self.kinds;
+        (0..KINDS.len()).filter(move |kind| kinds >> kind & 1 == 1)
+    }
+
     /// As a model file has it.
     fn name(&self) -> String {
         match self.is_number {
@@ -186,60 +214,51 @@ impl Unit<'_> {
             false => self.text.to_lowercase(),
         }
     }
+}
 
-    fn kinds(&self) -> impl Iterator<Item = usize> + use<> {
-        let kinds = self.kinds;
-        (0..KINDS.len()).filter(move |kind| kinds >> kind & 1 == 1)
-    }
-
-    fn has_pieces(&self) -> bool {
-        !self.is_number && self.hash != NAME_HASH
+/// Calls `each` with every piece of a word of a model file; a name or a number has none.
+pub(super) fn each_piece_of(lexicon: &Lexicon, name: &str, mut each: impl FnMut(Feature)) {
+    if name != NAME && !name.starts_with('#') {
+        each_piece(lexicon, name, |piece, _| each(Feature::piece(piece)));
     }
 }
 
-/// Reads words in full.
+/// The words of a text with their kinds, in order.
 pub(super) struct Reader<'a> {
     text: &'a str,
-    lexicon: &'a Lexicon,
+    pub(super) lexicon: &'a Lexicon,
     starts: Vec<(u32, usize)>,
+    /// The first of `starts` that is not before the next word.
+    next: usize,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(reading: &Reading<'a>, kinds: &WordKinds) -> Reader<'a> {
-        Reader { text: reading.text, lexicon: reading.lexicon, starts: kinds.starts(reading) }
+        let starts = kinds.starts(reading);
+        Reader { text: reading.text, lexicon: reading.lexicon, starts, next: 0 }
     }
 
-    fn unit(&self, word: &Word) -> Unit<'a> {
-        let first = self.starts.partition_point(|(start, _)| *start < word.start);
-        let of_word = self.starts[first..].iter().take_while(|(start, _)| *start == word.start);
-        let kinds = of_word.fold(0u8, |kinds, (_, kind)| kinds | 1 << kind);
+    /// The next word.
+    #[inline]
+    pub(super) fn unit(&mut self, word: &Word) -> Unit<'a> {
+        let mut kinds = 0u8;
+        while let Some((start, kind)) = self.starts.get(self.next).filter(|s| s.0 <= word.start) {
+            kinds |= u8::from(*start == word.start) << kind;
+            self.next += 1;
+        }
         let text = &self.text[word.start as usize..word.end as usize];
         let is_number = text.as_bytes()[0].is_ascii_digit();
         let is_name = !is_number && kinds >> NAME_KIND & 1 == 1;
-        let hash = if is_name { NAME_HASH } else { glance_hash(self.text, word) };
+        let hash = match (is_number, is_name) {
+            (true, _) => number(text.len()),
+            (_, true) => NAME_HASH,
+            _ => word.hash,
+        };
         Unit { text, hash, kinds, is_number }
     }
 
-    /// Calls `each` with every feature of the words, and whether it is a piece.
-    #[inline]
-    pub(super) fn each(&self, words: &[Word], mut each: impl FnMut(Feature, bool)) {
-        let mut last: Option<Unit<'_>> = None;
-        for word in words {
-            let unit = self.unit(word);
-            each(Feature::word(unit.hash), false);
-            if let Some(last) = last.filter(|last| is_pair(last, &unit)) {
-                each(Feature::pair(last.hash, unit.hash), false);
-            }
-            unit.kinds().for_each(|kind| each(Feature::kind(kind), false));
-            if unit.has_pieces() {
-                self.each_piece(unit.text, |piece, _| each(Feature::piece(piece), true));
-            }
-            last = Some(unit);
-        }
-    }
-
-    /// The texts of all features, in the same order, as [`Feature::parse`] reads them.
-    pub(super) fn names(&self, words: &[Word]) -> Vec<String> {
+    /// The names of all features of some words, as [`Feature::parse`] reads them.
+    pub(super) fn names(&mut self, words: &[Word]) -> Vec<String> {
         let mut names = Vec::new();
         let mut last: Option<Unit<'_>> = None;
         for word in words {
@@ -248,9 +267,9 @@ impl<'a> Reader<'a> {
             if let Some(last) = last.filter(|last| is_pair(last, &unit)) {
                 names.push(format!("{} {}", last.name(), unit.name()));
             }
-            names.extend(unit.kinds().map(|kind| KINDS[kind].0.to_owned()));
+            names.extend(unit.kind_numbers().map(|kind| KINDS[kind].0.to_owned()));
             if unit.has_pieces() {
-                self.each_piece(unit.text, |_, chars| {
+                each_piece(self.lexicon, unit.text, |_, chars| {
                     names.push(format!("~{}", chars.iter().collect::<String>()));
                 });
             }
@@ -258,30 +277,30 @@ impl<'a> Reader<'a> {
         }
         names
     }
+}
 
-    fn each_piece(&self, word: &str, mut each: impl FnMut(u64, &[char])) {
-        let mut chars = [BORDER; PIECES_OF_CHARS + 2];
-        let mut len = 1;
-        let mut push = |c: char| {
-            if len <= PIECES_OF_CHARS {
-                chars[len] = c;
-                len += 1;
-            }
-        };
-        if word.is_ascii() {
-            word.bytes().for_each(|byte| push(char::from(byte.to_ascii_lowercase())));
-        } else {
-            self.lexicon.folded(word).chars().for_each(push);
+fn each_piece(lexicon: &Lexicon, word: &str, mut each: impl FnMut(u64, &[char])) {
+    let mut chars = [BORDER; PIECES_OF_CHARS + 2];
+    let mut len = 1;
+    let mut push = |c: char| {
+        if len <= PIECES_OF_CHARS {
+            chars[len] = c;
+            len += 1;
         }
-        // A border behind: the array is full of them.
-        let chars = &chars[..len + 1];
-        let mut window = 0;
-        for (at, &c) in chars.iter().enumerate() {
-            window = push_char(window, c);
-            for count in PIECE_CHARS.take_while(|count| *count <= at + 1) {
-                let one = 1 << (count * PIECE_BITS);
-                each(one | window & (one - 1), &chars[at + 1 - count..=at]);
-            }
+    };
+    if word.is_ascii() {
+        word.bytes().for_each(|byte| push(char::from(byte.to_ascii_lowercase())));
+    } else {
+        lexicon.folded(word).chars().for_each(push);
+    }
+    // A border behind: the array is full of them.
+    let chars = &chars[..len + 1];
+    let mut window = 0;
+    for (at, &c) in chars.iter().enumerate() {
+        window = push_char(window, c);
+        for count in PIECE_CHARS.take_while(|count| *count <= at + 1) {
+            let one = 1 << (count * PIECE_BITS);
+            each(one | window & (one - 1), &chars[at + 1 - count..=at]);
         }
     }
 }

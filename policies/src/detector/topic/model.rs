@@ -6,10 +6,9 @@
 //! `!person_name !health_terms` (both). Lines that begin with `=` hold constants.
 
 use super::facts::FactWeights;
-use super::features::{Feature, WordKinds, glance_hash};
-use super::{PRIVATE, TOPICS};
-use crate::detector::lexicon::{Lexicon, Word};
-use crate::detector::reading::Reading;
+use super::features::{Feature, Unit, WordKinds, each_piece_of};
+use super::{PIECE_SHARE, TOPICS};
+use crate::detector::lexicon::Lexicon;
 
 /// The shipped model.
 const SHIPPED: &str = include_str!("../../../detectors/topics.tsv");
@@ -20,15 +19,18 @@ pub(super) const LANES: usize = 8;
 pub(super) type Sums = [i32; LANES];
 
 /// Bits of the sieve: it stops most of the features that the model does not know.
-const SIEVE_BITS: usize = 1 << 21;
+const SIEVE_BITS: usize = 1 << 20;
+/// Known words' weights are kept in so many parts of a step.
+const WORD_PARTS: f32 = 8.0;
 
 /// The weights of all features.
 pub(crate) struct TopicModel {
-    slots: Box<[Slot]>,
+    /// Pairs, pieces and kinds.
+    slots: Box<[Slot<i8>]>,
     /// A bit for each hash of a known feature: most features are unknown and end here.
     sieve: Box<[u64]>,
-    /// The words' weights for [`PRIVATE`] alone, in less memory.
-    glances: Glances,
+    /// Words, each with what all its pieces weigh: so a known word costs one look-up.
+    words: Box<[Slot<i16>]>,
     pub(super) constants: Constants,
     pub(super) facts: FactWeights,
     pub(super) kinds: WordKinds,
@@ -39,15 +41,33 @@ pub(super) struct Constants {
     pub(super) bias: [f32; TOPICS.len()],
     pub(super) likely: [f32; TOPICS.len()],
     pub(super) very_likely: [f32; TOPICS.len()],
-    /// A passage whose words alone score lower is harmless.
-    pub(super) glance: f32,
+}
+
+/// Sums over some words.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Weighed {
+    /// Known words with their pieces, in parts of a step.
+    words: Sums,
+    /// Pairs and kinds.
+    others: Sums,
+    /// Pieces of words that are not known.
+    pieces: Sums,
+}
+
+impl Weighed {
+    /// The sum for a topic, in steps.
+    pub(super) fn of(&self, topic: usize) -> f32 {
+        self.words[topic] as f32 / WORD_PARTS
+            + self.others[topic] as f32
+            + self.pieces[topic] as f32 * PIECE_SHARE
+    }
 }
 
 /// An entry of an open-addressing table; tag 0 is empty.
 #[derive(Clone, Copy, Default)]
-struct Slot {
+struct Slot<W> {
     tag: u32,
-    weights: [i8; LANES],
+    weights: [W; LANES],
 }
 
 impl TopicModel {
@@ -73,23 +93,22 @@ impl TopicModel {
         kinds: WordKinds,
     ) -> Result<TopicModel, usize> {
         let lines = || file.lines().enumerate().filter(|(_, line)| !line.starts_with("# "));
-        let rows = lines().count();
+        let is_word = |line: &str| name_of(line).is_some_and(is_word);
+        let (rows, words) = (lines().count(), lines().filter(|(_, line)| is_word(line)).count());
         let never = [f32::INFINITY; TOPICS.len()];
         let mut model = TopicModel {
-            slots: vec![Slot::default(); (rows * 3 / 2).next_power_of_two()].into_boxed_slice(),
+            slots: table(rows - words),
             sieve: vec![0; SIEVE_BITS / 64].into_boxed_slice(),
-            glances: Glances::for_words(lines().filter(|(_, line)| is_word(line)).count()),
-            constants: Constants {
-                bias: [0.0; TOPICS.len()],
-                likely: never,
-                very_likely: never,
-                glance: f32::NEG_INFINITY,
-            },
+            words: table(words),
+            constants: Constants { bias: [0.0; TOPICS.len()], likely: never, very_likely: never },
             facts: FactWeights::default(),
             kinds,
         };
-        for (number, line) in lines() {
-            model.parse_line(line, lexicon).ok_or(number + 1)?;
+        // Words come last: they take what their pieces weigh.
+        for of_words in [false, true] {
+            for (number, line) in lines().filter(|(_, line)| is_word(line) == of_words) {
+                model.parse_line(line, lexicon).ok_or(number + 1)?;
+            }
         }
         Ok(model)
     }
@@ -100,9 +119,6 @@ impl TopicModel {
             "=bias" => return read_columns(numbers, &mut self.constants.bias),
             "=likely" => return read_columns(numbers, &mut self.constants.likely),
             "=very_likely" => return read_columns(numbers, &mut self.constants.very_likely),
-            "=glance" => {
-                return read_columns(numbers, std::slice::from_mut(&mut self.constants.glance));
-            }
             _ => {}
         }
         let mut weights = [0i8; LANES];
@@ -111,55 +127,91 @@ impl TopicModel {
             return self.facts.insert(name, weights);
         }
         let feature = Feature::parse(name, lexicon);
-        self.insert(feature, weights);
-        if is_word(line) {
-            self.glances.insert(feature.0, weights[PRIVATE]);
+        if is_word(name) {
+            let whole = self.with_pieces(name, weights, lexicon);
+            insert(&mut self.words, feature, whole);
+        } else {
+            let bit = sieve_bit(feature);
+            self.sieve[bit / 64] |= 1 << (bit % 64);
+            insert(&mut self.slots, feature, weights);
         }
         Some(())
     }
 
-    fn insert(&mut self, feature: Feature, weights: [i8; LANES]) {
-        let bit = sieve_bit(feature);
-        self.sieve[bit / 64] |= 1 << (bit % 64);
-        let mut at = self.first_slot(feature);
-        while self.slots[at].tag != 0 && self.slots[at].tag != feature.tag() {
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-        self.slots[at] = Slot { tag: feature.tag(), weights };
+    /// What a word weighs with all its pieces, in parts of a step.
+    fn with_pieces(&self, name: &str, weights: [i8; LANES], lexicon: &Lexicon) -> [i16; LANES] {
+        let mut pieces = Sums::default();
+        each_piece_of(lexicon, name, |piece| self.add(piece, &mut pieces));
+        std::array::from_fn(|lane| {
+            let steps = f32::from(weights[lane]) + PIECE_SHARE * pieces[lane] as f32;
+            (steps * WORD_PARTS).round().clamp(f32::from(i16::MIN), f32::from(i16::MAX)) as i16
+        })
     }
 
-    fn first_slot(&self, feature: Feature) -> usize {
-        feature.0 as usize & (self.slots.len() - 1)
-    }
-
-    /// Adds the weights of a feature.
+    /// Adds what a word weighs, behind another.
     #[inline]
-    pub(super) fn add(&self, feature: Feature, sums: &mut Sums) {
+    pub(super) fn weigh(
+        &self,
+        unit: &Unit<'_>,
+        last: Option<&Unit<'_>>,
+        lexicon: &Lexicon,
+        sums: &mut Weighed,
+    ) {
+        match find(&self.words, unit.feature()) {
+            Some(weights) => add(&mut sums.words, weights),
+            None => unit.each_piece(lexicon, |piece| self.add(piece, &mut sums.pieces)),
+        }
+        if let Some(pair) = unit.pair(last) {
+            self.add(pair, &mut sums.others);
+        }
+        unit.kinds().for_each(|kind| self.add(kind, &mut sums.others));
+    }
+
+    /// Adds the weights of a feature that is no word.
+    #[inline]
+    fn add(&self, feature: Feature, sums: &mut Sums) {
         let bit = sieve_bit(feature);
         if self.sieve[bit / 64] >> (bit % 64) & 1 == 0 {
             return;
         }
-        let mut at = self.first_slot(feature);
-        loop {
-            let slot = &self.slots[at];
-            if slot.tag == feature.tag() {
-                for (sum, weight) in sums.iter_mut().zip(slot.weights) {
-                    *sum += i32::from(weight);
-                }
-                return;
-            }
-            if slot.tag == 0 {
-                return;
-            }
-            at = (at + 1) & (self.slots.len() - 1);
+        if let Some(weights) = find(&self.slots, feature) {
+            add(sums, weights);
         }
     }
+}
 
-    /// What a word alone says of [`PRIVATE`].
-    #[inline]
-    pub(super) fn glance(&self, reading: &Reading<'_>, word: &Word) -> i32 {
-        self.glances.of(glance_hash(reading.text, word))
+/// An empty table with room for so many features.
+fn table<W: Copy + Default>(features: usize) -> Box<[Slot<W>]> {
+    let empty = Slot { tag: 0, weights: [W::default(); LANES] };
+    vec![empty; (features * 3 / 2 + 1).next_power_of_two()].into_boxed_slice()
+}
+
+fn insert<W: Copy>(slots: &mut [Slot<W>], feature: Feature, weights: [W; LANES]) {
+    let mut at = feature.0 as usize & (slots.len() - 1);
+    while slots[at].tag != 0 && slots[at].tag != feature.tag() {
+        at = (at + 1) & (slots.len() - 1);
     }
+    slots[at] = Slot { tag: feature.tag(), weights };
+}
+
+#[inline]
+fn find<W>(slots: &[Slot<W>], feature: Feature) -> Option<&[W; LANES]> {
+    let mut at = feature.0 as usize & (slots.len() - 1);
+    loop {
+        let slot = &slots[at];
+        if slot.tag == feature.tag() {
+            return Some(&slot.weights);
+        }
+        if slot.tag == 0 {
+            return None;
+        }
+        at = (at + 1) & (slots.len() - 1);
+    }
+}
+
+#[inline]
+fn add<W: Copy + Into<i32>>(sums: &mut Sums, weights: &[W; LANES]) {
+    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += (*weight).into());
 }
 
 /// From other bits than the tag and the slot are made of.
@@ -167,10 +219,13 @@ fn sieve_bit(feature: Feature) -> usize {
     (feature.0 >> 20) as usize & (SIEVE_BITS - 1)
 }
 
-/// The line's feature is a word or a number, and nothing else.
-fn is_word(line: &str) -> bool {
-    let name = line.split('\t').next().unwrap_or_default();
-    !name.contains(' ') && !name.starts_with(['~', '@', '!', '='])
+fn name_of(line: &str) -> Option<&str> {
+    line.split_once('\t').map(|(name, _)| name)
+}
+
+/// The feature is a word, a number or a name, and nothing else.
+fn is_word(name: &str) -> bool {
+    !name.contains(' ') && !name.starts_with(['~', '!', '=']) && !WordKinds::is_kind(name)
 }
 
 fn read_columns<T: std::str::FromStr>(text: &str, columns: &mut [T]) -> Option<()> {
@@ -179,42 +234,4 @@ fn read_columns<T: std::str::FromStr>(text: &str, columns: &mut [T]) -> Option<(
         *column = numbers.next()?.parse().ok()?;
     }
     numbers.next().is_none().then_some(())
-}
-
-/// One weight a word, in an open-addressing table: 24 bits of the hash and the weight; 0 is empty.
-struct Glances {
-    slots: Box<[u32]>,
-}
-
-impl Glances {
-    fn for_words(words: usize) -> Glances {
-        Glances { slots: vec![0; (words * 2 + 1).next_power_of_two()].into_boxed_slice() }
-    }
-
-    fn tag(hash: u64) -> u32 {
-        (hash >> 32) as u32 & !0xff | 0x100
-    }
-
-    fn insert(&mut self, hash: u64, weight: i8) {
-        let mut at = hash as usize & (self.slots.len() - 1);
-        while self.slots[at] != 0 && self.slots[at] & !0xff != Glances::tag(hash) {
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-        self.slots[at] = Glances::tag(hash) | u32::from(weight as u8);
-    }
-
-    #[inline]
-    fn of(&self, hash: u64) -> i32 {
-        let mut at = hash as usize & (self.slots.len() - 1);
-        loop {
-            let slot = self.slots[at];
-            if slot & !0xff == Glances::tag(hash) {
-                return i32::from(slot as u8 as i8);
-            }
-            if slot == 0 {
-                return 0;
-            }
-            at = (at + 1) & (self.slots.len() - 1);
-        }
-    }
 }

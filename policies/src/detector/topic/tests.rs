@@ -9,21 +9,7 @@ use crate::detector::lexicon::LexiconBuilder;
 fn scores(text: &str) -> Vec<Passage> {
     let compiled = Compiled::new(Vec::new()).unwrap();
     let reading = compiled.read(text);
-    let mut passages = Vec::new();
-    let words = features::words(&reading);
-    let model = compiled.topics();
-    let reader = Reader::new(&reading, &model.kinds);
-    let mut blocks: Vec<Block<'_>> = words
-        .chunks(BLOCK_WORDS)
-        .map(|words| Block { words, facts: FactSet::default(), glance: 0, full: None })
-        .collect();
-    for first in 0..windows(blocks.len()) {
-        let blocks = passage(&mut blocks, first);
-        blocks.iter_mut().for_each(|block| model.read_in_full(block, &reader));
-        let range = range_of(blocks).unwrap();
-        passages.push(Passage { range, score: model.score(blocks), glance: 0.0 });
-    }
-    passages
+    compiled.topics().all_passages(&reading, &[])
 }
 
 #[test]
@@ -58,25 +44,31 @@ fn a_model_file_that_is_not_one_is_refused_with_the_line() {
     assert_eq!(parse("# comment\nsalary\t1\t2\t3\t4\t5\n"), Err(2));
     assert_eq!(parse("salary\t1\t2\t3\t4\t5\t6\n=bias\t1\t2\t3\t4\t5\tx\n"), Err(2));
     assert_eq!(parse("salary 1 2 3 4 5 6\n"), Err(1));
-    assert_eq!(parse("=glance\tlow\n"), Err(1));
 }
 
 #[test]
 fn every_feature_is_read_back_from_its_name() {
     let compiled = Compiled::new(Vec::new()).unwrap();
     let reading = compiled.read("Anna's Größe: 1234 mg of lisinopril, 患者 said пациент");
-    let reader = Reader::new(&reading, &compiled.topics().kinds);
     let words = features::words(&reading);
-    let names = reader.names(&words);
-    let mut read = Vec::new();
-    reader.each(&words, |feature, _| read.push(feature));
+    let names = Reader::new(&reading, &compiled.topics().kinds).names(&words);
+    let mut reader = Reader::new(&reading, &compiled.topics().kinds);
+    let (mut read, mut last) = (Vec::new(), None);
+    for word in words.iter() {
+        let unit = reader.unit(word);
+        read.push(unit.feature());
+        read.extend(unit.pair(last.as_ref()));
+        read.extend(unit.kinds());
+        unit.each_piece(reading.lexicon, |piece| read.push(piece));
+        last = Some(unit);
+    }
     assert_eq!(names.len(), read.len());
     for (name, feature) in names.iter().zip(read) {
-        assert_eq!(features::Feature::parse(name, compiled.lexicon()), feature, "{name}");
+        assert_eq!(features::Feature::parse(name, reading.lexicon), feature, "{name}");
     }
     for expected in ["@", "#4", "@ s", "~_grö", "~sse_", "@drug", "患 者"] {
-        let expected = compiled.lexicon().folded(expected);
-        assert!(names.iter().any(|name| compiled.lexicon().folded(name) == expected), "{expected}");
+        let expected = reading.lexicon.folded(expected);
+        assert!(names.iter().any(|name| reading.lexicon.folded(name) == expected), "{expected}");
     }
 }
 

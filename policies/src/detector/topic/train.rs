@@ -10,10 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 mod vectors;
 
 use super::features::{self, Reader};
-use super::model::TopicModel;
 use super::{
-    BLOCK_WORDS, FACT_SHARE, PIECE_SHARE, PRIVATE, TOPICS, WEIGHT_STEP, WORDS_MIN, passage_blocks,
-    share_of,
+    BLOCK_WORDS, FACT_SHARE, PIECE_SHARE, PRIVATE, TOPICS, WEIGHT_STEP, WORDS_MIN, share_of,
+    windows,
 };
 use crate::detector::lexicon::Word;
 use crate::detector::reading::Reading;
@@ -60,10 +59,6 @@ const VERY_LIKELY_FALSE: f64 = 0.005;
 /// The same for the other topics: shares of unseen private rows about something else.
 const LIKELY_OTHER: f64 = 0.05;
 const VERY_LIKELY_OTHER: f64 = 0.01;
-/// Share of private rows that may be lost at a glance.
-const GLANCE_LOST: f64 = 0.002;
-/// So much below what that share says, for rows that nobody has seen.
-const GLANCE_MARGIN: f32 = 0.25;
 const FOLDS: usize = 4;
 const EPOCHS: usize = 15;
 const RATE: f32 = 0.5;
@@ -93,31 +88,10 @@ pub fn train_topics(
             (0..TOPICS.len()).map(|topic| scope.spawn(move || corpus.train_topic(topic))).collect();
         work.into_iter().map(|w| w.join().expect("training does not panic")).collect()
     });
-    let file = corpus.file(&trained, f32::NEG_INFINITY);
-    let glance = glance_threshold(&file, rows, scanner);
     TopicTraining {
-        file: corpus.file(&trained, glance),
+        file: corpus.file(&trained),
         summary: trained.iter().map(|t| t.summary.clone()).collect(),
     }
-}
-
-/// The score that nearly all rows reach at a glance which the model finds in full.
-fn glance_threshold(file: &str, rows: &[LabelledText<'_>], scanner: &Scanner) -> f32 {
-    let compiled = &scanner.compiled;
-    let kinds = compiled.topics().kinds.clone();
-    let mut model =
-        TopicModel::parse(file, compiled.lexicon(), kinds).expect("it was just written");
-    model.facts.bind(scanner.detectors());
-    let mut scores: Vec<f32> = Vec::new();
-    for row in rows.iter().filter(|row| row.private) {
-        with_reading(row.text, scanner, |reading, found| {
-            let passages = model.passages(reading, found);
-            scores.extend(passages.iter().map(|passage| passage.glance).reduce(f32::max));
-        });
-    }
-    scores.sort_by(f32::total_cmp);
-    let lost = (scores.len() as f64 * GLANCE_LOST) as usize;
-    scores.get(lost).map_or(f32::NEG_INFINITY, |score| score - GLANCE_MARGIN)
 }
 
 /// Calls `use_it` with the plainest view of a text and what the other detectors find in it.
@@ -303,7 +277,7 @@ impl<'a> Corpus<'a> {
         model
     }
 
-    fn file(&self, trained: &[Trained], glance: f32) -> String {
+    fn file(&self, trained: &[Trained]) -> String {
         let columns = |values: Vec<String>| values.join("\t");
         let constants = |name: &str, value: &dyn Fn(&Trained) -> f32| {
             let values = trained.iter().map(|t| format!("{:.4}", value(t))).collect();
@@ -318,7 +292,6 @@ impl<'a> Corpus<'a> {
         file += &constants("bias", &|t| t.model.bias);
         file += &constants("likely", &|t| t.likely);
         file += &constants("very_likely", &|t| t.very_likely);
-        file += &format!("=glance\t{glance:.4}\n");
         let known: HashMap<&str, usize> =
             self.texts.iter().enumerate().map(|(id, text)| (text.as_str(), id)).collect();
         let foreign = self.vectors.common_words().filter(|word| !known.contains_key(word));
@@ -366,15 +339,14 @@ fn count_passages(
     numbers: &mut Numbers,
     row: usize,
 ) -> Vec<Counted> {
-    let reader = Reader::new(reading, &scanner.compiled.topics().kinds);
+    let mut reader = Reader::new(reading, &scanner.compiled.topics().kinds);
     let words = features::words(reading);
     let blocks: Vec<&[Word]> = words.chunks(BLOCK_WORDS).collect();
     let mut count_block = |words: &&[Word]| -> Vec<u32> {
         reader.names(words).into_iter().map(|name| numbers.of(name, row)).collect()
     };
     let counted: Vec<Vec<u32>> = blocks.iter().map(&mut count_block).collect();
-    let len = passage_blocks(blocks.len()).max(1);
-    let passages = blocks.windows(len).zip(counted.windows(len));
+    let passages = windows(&blocks).zip(windows(&counted));
     let passages: Vec<Counted> = passages
         .map(|(blocks, counted)| Counted {
             words: blocks.iter().map(|words| words.len()).sum(),
