@@ -113,6 +113,8 @@ pub(crate) struct Parts {
     pub(crate) cache_bytes: u64,
     /// Experts that a token uses in a layer.
     pub(crate) experts_per_token: usize,
+    /// See [`Blueprint::lossy`].
+    pub(crate) lossy: Vec<String>,
 }
 
 /// Buffers that live from pass to pass.
