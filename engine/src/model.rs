@@ -30,6 +30,8 @@ mod sequence;
 mod tests;
 #[cfg(test)]
 pub(crate) mod tiny;
+#[cfg(test)]
+mod wide;
 
 use crate::backend::{Backend, Projection};
 use crate::error::EngineError;
