@@ -1,11 +1,12 @@
 //! Trains the topic model: `cargo run --release -p sluice-policies --example train_topics --
 //! policies/corpus/*.jsonl policies/corpus/training/*.jsonl engine/src/*.rs engine/src/*/*.rs router/src/*.rs
-//! router/src/*/*.rs README.md */README.md LICENSE glove.6B.50d.vec`.
+//! router/src/*/*.rs README.md */README.md LICENSE glove.6B.50d.vec`, and the READMEs and LICENSE files of the
+//! crates that `cargo vendor` brings.
 //!
 //! A `.vec` file holds word vectors, the first [`VECTORS_MAX`] of which are used (the shipped model: GloVe 6B
-//! of 50 dimensions, public domain). Reads rows `{"expect": "private" | "cloud", "labels": […], "text" | "messages": …}` from `.jsonl` files;
-//! any other file is harmless text, cut into rows. Writes the model to standard output and what it is
-//! worth on unseen rows to standard error.
+//! of 50 dimensions, public domain). Reads rows `{"expect": "private" | "cloud", "labels": […], "text" |
+//! "messages": …}` from `.jsonl` files; any other file is harmless text, cut into rows. Writes the model to
+//! standard output and what it is worth on unseen rows to standard error.
 
 #![expect(
     clippy::print_stdout,
@@ -15,7 +16,7 @@
 
 use std::error::Error;
 
-use sluice_policies::{LabelledText, WordVectors, train_topics};
+use sluice_policies::{LabelledText, PolicySet, WordVectors, train_topics};
 
 #[derive(Default)]
 struct Row {
@@ -65,7 +66,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             request: row.request,
         })
         .collect();
-    let training = train_topics(&labelled, &vectors);
+    let set = PolicySet::shipped()?;
+    let training = train_topics(&labelled, &vectors, set.scanner());
     for line in &training.summary {
         eprintln!("{line}");
     }

@@ -163,6 +163,13 @@ impl Scanner {
 
     /// Runs every detector over one view; a panic costs that detector and is reported.
     fn scan_view(&self, reading: &Reading<'_>, failed: &mut Vec<String>) -> Vec<Span> {
+        let mut spans = self.scan_values(reading, failed);
+        self.scan_topics(reading, failed, &mut spans);
+        spans
+    }
+
+    /// Runs every detector that looks at the text only.
+    fn scan_values(&self, reading: &Reading<'_>, failed: &mut Vec<String>) -> Vec<Span> {
         let mut spans = Vec::new();
         let mut candidates = Vec::new();
         for (index, detector) in self.compiled.detectors.iter().enumerate() {
@@ -176,6 +183,24 @@ impl Scanner {
         }
         self.scan_schemes(reading, failed, &mut spans);
         spans
+    }
+
+    /// Runs the detectors that look at what the others found, too.
+    fn scan_topics(&self, reading: &Reading<'_>, failed: &mut Vec<String>, spans: &mut Vec<Span>) {
+        let model = self.compiled.topics();
+        let detectors = self.compiled.detectors.iter().enumerate();
+        let topics = detectors.filter_map(|(index, detector)| match detector.kind {
+            Kind::Topic(topic) => Some((index, topic)),
+            _ => None,
+        });
+        let run = catch_unwind(AssertUnwindSafe(|| model.passages(reading, spans)));
+        let Ok(passages) = run else { return note_failure(failed, "topics") };
+        for (detector, topic) in topics {
+            spans.extend(passages.iter().filter_map(|passage| {
+                let likelihood = model.likelihood(passage, topic)?;
+                Some(Span { detector, range: passage.range.clone(), likelihood })
+            }));
+        }
     }
 
     /// Number and code schemes share one enumeration of windows.

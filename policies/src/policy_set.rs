@@ -258,9 +258,26 @@ impl PolicySet {
     /// The findings that placeholders may stand for: values (not words of dictionaries, not whole
     /// passages) that the redacting rules of a classification asked for.
     pub fn redacted_findings<'c>(&self, classification: &'c Classification) -> Vec<&'c Finding> {
+        let mut findings = self.asked_for(classification, |rule| rule.redact);
+        findings.retain(|finding| self.finds_values(&finding.detector));
+        findings
+    }
+
+    /// The findings that rules asked for which keep a text from every cloud. What else was found, such
+    /// as a name that no rule minds, is no reason to remember a text.
+    pub fn never_cloud_findings<'c>(&self, classification: &'c Classification) -> Vec<&'c Finding> {
+        self.asked_for(classification, |rule| self.is_never_cloud(&join_rules(0, &[rule])))
+    }
+
+    /// The findings that some of the rules that matched look for, as sure as they want them.
+    fn asked_for<'c>(
+        &self,
+        classification: &'c Classification,
+        counts: impl Fn(&Rule) -> bool,
+    ) -> Vec<&'c Finding> {
         let mut least: BTreeMap<&str, Likelihood> = BTreeMap::new();
         let matched = classification.rules.iter().filter_map(|id| self.rule(id));
-        for rule in matched.filter(|rule| rule.redact) {
+        for rule in matched.filter(|rule| counts(rule)) {
             rule.when.each_found(&mut |found| {
                 let at_least = found.at_least;
                 for &number in found.detectors.iter().filter(|_| !found.negated) {
@@ -273,8 +290,12 @@ impl PolicySet {
         let wanted = |finding: &&Finding| {
             least.get(finding.detector.as_str()).is_some_and(|least| finding.likelihood >= *least)
         };
-        let findings = classification.findings.iter().filter(wanted);
-        findings.filter(|finding| self.finds_values(&finding.detector)).collect()
+        classification.findings.iter().filter(wanted).collect()
+    }
+
+    /// The detectors of all files.
+    pub fn scanner(&self) -> &Scanner {
+        &self.scanner
     }
 
     /// What a detector finds is a value, such as a number or a name, and not what a text is about.

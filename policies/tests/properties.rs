@@ -109,14 +109,11 @@ proptest! {
     }
 }
 
-/// Every text that stays as a whole stays when it comes in two messages, wherever it is cut. How high it is
-/// raised may differ above that: what a passage is about is judged over more or fewer words.
+/// A text is raised as high when it comes in two messages, wherever it is cut.
 #[test]
-fn a_text_cut_into_messages_stays_if_the_whole_does() {
-    let mut names = SHIPPED.class_names();
-    let confidential = names.position(|name| name == "confidential").expect("a shipped class");
+fn a_text_cut_into_messages_is_what_the_whole_is() {
     for piece in PIECES {
-        let whole = rank(&SHIPPED.classify(&prompt(&[piece]))).min(confidential);
+        let whole = rank(&SHIPPED.classify(&prompt(&[piece])));
         for at in 1..piece.len() {
             let parts = [&piece[..at], &piece[at..]];
             let split = SHIPPED.classify(&prompt(&parts));

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use sluice_policies::{FileSchema, PolicySet, Source, shipped_pack_names, shipped_sources};
+use sluice_policies::{
+    FileSchema, PolicySet, Prompt, Role, Source, Text, shipped_pack_names, shipped_sources,
+};
 
 #[test]
 fn every_test_of_the_shipped_files_passes() {
@@ -100,4 +102,27 @@ fn the_schemas_for_editors_are_those_of_the_types() {
         let on_disk = std::fs::read_to_string(&path).expect("the schema is in the folder");
         assert_eq!(on_disk, schema.json(), "{} is out of date", schema.file_name());
     }
+}
+
+/// A conversation is remembered for what made it private, not for all that some detector noticed.
+#[test]
+fn only_what_a_never_cloud_rule_asks_for_tells_of_it() {
+    let set = PolicySet::shipped().unwrap_or_else(|error| panic!("{error}"));
+    let turns = ["Reply to anna.kowalska@poczta.pl, please", "Charge card 4111 1111 1111 1111"];
+    let text = |(index, turn): (usize, &&str)| Text {
+        place: format!("messages[{index}].content"),
+        message: Some(index),
+        role: Role::User,
+        text: (*turn).to_owned(),
+    };
+    let prompt =
+        Prompt { texts: turns.iter().enumerate().map(text).collect(), ..Prompt::default() };
+    let classification = set.classify(&prompt);
+    assert!(classification.never_cloud);
+    assert!(
+        classification.findings.iter().any(|finding| finding.text == 0),
+        "the address is found"
+    );
+    let telling = set.never_cloud_findings(&classification);
+    assert!(!telling.is_empty() && telling.iter().all(|finding| finding.text == 1), "{telling:?}");
 }

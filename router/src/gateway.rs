@@ -166,7 +166,9 @@ impl Gateway {
         if never_cloud {
             let session = request.session.as_deref();
             let (caller, prompt) = (&request.caller, &request.prompt);
-            self.parts.taint.remember(caller, session, prompt, &classification);
+            let telling = policy.never_cloud_findings(&classification);
+            let telling: Vec<usize> = telling.into_iter().map(|finding| finding.text).collect();
+            self.parts.taint.remember(caller, session, prompt, &telling);
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();

@@ -4,7 +4,7 @@
 //! process, cut to 128 bits), scoped to tenant and caller. A later request that brings such a turn
 //! or session is tainted even if the telling part was cut off, and stays private.
 //!
-//! What is remembered of a never-cloud request: its session; every turn with a finding of its own;
+//! What is remembered of a never-cloud request: its session; every turn that holds what made it so;
 //! longer turns that stood beside it; the reply. Short turns ("yes, please") alone are not, or they
 //! would taint every conversation of an application.
 //!
@@ -17,13 +17,13 @@ use std::sync::{Mutex, PoisonError};
 
 use ring::hmac;
 use ring::rand::SystemRandom;
-use sluice_policies::{Classification, Prompt, Role};
+use sluice_policies::{Prompt, Role};
 
 use crate::identity::Caller;
 
 /// Fingerprints kept; at about 48 bytes each this is 12 MiB.
 const FINGERPRINTS_MAX: usize = 1 << 18;
-/// A turn without a finding of its own is remembered from this length on, bytes.
+/// A turn that holds nothing private by itself is remembered from this length on, bytes.
 const TURN_BYTES_MIN: usize = 64;
 
 type Fingerprint = [u8; 16];
@@ -93,20 +93,19 @@ impl TaintStore {
         if known.forgotten && has_history { Taint::Unknown } else { Taint::Clean }
     }
 
-    /// Remembers a never-cloud request.
+    /// Remembers a never-cloud request; `telling` are the numbers of the texts that made it so.
     pub fn remember(
         &self,
         caller: &Caller,
         session: Option<&str>,
         prompt: &Prompt,
-        classification: &Classification,
+        telling: &[usize],
     ) {
         if let Some(session) = session {
             self.insert(self.session(caller, session));
         }
         for (index, text) in prompt.texts.iter().enumerate().filter(|(_, t)| is_turn(t.role)) {
-            let found = classification.findings.iter().any(|finding| finding.text == index);
-            if found || text.text.len() >= TURN_BYTES_MIN {
+            if telling.contains(&index) || text.text.len() >= TURN_BYTES_MIN {
                 self.insert(self.turn(caller, &text.text));
             }
         }

@@ -52,7 +52,7 @@ async fn a_hipaa_tagged_request_is_answered_here() {
     assert_eq!(cloud.seen(), "");
 
     // An unknown caller is not a reason to keep an ordinary prompt here.
-    gateway.chat(say("Name three fruits")).await.came_from("cloud", 200);
+    gateway.chat(say("Summarise this note")).await.came_from("cloud", 200);
 }
 
 #[tokio::test]

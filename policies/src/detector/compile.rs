@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     Number(NumberScheme),
     /// A judge of letter-and-digit codes of certain lengths.
     Code(CodeScheme),
+    /// What a passage is about, by its number; judged last, for it looks at what the others found.
+    Topic(usize),
 }
 
 /// Digits of these lengths that pass the judge are candidates.
@@ -141,19 +143,25 @@ impl Compiled {
             match &detector.kind {
                 Kind::Number(scheme) => scheme.lengths.iter().for_each(|&l| numbers[l].push(index)),
                 Kind::Code(scheme) => scheme.lengths.clone().for_each(|l| codes[l].push(index)),
-                Kind::Text(_) => {}
+                Kind::Text(_) | Kind::Topic(_) => {}
             }
         }
         let literals = automaton(&compiler.literals);
         let kinds = WordKinds::new(&mut compiler);
         let lexicon = compiler.lexicon.build();
-        let topics = TopicModel::shipped(&lexicon, kinds);
+        let ids = detectors.iter().map(|detector| detector.spec.id.as_str());
+        let topics = TopicModel::shipped(&lexicon, kinds, ids);
         Ok(Compiled { detectors, lexicon, literals, topics, numbers, codes })
     }
 
     /// The weights of all topics.
     pub(crate) fn topics(&self) -> &TopicModel {
         &self.topics
+    }
+
+    /// All terms of all lists.
+    pub(crate) fn lexicon(&self) -> &Lexicon {
+        &self.lexicon
     }
 
     /// Reads a view once for all detectors.
@@ -166,8 +174,6 @@ impl Compiled {
             literals: literals.map(|m| (LiteralId(m.pattern().as_u32()), m.range())).collect(),
             lexicon: &self.lexicon,
             tables: OnceCell::new(),
-            topics: &self.topics,
-            passages: OnceCell::new(),
         }
     }
 

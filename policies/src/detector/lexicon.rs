@@ -364,19 +364,16 @@ impl Lexicon {
         self.for_each_folded(c, |byte| folded.push(byte));
     }
 
-    /// Hash of the first letters of a word, at most eight, if they are ASCII: the same as
-    /// [`Lexicon::fold_hash`] gives.
-    pub(crate) fn ascii_stem(bytes: &[u8], start: usize, len: usize) -> Option<u64> {
-        let chunk = swar::load(bytes, start);
-        let is_ascii = swar::first(chunk, len) & 0x8080_8080_8080_8080 == 0;
-        is_ascii.then(|| hash::ascii_chunk(chunk, len))
-    }
-
     /// Hash of a word, whatever its case and accents.
     pub(crate) fn fold_hash(&self, word: &str) -> u64 {
         let mut folded = Folded::new();
         word.chars().for_each(|c| self.fold_char(c, &mut folded));
         folded.value()
+    }
+
+    /// A word without case and accents.
+    pub(crate) fn folded(&self, word: &str) -> String {
+        String::from_utf8_lossy(&self.folded_bytes(word)).into_owned()
     }
 
     fn folded_bytes(&self, word: &str) -> Vec<u8> {

@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use super::digits::{Digits, Window};
 use super::lexicon::{Hit, Lexicon, ListId, Words};
-use super::topic::{Passage, TopicModel};
 use crate::evidence::Likelihood;
 
 /// A view under detection.
@@ -20,9 +19,6 @@ pub(crate) struct Reading<'a> {
     pub(crate) lexicon: &'a Lexicon,
     /// Computed when the first detector asks for a column's header.
     pub(crate) tables: OnceCell<Vec<Table>>,
-    pub(crate) topics: &'a TopicModel,
-    /// Computed when the first topic asks.
-    pub(crate) passages: OnceCell<Vec<Passage>>,
 }
 
 /// A literal that some detector waits for.
@@ -68,11 +64,6 @@ pub(crate) trait Detector: Send + Sync {
 }
 
 impl<'a> Reading<'a> {
-    /// The passages of the text and what they are about.
-    pub(crate) fn passages(&self) -> &[Passage] {
-        self.passages.get_or_init(|| self.topics.passages(self))
-    }
-
     /// Hits of a list that start inside the range.
     pub(crate) fn hits_in(&self, list: ListId, range: Range<usize>) -> impl Iterator<Item = &Hit> {
         let hits = self.words.of(list);

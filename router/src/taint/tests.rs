@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sluice_policies::{Finding, Likelihood, Text};
+use sluice_policies::Text;
 
 use super::*;
 
@@ -23,31 +23,11 @@ fn prompt(turns: &[(Role, &str)]) -> Prompt {
     Prompt { texts: turns.iter().enumerate().map(text).collect(), ..Prompt::default() }
 }
 
-/// A classification with a finding in each of these texts.
-fn found_in(texts: &[usize]) -> Classification {
-    let finding = |&text: &usize| Finding {
-        detector: "payment_card".into(),
-        place: String::new(),
-        likelihood: Likelihood::Likely,
-        text,
-        span: 0..1,
-    };
-    let mut classification: Classification = serde_json::from_value(serde_json::json!({
-        "class": "regulated", "labels": [], "latency": "interactive", "rules": [], "raised_by": [],
-        "shadow_rules": [], "findings": [], "refuse": null, "strip": [], "never_cloud": true,
-        "reason": "", "base_class": "regulated", "base_reason": null, "excepted": [],
-        "redactable": false,
-    }))
-    .unwrap();
-    classification.findings = texts.iter().map(finding).collect();
-    classification
-}
-
 #[test]
 fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
     let store = TaintStore::new().unwrap();
     let first = prompt(&[(Role::User, "card 4539"), (Role::User, LONG), (Role::User, "thanks")]);
-    store.remember(&caller("a", "t"), None, &first, &found_in(&[0]));
+    store.remember(&caller("a", "t"), None, &first, &[0]);
     for (who, turn, expected) in [
         (caller("a", "t"), "card 4539", Taint::Tainted),
         (caller("a", "t"), "  card\n4539 ", Taint::Tainted),
@@ -66,7 +46,7 @@ fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
 fn a_session_stays_tainted_and_is_scoped() {
     let store = TaintStore::new().unwrap();
     let private = prompt(&[(Role::User, "short")]);
-    store.remember(&caller("a", "t"), Some("s"), &private, &found_in(&[]));
+    store.remember(&caller("a", "t"), Some("s"), &private, &[]);
     let hello = prompt(&[(Role::User, "hello")]);
     assert_eq!(store.look_up(&caller("a", "t"), Some("s"), &hello), Taint::Tainted);
     assert_eq!(store.look_up(&caller("a", "t"), Some("s2"), &hello), Taint::Clean);
@@ -77,7 +57,7 @@ fn a_session_stays_tainted_and_is_scoped() {
 fn a_system_prompt_that_all_conversations_share_taints_none() {
     let store = TaintStore::new().unwrap();
     let private = prompt(&[(Role::System, LONG), (Role::User, "card 4539")]);
-    store.remember(&caller("a", "t"), None, &private, &found_in(&[1]));
+    store.remember(&caller("a", "t"), None, &private, &[1]);
     let other = prompt(&[(Role::System, LONG), (Role::User, "hello")]);
     assert_eq!(store.look_up(&caller("a", "t"), None, &other), Taint::Clean);
 }
@@ -100,7 +80,7 @@ fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
 fn after_forgetting_a_history_that_is_not_found_is_unknown() {
     let store = TaintStore::with_room(2).unwrap();
     for session in ["1", "2", "3"] {
-        store.remember(&caller("a", "t"), Some(session), &prompt(&[]), &found_in(&[]));
+        store.remember(&caller("a", "t"), Some(session), &prompt(&[]), &[]);
     }
     let hello = prompt(&[(Role::User, "hello")]);
     let history = prompt(&[(Role::Assistant, "hi"), (Role::User, "hello")]);

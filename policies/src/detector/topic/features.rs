@@ -1,13 +1,14 @@
-//! The features of a text: its words and pairs of neighbours, names and numbers by kind only.
+//! The features of a text: its words, pairs of neighbours and pieces of words; names and numbers by
+//! kind only.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
-use crate::detector::compile::Compiler;
-use crate::detector::letters::is_unspaced;
-use crate::detector::lexicon::{Lexicon, ListId};
-use crate::detector::reading::Reading;
+use super::super::compile::Compiler;
+use super::super::letters::is_unspaced;
+use super::super::lexicon::{Lexicon, ListId, Word};
+use super::super::reading::Reading;
 
-/// A word, a number of so many digits, "a name", or a pair of these, as a hash.
+/// A word, a number of so many digits, "a name", a pair of these, or a piece of a word, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Feature(pub(super) u64);
 
@@ -17,9 +18,17 @@ const NAME_HASH: u64 = 0x6a09_e667_f3bc_c909;
 const NUMBER_HASH: u64 = 0xbb67_ae85_84ca_a73b;
 /// Longer numbers count as this long.
 const DIGITS_MAX: usize = 12;
-/// Bytes of a long plain word's beginning, which stands for its inflected forms.
-const STEM_BYTES: usize = 5;
-const STEM_HASH: u64 = 0x3c6e_f372_fe94_f82b;
+const KIND_HASH: u64 = 0x3c6e_f372_fe94_f82b;
+
+/// Characters of a piece, borders of the word included.
+const PIECE_CHARS: std::ops::RangeInclusive<usize> = 2..=5;
+/// A character of a piece takes so many bits; those of rare scripts share some values.
+const PIECE_BITS: usize = 12;
+const PIECE_HASH: u64 = 0xa54f_f53a_5f1d_36f1;
+/// Pieces are taken from so many characters at a word's beginning.
+const PIECES_OF_CHARS: usize = 32;
+/// Stands for the border of a word.
+const BORDER: char = '_';
 
 /// Kinds of words: a feature of their own besides the word. Text in a model file, and lists.
 const KINDS: [(&str, &[&str]); 5] = [
@@ -45,6 +54,7 @@ const KINDS: [(&str, &[&str]); 5] = [
 const NAME_KIND: usize = KINDS.len();
 
 /// The lists that say of what kind a word is.
+#[derive(Clone)]
 pub(crate) struct WordKinds {
     lists: Vec<(ListId, usize)>,
 }
@@ -84,30 +94,30 @@ impl Feature {
         Feature(spread(first.rotate_left(17) ^ second.wrapping_mul(NUMBER_HASH)))
     }
 
-    fn stem(hash: u64) -> Feature {
-        Feature(spread(hash ^ STEM_HASH))
+    fn piece(chars: u64) -> Feature {
+        Feature(spread(chars ^ PIECE_HASH))
     }
 
     fn kind(kind: usize) -> Feature {
-        Feature(spread(STEM_HASH.wrapping_mul(kind as u64 + 2)))
+        Feature(spread(KIND_HASH.wrapping_mul(kind as u64 + 2)))
     }
 
-    /// A feature as it stands in a model file: `salary`, `@ was`, `#4`, `diabe*`.
+    /// A feature as it stands in a model file: `salary`, `@ was`, `#4`, `~_hea`.
     pub(super) fn parse(text: &str, lexicon: &Lexicon) -> Feature {
-        if let Some(stem) = text.strip_suffix('*') {
-            return Feature::stem(lexicon.fold_hash(stem));
+        if let Some(piece) = text.strip_prefix('~') {
+            return Feature::piece(piece.chars().fold(1, push_char));
         }
         if let Some(kind) = KINDS.iter().position(|(name, _)| *name == text) {
             return Feature::kind(kind);
         }
-        let atom = |text: &str| match text.strip_prefix('#') {
+        let unit = |text: &str| match text.strip_prefix('#') {
             Some(digits) => number(digits.parse().unwrap_or(0)),
             None if text == NAME => NAME_HASH,
             None => lexicon.fold_hash(text),
         };
         match text.split_once(' ') {
-            Some((first, second)) => Feature::pair(atom(first), atom(second)),
-            None => Feature::word(atom(text)),
+            Some((first, second)) => Feature::pair(unit(first), unit(second)),
+            None => Feature::word(unit(text)),
         }
     }
 
@@ -127,136 +137,156 @@ fn number(digits: usize) -> u64 {
     NUMBER_HASH.wrapping_add(digits.min(DIGITS_MAX) as u64)
 }
 
-/// A word of a text, or a character of a script without spaces.
-pub(super) struct Atom {
+/// A piece is a one and its characters behind, so that pieces of other lengths differ.
+fn push_char(piece: u64, c: char) -> u64 {
+    piece << PIECE_BITS | c as u64 & ((1 << PIECE_BITS) - 1)
+}
+
+/// The words of a text, and each character of a script without spaces between.
+pub(super) fn words<'a>(reading: &'a Reading<'_>) -> Cow<'a, [Word]> {
+    let words = &reading.words.words;
+    let is_spaced = reading.text.is_ascii() || !reading.text.chars().any(is_unspaced);
+    if is_spaced {
+        return Cow::Borrowed(words);
+    }
+    let single = |(start, c): (usize, char)| Word {
+        start: start as u32,
+        end: (start + c.len_utf8()) as u32,
+        hash: reading.lexicon.fold_hash(c.encode_utf8(&mut [0; 4])),
+    };
+    let singles = reading.text.char_indices().filter(|(_, c)| is_unspaced(*c)).map(single);
+    let mut all: Vec<Word> = singles.chain(words.iter().copied()).collect();
+    all.sort_by_key(|word| word.start);
+    Cow::Owned(all)
+}
+
+/// The hash by which a word is looked up before its kind is known.
+pub(super) fn glance_hash(text: &str, word: &Word) -> u64 {
+    match text.as_bytes()[word.start as usize].is_ascii_digit() {
+        true => number((word.end - word.start) as usize),
+        false => word.hash,
+    }
+}
+
+/// A word as the model sees it.
+struct Unit<'a> {
+    text: &'a str,
     hash: u64,
-    stem: Option<u64>,
     /// A bit for each kind.
     kinds: u8,
     is_number: bool,
-    range: Range<usize>,
 }
 
-impl Atom {
-    /// Its text as a model file has it.
-    pub(super) fn text(&self, text: &str) -> String {
-        let word = &text[self.range.clone()];
-        match word.as_bytes()[0] {
-            b'0'..=b'9' => format!("#{}", word.len().min(DIGITS_MAX)),
-            _ if self.hash == NAME_HASH => NAME.to_owned(),
-            _ => word.to_lowercase(),
+impl Unit<'_> {
+    /// As a model file has it.
+    fn name(&self) -> String {
+        match self.is_number {
+            true => format!("#{}", self.text.len().min(DIGITS_MAX)),
+            false if self.hash == NAME_HASH => NAME.to_owned(),
+            false => self.text.to_lowercase(),
         }
-    }
-}
-
-/// A word with all its features.
-pub(super) struct Step<'a> {
-    last: Option<&'a Atom>,
-    atom: &'a Atom,
-    /// The word's place in the text.
-    pub(super) number: usize,
-}
-
-impl Step<'_> {
-    /// The range of the word.
-    pub(super) fn range(&self) -> Range<usize> {
-        self.atom.range.clone()
-    }
-
-    /// It is a word, and no number.
-    pub(super) fn is_word(&self) -> bool {
-        !self.atom.is_number
-    }
-
-    /// Two numbers side by side say nothing: tables and measurements are full of them.
-    fn pair(&self) -> Option<&Atom> {
-        self.last.filter(|last| !(last.is_number && self.atom.is_number))
     }
 
     fn kinds(&self) -> impl Iterator<Item = usize> + use<> {
-        let kinds = self.atom.kinds;
+        let kinds = self.kinds;
         (0..KINDS.len()).filter(move |kind| kinds >> kind & 1 == 1)
     }
 
-    /// Calls `each` with every feature.
+    fn has_pieces(&self) -> bool {
+        !self.is_number && self.hash != NAME_HASH
+    }
+}
+
+/// Reads words in full.
+pub(super) struct Reader<'a> {
+    text: &'a str,
+    lexicon: &'a Lexicon,
+    starts: Vec<(u32, usize)>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(reading: &Reading<'a>, kinds: &WordKinds) -> Reader<'a> {
+        Reader { text: reading.text, lexicon: reading.lexicon, starts: kinds.starts(reading) }
+    }
+
+    fn unit(&self, word: &Word) -> Unit<'a> {
+        let first = self.starts.partition_point(|(start, _)| *start < word.start);
+        let of_word = self.starts[first..].iter().take_while(|(start, _)| *start == word.start);
+        let kinds = of_word.fold(0u8, |kinds, (_, kind)| kinds | 1 << kind);
+        let text = &self.text[word.start as usize..word.end as usize];
+        let is_number = text.as_bytes()[0].is_ascii_digit();
+        let is_name = !is_number && kinds >> NAME_KIND & 1 == 1;
+        let hash = if is_name { NAME_HASH } else { glance_hash(self.text, word) };
+        Unit { text, hash, kinds, is_number }
+    }
+
+    /// Calls `each` with every feature of the words, and whether it is a piece.
     #[inline]
-    pub(super) fn features(&self, mut each: impl FnMut(Feature)) {
-        each(Feature::word(self.atom.hash));
-        if let Some(last) = self.pair() {
-            each(Feature::pair(last.hash, self.atom.hash));
-        }
-        if let Some(stem) = self.atom.stem {
-            each(Feature::stem(stem));
-        }
-        if self.atom.kinds != 0 {
-            self.kinds().for_each(|kind| each(Feature::kind(kind)));
+    pub(super) fn each(&self, words: &[Word], mut each: impl FnMut(Feature, bool)) {
+        let mut last: Option<Unit<'_>> = None;
+        for word in words {
+            let unit = self.unit(word);
+            each(Feature::word(unit.hash), false);
+            if let Some(last) = last.filter(|last| is_pair(last, &unit)) {
+                each(Feature::pair(last.hash, unit.hash), false);
+            }
+            unit.kinds().for_each(|kind| each(Feature::kind(kind), false));
+            if unit.has_pieces() {
+                self.each_piece(unit.text, |piece, _| each(Feature::piece(piece), true));
+            }
+            last = Some(unit);
         }
     }
 
-    /// The features' texts, in the same order, as [`Feature::parse`] reads them.
-    pub(super) fn texts(&self, text: &str) -> Vec<String> {
-        let mut texts = vec![self.atom.text(text)];
-        texts.extend(
-            self.pair().map(|last| format!("{} {}", last.text(text), self.atom.text(text))),
-        );
-        let start = self.atom.range.start;
-        let stem = || format!("{}*", text[start..start + STEM_BYTES].to_ascii_lowercase());
-        texts.extend(self.atom.stem.map(|_| stem()));
-        texts.extend(self.kinds().map(|kind| KINDS[kind].0.to_owned()));
-        texts
+    /// The texts of all features, in the same order, as [`Feature::parse`] reads them.
+    pub(super) fn names(&self, words: &[Word]) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut last: Option<Unit<'_>> = None;
+        for word in words {
+            let unit = self.unit(word);
+            names.push(unit.name());
+            if let Some(last) = last.filter(|last| is_pair(last, &unit)) {
+                names.push(format!("{} {}", last.name(), unit.name()));
+            }
+            names.extend(unit.kinds().map(|kind| KINDS[kind].0.to_owned()));
+            if unit.has_pieces() {
+                self.each_piece(unit.text, |_, chars| {
+                    names.push(format!("~{}", chars.iter().collect::<String>()));
+                });
+            }
+            last = Some(unit);
+        }
+        names
     }
-}
 
-/// Calls `each` with every word of the text and its features.
-pub(super) fn each(reading: &Reading<'_>, kinds: &WordKinds, mut each: impl FnMut(Step<'_>)) {
-    let mut last: Option<Atom> = None;
-    let mut number = 0;
-    atoms(reading, kinds, |atom| {
-        each(Step { last: last.as_ref(), atom: &atom, number });
-        last = Some(atom);
-        number += 1;
-    });
-}
-
-fn atoms(reading: &Reading<'_>, kinds: &WordKinds, mut emit: impl FnMut(Atom)) {
-    let bytes = reading.text.as_bytes();
-    let starts = kinds.starts(reading);
-    let mut starts = starts.iter().peekable();
-    let mut end = 0;
-    for word in &reading.words.words {
-        let range = word.start as usize..word.end as usize;
-        if range.start - end > 2 {
-            unspaced(reading, end..range.start, &mut emit);
-        }
-        end = range.end;
-        let mut kinds = 0u8;
-        while let Some((start, kind)) = starts.next_if(|(start, _)| *start <= word.start) {
-            kinds |= u8::from(*start == word.start) << kind;
-        }
-        let is_name = kinds >> NAME_KIND & 1 == 1;
-        let is_number = bytes[range.start].is_ascii_digit();
-        let hash = match (is_number, is_name) {
-            (true, _) => number(range.len()),
-            (_, true) => NAME_HASH,
-            _ => word.hash,
+    fn each_piece(&self, word: &str, mut each: impl FnMut(u64, &[char])) {
+        let mut chars = [BORDER; PIECES_OF_CHARS + 2];
+        let mut len = 1;
+        let mut push = |c: char| {
+            if len <= PIECES_OF_CHARS {
+                chars[len] = c;
+                len += 1;
+            }
         };
-        let may_be_inflected = !is_name && !is_number && range.len() > STEM_BYTES + 1;
-        let stem = may_be_inflected.then(|| Lexicon::ascii_stem(bytes, range.start, STEM_BYTES));
-        emit(Atom { hash, stem: stem.flatten(), kinds, is_number, range });
+        if word.is_ascii() {
+            word.bytes().for_each(|byte| push(char::from(byte.to_ascii_lowercase())));
+        } else {
+            self.lexicon.folded(word).chars().for_each(push);
+        }
+        // A border behind: the array is full of them.
+        let chars = &chars[..len + 1];
+        let mut window = 0;
+        for (at, &c) in chars.iter().enumerate() {
+            window = push_char(window, c);
+            for count in PIECE_CHARS.take_while(|count| *count <= at + 1) {
+                let one = 1 << (count * PIECE_BITS);
+                each(one | window & (one - 1), &chars[at + 1 - count..=at]);
+            }
+        }
     }
-    unspaced(reading, end..reading.text.len(), &mut emit);
 }
 
-/// Characters of scripts without spaces between two words: each is a word of its own.
-fn unspaced(reading: &Reading<'_>, range: Range<usize>, emit: &mut impl FnMut(Atom)) {
-    if range.len() < 3 || reading.text.as_bytes()[range.clone()].is_ascii() {
-        return;
-    }
-    let start = range.start;
-    for (offset, c) in reading.text[range].char_indices().filter(|(_, c)| is_unspaced(*c)) {
-        let at = start + offset;
-        let mut buffer = [0; 4];
-        let hash = reading.lexicon.fold_hash(c.encode_utf8(&mut buffer));
-        emit(Atom { hash, stem: None, kinds: 0, is_number: false, range: at..at + c.len_utf8() });
-    }
+/// Two numbers side by side say nothing: tables and measurements are full of them.
+fn is_pair(last: &Unit<'_>, unit: &Unit<'_>) -> bool {
+    !(last.is_number && unit.is_number)
 }

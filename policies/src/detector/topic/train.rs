@@ -2,16 +2,23 @@
 //!
 //! A private row of several passages need be private in one of them only, so the passage that the
 //! model finds strongest stands for it; every passage of a harmless row is harmless. Thresholds are
-//! taken from scores of rows that the scoring model had not seen (five folds). Weights are learned by
+//! taken from scores of rows that the scoring model had not seen (four folds). Weights are learned by
 //! AdaGrad (Duchi, Hazan and Singer, 2011); the same rows give the same file, byte for byte.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 mod vectors;
 
-use super::features;
-use super::{BLOCK_WORDS, FEATURES_MIN, TOPICS, WEIGHT_STEP, passages, share_of};
-use crate::detector::compile::Compiled;
+use super::features::{self, Reader};
+use super::model::TopicModel;
+use super::{
+    BLOCK_WORDS, FACT_SHARE, PIECE_SHARE, PRIVATE, TOPICS, WEIGHT_STEP, WORDS_MIN, passage_blocks,
+    share_of,
+};
+use crate::detector::lexicon::Word;
+use crate::detector::reading::Reading;
+use crate::detector::{Scanner, Span};
+use crate::evidence::Likelihood::Likely;
 use crate::normalize::{Budget, Views};
 pub use vectors::WordVectors;
 
@@ -46,37 +53,81 @@ const LABELS: [&[&str]; TOPICS.len()] = [
     &["SECRET"],
     &["HIPAA", "GDPR", "CCPA", "PERSONAL", "PRIVILEGE", "TRADE_SECRET", "SECRET"],
 ];
-/// Share of harmless unseen rows that may reach `likely`, by topic.
-const LIKELY_FALSE: [f64; TOPICS.len()] = [0.03, 0.03, 0.03, 0.03, 0.03, 0.05];
-/// Share of harmless unseen rows that may reach `very_likely`, by topic.
-const VERY_LIKELY_FALSE: [f64; TOPICS.len()] = [0.005, 0.005, 0.005, 0.005, 0.005, 0.02];
-const FOLDS: usize = 5;
-const EPOCHS: usize = 30;
+/// Share of harmless unseen rows that may reach `likely` in `private_matter`.
+const LIKELY_FALSE: f64 = 0.025;
+/// Share of harmless unseen rows that may reach `very_likely` in it.
+const VERY_LIKELY_FALSE: f64 = 0.005;
+/// The same for the other topics: shares of unseen private rows about something else.
+const LIKELY_OTHER: f64 = 0.05;
+const VERY_LIKELY_OTHER: f64 = 0.01;
+/// Share of private rows that may be lost at a glance.
+const GLANCE_LOST: f64 = 0.002;
+/// So much below what that share says, for rows that nobody has seen.
+const GLANCE_MARGIN: f32 = 0.25;
+const FOLDS: usize = 4;
+const EPOCHS: usize = 15;
 const RATE: f32 = 0.5;
-const DECAY: f32 = 1e-5;
+const DECAY: f32 = 1e-4;
 /// A feature of fewer rows teaches nothing.
 const ROWS_MIN: u32 = 2;
+/// The same for pieces of words, of which there are many.
+const PIECE_ROWS_MIN: u32 = 4;
 /// How much a private row of another topic counts against a topic.
 const OTHER_TOPIC: f32 = 0.2;
 /// Bytes of views that training may take.
 const VIEW_BYTES_MAX: usize = 1 << 30;
 
-/// Trains the model of all topics.
+/// Trains the model of all topics over what the scanner's other detectors find.
 ///
 /// What words mean, by `vectors`, gives weight to those that no row holds: "lupus" counts a little like
 /// "arthritis". It costs nothing later, for it ends up in the weights of single words.
-pub fn train_topics(rows: &[LabelledText<'_>], vectors: &WordVectors) -> TopicTraining {
-    let corpus = Corpus::read(rows, vectors);
+pub fn train_topics(
+    rows: &[LabelledText<'_>],
+    vectors: &WordVectors,
+    scanner: &Scanner,
+) -> TopicTraining {
+    let corpus = Corpus::read(rows, vectors, scanner);
     let trained: Vec<Trained> = std::thread::scope(|scope| {
         let corpus = &corpus;
         let work: Vec<_> =
             (0..TOPICS.len()).map(|topic| scope.spawn(move || corpus.train_topic(topic))).collect();
         work.into_iter().map(|w| w.join().expect("training does not panic")).collect()
     });
+    let file = corpus.file(&trained, f32::NEG_INFINITY);
+    let glance = glance_threshold(&file, rows, scanner);
     TopicTraining {
-        file: corpus.file(&trained),
+        file: corpus.file(&trained, glance),
         summary: trained.iter().map(|t| t.summary.clone()).collect(),
     }
+}
+
+/// The score that nearly all rows reach at a glance which the model finds in full.
+fn glance_threshold(file: &str, rows: &[LabelledText<'_>], scanner: &Scanner) -> f32 {
+    let compiled = &scanner.compiled;
+    let kinds = compiled.topics().kinds.clone();
+    let mut model =
+        TopicModel::parse(file, compiled.lexicon(), kinds).expect("it was just written");
+    model.facts.bind(scanner.detectors());
+    let mut scores: Vec<f32> = Vec::new();
+    for row in rows.iter().filter(|row| row.private) {
+        with_reading(row.text, scanner, |reading, found| {
+            let passages = model.passages(reading, found);
+            scores.extend(passages.iter().map(|passage| passage.glance).reduce(f32::max));
+        });
+    }
+    scores.sort_by(f32::total_cmp);
+    let lost = (scores.len() as f64 * GLANCE_LOST) as usize;
+    scores.get(lost).map_or(f32::NEG_INFINITY, |score| score - GLANCE_MARGIN)
+}
+
+/// Calls `use_it` with the plainest view of a text and what the other detectors find in it.
+fn with_reading(text: &str, scanner: &Scanner, use_it: impl FnOnce(&Reading<'_>, &[Span])) {
+    let mut budget = Budget::new(VIEW_BYTES_MAX);
+    let views = Views::of(text, &mut budget);
+    let Some((_, view)) = views.iter().next() else { return };
+    let reading = scanner.compiled.read(&view.text);
+    let found = scanner.scan_values(&reading, &mut Vec::new());
+    use_it(&reading, &found);
 }
 
 /// Rows as features.
@@ -89,7 +140,7 @@ struct Corpus<'a> {
 
 /// A passage as the trainer sees it.
 struct Example {
-    /// Feature numbers with their shares.
+    /// Feature numbers with what they count.
     features: Vec<(u32, f32)>,
     /// The sum of its words' vectors.
     meaning: Vec<f32>,
@@ -117,48 +168,62 @@ struct Trained {
     summary: String,
 }
 
-impl<'a> Corpus<'a> {
-    fn read(rows: &[LabelledText<'_>], vectors: &'a WordVectors) -> Corpus<'a> {
-        let compiled = Compiled::new(Vec::new()).expect("no spec can be wrong");
-        let mut known: HashMap<u64, u32> = HashMap::new();
-        let mut texts: Vec<String> = Vec::new();
-        let mut row_counts: Vec<(u32, usize)> = Vec::new();
-        let mut read: Vec<(Vec<Vec<u32>>, &LabelledText<'_>)> = Vec::new();
-        let mut budget = Budget::new(VIEW_BYTES_MAX);
-        for (number, row) in rows.iter().enumerate() {
-            let views = Views::of(row.text, &mut budget);
-            let Some((_, view)) = views.iter().next() else { continue };
-            let reading = compiled.read(&view.text);
-            let mut blocks: Vec<Vec<u32>> = Vec::new();
-            features::each(&reading, &compiled.topics().kinds, |step| {
-                if step.number / BLOCK_WORDS >= blocks.len() {
-                    blocks.push(Vec::new());
-                }
-                let mut names = step.texts(&view.text).into_iter();
-                step.features(|feature| {
-                    let name = names.next().expect("every feature has a text");
-                    let id = *known.entry(feature.0).or_insert_with(|| {
-                        texts.push(name);
-                        row_counts.push((0, usize::MAX));
-                        texts.len() as u32 - 1
-                    });
-                    let (count, last) = &mut row_counts[id as usize];
-                    if *last != number {
-                        (*count, *last) = (*count + 1, number);
-                    }
-                    blocks.last_mut().expect("one was pushed").push(id);
-                });
-            });
-            read.push((passages(&blocks).map(|b| b.concat()).collect(), row));
+/// The words of a passage as features: so many words, features with their counts, facts.
+#[derive(Default)]
+struct Counted {
+    words: usize,
+    features: Vec<u32>,
+    facts: Vec<u32>,
+}
+
+/// Gives features their numbers and counts the rows that hold them.
+#[derive(Default)]
+struct Numbers {
+    known: HashMap<String, u32>,
+    texts: Vec<String>,
+    /// Rows, and the last of them.
+    rows: Vec<(u32, usize)>,
+}
+
+impl Numbers {
+    fn of(&mut self, text: String, row: usize) -> u32 {
+        let id = *self.known.entry(text).or_insert_with_key(|text| {
+            self.texts.push(text.clone());
+            self.rows.push((0, usize::MAX));
+            self.texts.len() as u32 - 1
+        });
+        let (count, last) = &mut self.rows[id as usize];
+        if *last != row {
+            (*count, *last) = (*count + 1, row);
         }
-        let is_kept = |id: &u32| row_counts[*id as usize].0 >= ROWS_MIN;
-        let vector = |id: &u32| vectors.of(&texts[*id as usize]);
-        let example = |passage: &[u32]| Example {
-            features: shares(passage, is_kept),
-            meaning: vectors.sum(passage.iter().filter_map(vector), share_of(passage.len())),
-        };
-        let rows = read.into_iter().map(|(passages, row)| Row::new(&passages, row, example));
-        Corpus { rows: rows.collect(), texts, vectors }
+        id
+    }
+
+    fn is_kept(&self, id: u32) -> bool {
+        let least = if is_piece(&self.texts[id as usize]) { PIECE_ROWS_MIN } else { ROWS_MIN };
+        self.rows[id as usize].0 >= least
+    }
+}
+
+fn is_piece(text: &str) -> bool {
+    text.starts_with('~')
+}
+
+impl<'a> Corpus<'a> {
+    fn read(rows: &[LabelledText<'_>], vectors: &'a WordVectors, scanner: &Scanner) -> Corpus<'a> {
+        let mut numbers = Numbers::default();
+        let mut read: Vec<(Vec<Counted>, &LabelledText<'_>)> = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
+            with_reading(row.text, scanner, |reading, found| {
+                read.push((count_passages(reading, found, scanner, &mut numbers, number), row));
+            });
+        }
+        let rows = read.into_iter().map(|(passages, row)| {
+            let long_enough = passages.iter().filter(|passage| passage.words >= WORDS_MIN);
+            let examples = long_enough.map(|passage| Example::new(passage, &numbers, vectors));
+            Row::new(examples.collect(), row)
+        });
+        Corpus { rows: rows.collect(), texts: numbers.texts, vectors }
     }
 
     fn train_topic(&self, topic: usize) -> Trained {
@@ -175,14 +240,22 @@ impl<'a> Corpus<'a> {
             scores.sort_by(|a, b| b.total_cmp(a));
             scores
         };
-        let harmless = scores(&|row| !row.is_private && row.is_request);
+        // Other topics are found in private passages only, so they are held against those.
+        let (others, shares) = match topic {
+            PRIVATE => {
+                (scores(&|r| !r.is_private && r.is_request), [LIKELY_FALSE, VERY_LIKELY_FALSE])
+            }
+            _ => (
+                scores(&|r| r.is_private && !r.is_about(topic) && r.topics != 0),
+                [LIKELY_OTHER, VERY_LIKELY_OTHER],
+            ),
+        };
         let examples = scores(&|row| row.is_about(topic));
         let at_share = |share: f64| {
-            let index = (share * harmless.len() as f64) as usize;
-            harmless.get(index).copied().unwrap_or(f32::INFINITY)
+            let index = (share * others.len() as f64) as usize;
+            others.get(index).copied().unwrap_or(f32::INFINITY)
         };
-        let (likely, very_likely) =
-            (at_share(LIKELY_FALSE[topic]), at_share(VERY_LIKELY_FALSE[topic]));
+        let [likely, very_likely] = shares.map(at_share);
         let found = |least: f32| {
             100.0 * examples.iter().filter(|s| **s >= least).count() as f64 / examples.len() as f64
         };
@@ -230,7 +303,7 @@ impl<'a> Corpus<'a> {
         model
     }
 
-    fn file(&self, trained: &[Trained]) -> String {
+    fn file(&self, trained: &[Trained], glance: f32) -> String {
         let columns = |values: Vec<String>| values.join("\t");
         let constants = |name: &str, value: &dyn Fn(&Trained) -> f32| {
             let values = trained.iter().map(|t| format!("{:.4}", value(t))).collect();
@@ -238,13 +311,14 @@ impl<'a> Corpus<'a> {
         };
         let mut file = format!(
             "# What speaks for a topic: weights in steps of {WEIGHT_STEP}. Columns: {}.\n\
-             # @ is a name, #4 a number of four digits, diabe* the words that begin so; two words are neighbours.\n\
+             # @ is a name, #4 a number of four digits, ~_hea a piece of a word, !phone a finding; two stand together.\n\
              # Written by `cargo run --release -p sluice-policies --example train_topics`.\n",
             TOPICS.join(", ")
         );
         file += &constants("bias", &|t| t.model.bias);
         file += &constants("likely", &|t| t.likely);
         file += &constants("very_likely", &|t| t.very_likely);
+        file += &format!("=glance\t{glance:.4}\n");
         let known: HashMap<&str, usize> =
             self.texts.iter().enumerate().map(|(id, text)| (text.as_str(), id)).collect();
         let foreign = self.vectors.common_words().filter(|word| !known.contains_key(word));
@@ -268,16 +342,11 @@ impl<'a> Corpus<'a> {
 }
 
 impl Row {
-    fn new(
-        passages: &[Vec<u32>],
-        row: &LabelledText<'_>,
-        example: impl Fn(&[u32]) -> Example,
-    ) -> Row {
+    fn new(passages: Vec<Example>, row: &LabelledText<'_>) -> Row {
         let about = |labels: &[&str]| row.labels.iter().any(|l| labels.contains(&l.as_str()));
         let bits = LABELS.iter().enumerate().filter(|(_, labels)| row.private && about(labels));
-        let long_enough = passages.iter().filter(|p| p.len() >= FEATURES_MIN as usize);
         Row {
-            passages: long_enough.map(|passage| example(passage)).collect(),
+            passages,
             topics: bits.fold(0, |topics, (bit, _)| topics | 1 << bit),
             is_private: row.private,
             is_request: row.request,
@@ -289,12 +358,78 @@ impl Row {
     }
 }
 
-/// Each feature of a passage with its count over the root of the number of all features.
-fn shares(passage: &[u32], is_kept: impl Fn(&u32) -> bool) -> Vec<(u32, f32)> {
-    let scale = share_of(passage.len());
-    let mut kept: Vec<u32> = passage.iter().copied().filter(|id| is_kept(id)).collect();
-    kept.sort_unstable();
-    kept.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as f32 * scale)).collect()
+/// The passages of a text, their features numbered.
+fn count_passages(
+    reading: &Reading<'_>,
+    found: &[Span],
+    scanner: &Scanner,
+    numbers: &mut Numbers,
+    row: usize,
+) -> Vec<Counted> {
+    let reader = Reader::new(reading, &scanner.compiled.topics().kinds);
+    let words = features::words(reading);
+    let blocks: Vec<&[Word]> = words.chunks(BLOCK_WORDS).collect();
+    let mut count_block = |words: &&[Word]| -> Vec<u32> {
+        reader.names(words).into_iter().map(|name| numbers.of(name, row)).collect()
+    };
+    let counted: Vec<Vec<u32>> = blocks.iter().map(&mut count_block).collect();
+    let len = passage_blocks(blocks.len()).max(1);
+    let passages = blocks.windows(len).zip(counted.windows(len));
+    let passages: Vec<Counted> = passages
+        .map(|(blocks, counted)| Counted {
+            words: blocks.iter().map(|words| words.len()).sum(),
+            features: counted.concat(),
+            facts: facts(blocks, found, scanner).map(|name| numbers.of(name, row)).collect(),
+        })
+        .collect();
+    passages
+}
+
+/// What other detectors found in a passage, alone and in pairs, as a model file has it.
+fn facts(
+    blocks: &[&[Word]],
+    found: &[Span],
+    scanner: &Scanner,
+) -> impl Iterator<Item = String> + use<> {
+    let start = blocks.first().and_then(|words| words.first()).map_or(0, |word| word.start);
+    let end = blocks.last().and_then(|words| words.last()).map_or(0, |word| word.end);
+    let inside = |span: &&Span| {
+        span.likelihood >= Likely
+            && span.range.start < end as usize
+            && span.range.end > start as usize
+    };
+    let id = |span: &Span| scanner.compiled.detectors[span.detector].spec.id.clone();
+    let ids: BTreeSet<String> = found.iter().filter(inside).map(id).collect();
+    let ids: Vec<String> = ids.into_iter().collect();
+    (0..ids.len()).flat_map(move |first| {
+        let ids = ids.clone();
+        (first..ids.len()).map(move |second| match first == second {
+            true => format!("!{}", ids[first]),
+            false => format!("!{} !{}", ids[first], ids[second]),
+        })
+    })
+}
+
+impl Example {
+    fn new(passage: &Counted, numbers: &Numbers, vectors: &WordVectors) -> Example {
+        let share = share_of(passage.words);
+        let mut kept: Vec<u32> =
+            passage.features.iter().copied().filter(|id| numbers.is_kept(*id)).collect();
+        kept.sort_unstable();
+        let weight = |id: u32| match is_piece(&numbers.texts[id as usize]) {
+            true => share * PIECE_SHARE,
+            false => share,
+        };
+        let mut features: Vec<(u32, f32)> = kept
+            .chunk_by(|a, b| a == b)
+            .map(|same| (same[0], same.len() as f32 * weight(same[0])))
+            .collect();
+        let facts = passage.facts.iter().filter(|id| numbers.is_kept(**id));
+        features.extend(facts.map(|id| (*id, FACT_SHARE)));
+        let vector = |id: &u32| vectors.of(&numbers.texts[*id as usize]);
+        let meaning = vectors.sum(passage.features.iter().filter_map(vector), share);
+        Example { features, meaning }
+    }
 }
 
 impl Weights {
