@@ -13,7 +13,7 @@ use crate::chat::ChatTemplate;
 use crate::clock::Clock;
 use crate::engine::{ChatMessage, Conversation, EngineOptions};
 use crate::error::EngineError;
-use crate::model::LoadedModel;
+use crate::model::{LoadedModel, Step};
 use crate::pack::Progress;
 use crate::tokenizer::{TokenId, Tokenizer};
 
@@ -114,17 +114,18 @@ struct Sums {
 impl Sums {
     fn add(&mut self, model: &mut LoadedModel, record: &Record) -> Result<(), EngineError> {
         let mut sequence = model.new_sequence();
-        // The last token predicts nothing that is known.
-        let inputs = &record.tokens[..record.tokens.len() - 1];
-        for (chunk, tokens) in inputs.chunks(WINDOW_TOKENS).enumerate() {
+        // The last token predicts nothing that is known, and only the last of the prompt something that
+        // counts: the output matrix is spared the others.
+        let (inputs, targets) =
+            (&record.tokens[..record.tokens.len() - 1], &record.tokens[record.counted_from..]);
+        let (uncounted, counted) = inputs.split_at(record.counted_from - 1);
+        for tokens in uncounted.chunks(WINDOW_TOKENS) {
+            model.forward(&mut [Step { sequence: &mut sequence, tokens, logits: None }])?;
+        }
+        for (tokens, targets) in counted.chunks(WINDOW_TOKENS).zip(targets.chunks(WINDOW_TOKENS)) {
             let logits = model.forward_all(&mut sequence, tokens)?;
-            let vocab = logits.len() / tokens.len();
-            for (i, logits) in logits.chunks_exact(vocab).enumerate() {
-                let next = chunk * WINDOW_TOKENS + i + 1;
-                if next >= record.counted_from {
-                    self.count(logits, record.tokens[next] as usize);
-                }
-            }
+            let rows = logits.chunks_exact(logits.len() / tokens.len());
+            rows.zip(targets).for_each(|(row, target)| self.count(row, *target as usize));
         }
         self.passed += inputs.len();
         Ok(())

@@ -22,6 +22,7 @@ use llguidance::{Matcher, ParserFactory};
 use crate::chat::Nesting;
 use crate::error::EngineError;
 use crate::tokenizer::{TokenId, Tokenizer};
+use form::NAMES_MAX;
 pub(crate) use form::{CallMarks, Form, Schema};
 
 /// Longest way to the end that is looked for.
@@ -68,6 +69,10 @@ impl Grammars {
 
     /// A constraint at the beginning of a form.
     pub(crate) fn compile(self: &Arc<Self>, form: &Form) -> Result<Constraint, EngineError> {
+        if let Some(Schema { field, .. }) = form.schemas.iter().find(|s| s.has_too_many_names()) {
+            let what = format!("an object has more than {NAMES_MAX} names; ask for fewer");
+            return Err(EngineError::Unsupported { field: field.clone(), what });
+        }
         match self.start(&form.lark) {
             Ok(matcher) => Ok(self.constraint(matcher)),
             Err(error) => Err(self.blame(form, &error)),

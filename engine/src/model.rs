@@ -30,6 +30,8 @@ mod sequence;
 mod tests;
 #[cfg(test)]
 pub(crate) mod tiny;
+#[cfg(test)]
+mod wide;
 
 use crate::backend::{Backend, Projection};
 use crate::error::EngineError;
@@ -113,6 +115,8 @@ pub(crate) struct Parts {
     pub(crate) cache_bytes: u64,
     /// Experts that a token uses in a layer.
     pub(crate) experts_per_token: usize,
+    /// See [`Blueprint::lossy`].
+    pub(crate) lossy: Vec<String>,
 }
 
 /// Buffers that live from pass to pass.

@@ -12,6 +12,7 @@
 //! before its end goes on there: finished files whose SHA-256 is right are kept (`folder`).
 
 mod arrival;
+mod class;
 mod folder;
 mod inspect;
 mod plan;
@@ -28,6 +29,8 @@ use crate::weights::manifest::{LayerSpec, Manifest, Source, TensorSpec, VERSION}
 use crate::weights::{Weights, side_files};
 
 pub use arrival::{Arrival, ArrivingFile};
+use class::Census;
+pub use class::{ClassTypes, TensorClass};
 use folder::Folder;
 pub use inspect::{Inspection, inspect};
 use plan::{Item, Plan, Types};
@@ -45,6 +48,8 @@ pub struct PackOptions {
     /// Type of the large dense matrices (attention, delta net, embedding, shared experts); `auto`: a
     /// GGUF source's own types bit for bit, `q8_0` for others.
     pub dense: String,
+    /// Types of single classes of dense matrices, over `dense`: one of [`TensorClass::DENSE`] each.
+    pub classes: Vec<(TensorClass, String)>,
     /// Name that clients see; default: the destination's folder name.
     pub name: Option<String>,
     /// `demo`, `general` or `approved`; default `general`.
@@ -79,6 +84,8 @@ pub struct Fallback {
 pub struct PackReport {
     /// Bytes of all files.
     pub bytes: u64,
+    /// The types that tensors have now, by class.
+    pub classes: Vec<ClassTypes>,
     /// Tensors whose rows are no whole number of blocks of the asked type.
     pub fallbacks: Vec<Fallback>,
     /// Files that an earlier attempt had finished.
@@ -87,8 +94,8 @@ pub struct PackReport {
 
 /// Packs a model. `progress` is called after every piece.
 ///
-/// Errors if the source is not a model that this engine runs, a type is unknown, the destination
-/// exists, or a file cannot be written. Files that were finished before an error stay in
+/// Errors if the source is not a model that this engine runs, a weight is no finite number, a type is
+/// unknown, the destination exists, or a file cannot be written. Files that were finished before an error stay in
 /// `DESTINATION.partial` for the next attempt.
 pub fn pack(
     options: &PackOptions,
@@ -165,6 +172,7 @@ impl Packer {
                 name: source_name.to_owned(),
                 experts: types.experts.map_or_else(|| plan.expert_types(), |t| t.to_string()),
                 dense: types.dense.map_or_else(|| plan.dense_types(), |t| t.to_string()),
+                classes: types.chosen_classes(),
             },
             files: Default::default(),
             dense: plan.dense_specs(),
@@ -208,7 +216,8 @@ impl Packer {
                 writer::write_dense(&path, &self.weights, tensors, advance)?;
             }
             Item::Experts { layer, .. } => {
-                writer::write_experts(&path, &self.store, *layer, item.shapes(), advance)?;
+                let (weights, shapes) = (&self.weights, item.shapes());
+                writer::write_experts(&path, weights, &self.store, *layer, shapes, advance)?;
             }
         }
         self.folder.record(item.file_name())
@@ -226,6 +235,7 @@ impl Packer {
         self.folder.finish(&self.manifest, &self.destination)?;
         Ok(PackReport {
             bytes: self.manifest.files.values().map(|file| file.bytes).sum(),
+            classes: self.plan.census().classes(),
             fallbacks: self.plan.fallbacks,
             files_kept,
         })

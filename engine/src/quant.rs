@@ -120,6 +120,33 @@ fn decode<B: Block>(row: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Whether all values of some whole rows are numbers and not absurd: above 1e30 no weight is, and sums
+/// of products stay below the largest f32.
+///
+/// Of blocks only the scales are looked at; everything else in them is a small integer.
+pub(crate) fn is_finite(dtype: DType, rows: &[u8]) -> bool {
+    const LARGEST: f32 = 1e30;
+    fn blocks<B: Block>(rows: &[u8]) -> bool {
+        let blocks: &[B] = bytemuck::cast_slice(rows);
+        blocks.iter().all(|block| {
+            let Group { scale, min_scale, .. } = block.group(0);
+            scale.abs() < LARGEST && (!B::HAS_MIN || min_scale.abs() < LARGEST)
+        })
+    }
+    fn floats(dtype: DType, rows: &[u8]) -> bool {
+        let mut values = [0.0_f32; 256];
+        let (_, bytes) = dtype.block();
+        rows.chunks(values.len() * bytes).all(|part| {
+            let values = &mut values[..part.len() / bytes];
+            decode_floats(dtype, part, values);
+            // As integers the magnitudes are in order, NaN above all: no branch for each value.
+            let largest = values.iter().fold(0, |max, v| v.abs().to_bits().max(max));
+            largest < LARGEST.to_bits()
+        })
+    }
+    with_block!(dtype, B => blocks::<B>(rows), _ => floats(dtype, rows))
+}
+
 fn decode_floats(dtype: DType, row: &[u8], out: &mut [f32]) {
     match dtype.block().1 {
         4 => {

@@ -24,9 +24,11 @@ use std::sync::Arc;
 use crate::error::EngineError;
 use crate::expert::{ExpertStore, LayerExperts};
 use crate::io::ReadAt;
-use crate::quant::dequantise_row;
+use crate::quant::{dequantise_row, is_finite};
 use crate::tensor::{AlignedBytes, DType, Matrix, MatrixShape};
 
+#[cfg(test)]
+pub(crate) use gguf::testing as gguf_testing;
 use manifest::Manifest;
 pub(crate) use pack::CHECKSUMS;
 pub(crate) use roles::{Form, Role, canonical_name};
@@ -163,7 +165,7 @@ impl Weights {
     ) -> Result<Matrix, EngineError> {
         let tensor = self.tensor(name, &[rows, cols])?;
         let shape = MatrixShape { dtype: tensor.dtype, rows, cols };
-        Ok(Matrix::new(shape, self.bytes(tensor, 0..tensor.len)?))
+        Ok(Matrix::new(shape, self.finite(name, tensor)?))
     }
 
     /// A vector, or a small tensor as one, decoded to f32. Errors if it is missing or has another
@@ -171,8 +173,18 @@ impl Weights {
     pub(crate) fn vector(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EngineError> {
         let tensor = self.tensor(name, shape)?;
         let mut out = vec![0.0; shape.iter().product()];
-        dequantise_row(tensor.dtype, self.bytes(tensor, 0..tensor.len)?.as_slice(), &mut out);
+        dequantise_row(tensor.dtype, self.finite(name, tensor)?.as_slice(), &mut out);
         Ok(out)
+    }
+
+    /// All bytes of a tensor. Errors if a value is no number: one of them would spoil every reply.
+    fn finite(&self, name: &str, tensor: &Tensor) -> Result<AlignedBytes, EngineError> {
+        let bytes = self.bytes(tensor, 0..tensor.len)?;
+        if is_finite(tensor.dtype, bytes.as_slice()) {
+            Ok(bytes)
+        } else {
+            Err(self.no_number(name))
+        }
     }
 
     /// Some bytes of a tensor as they lie in the file. Panics if there is no such tensor or the range
@@ -245,12 +257,25 @@ impl Weights {
     }
 
     fn missing(&self, name: &str) -> EngineError {
+        let also = self.also_known_as(name);
+        self.malformed(format!("has no tensor {name:?}{also}; is the download complete?"))
+    }
+
+    /// An error about a tensor, or an expert's matrix, in which a value is NaN, infinite or absurd.
+    pub(crate) fn no_number(&self, name: &str) -> EngineError {
+        let also = self.also_known_as(name);
+        self.malformed(format!(
+            "tensor {name:?}{also} holds a value that is no finite number, or too large for the type"
+        ))
+    }
+
+    /// The name in the file, where it is another.
+    fn also_known_as(&self, name: &str) -> String {
         let also = match self.format {
             Format::Gguf => gguf::names::gguf_name(name).map(|n| format!(" ({n})")),
             Format::Pack { .. } | Format::HuggingFace => None,
         };
-        let also = also.unwrap_or_default();
-        self.malformed(format!("has no tensor {name:?}{also}; is the download complete?"))
+        also.unwrap_or_default()
     }
 
     fn malformed(&self, what: String) -> EngineError {

@@ -140,6 +140,9 @@ pub struct EdgeConfig {
     pub threads: Option<usize>,
     /// Longest prompt plus reply, tokens. Default: the model's limit, at most 8,192.
     pub context_tokens: Option<usize>,
+    /// Experts that a token uses in a layer: fewer than trained are faster and give worse text, and
+    /// every reply says so. Default: as the model was trained.
+    pub active_experts: Option<usize>,
 }
 
 /// A server that speaks OpenAI's chat completions.

@@ -379,6 +379,7 @@ impl Gateway {
             route,
             upstream: upstream.map(|u| u.id().as_str()),
             quality: upstream.map_or("none", |u| Gateway::quality(ask, u)),
+            lossy: upstream.map_or(&[], Upstream::lossy),
             decision,
             stripped: &ask.stripped,
             redacted: ask.redaction.as_ref().map_or(0, Redaction::count),

@@ -192,6 +192,7 @@ fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError>
         threads: config.threads,
         expert_cache_bytes: config.expert_cache,
         context_tokens: config.context_tokens,
+        active_experts: config.active_experts,
         ..EngineOptions::default()
     };
     let engine = Engine::load(&options).map_err(|source| ServeError::Model { path, source })?;

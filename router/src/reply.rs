@@ -85,6 +85,8 @@ pub struct DecisionHeaders<'a> {
     pub upstream: Option<&'a str>,
     /// `demo`, `general`, `approved`; `none` if nothing answered.
     pub quality: &'a str,
+    /// What makes replies worse for speed, where the edge's config asks for it.
+    pub lossy: &'a [String],
     /// The decision.
     pub decision: &'a Decision,
     /// Fields that were removed from the body.
@@ -107,6 +109,9 @@ impl DecisionHeaders<'_> {
         reply.set("x-sluice-rule", &or_none(&self.decision.raised_by));
         reply.set("x-sluice-decision", self.id);
         reply.set("x-sluice-model-quality", self.quality);
+        if !self.lossy.is_empty() {
+            reply.set("x-sluice-lossy", &self.lossy.join(","));
+        }
         if !self.stripped.is_empty() {
             reply.set("x-sluice-stripped", &self.stripped.join(","));
         }

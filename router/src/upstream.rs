@@ -87,6 +87,14 @@ impl Upstream {
         }
     }
 
+    /// What its config asks for that makes replies worse for speed; only the edge's is known.
+    pub fn lossy(&self) -> &[String] {
+        match self {
+            Upstream::Edge(edge) => &edge.engine().info().lossy,
+            Upstream::OpenAi(_) => &[],
+        }
+    }
+
     /// What a decision may know of it now.
     pub fn facts(&self) -> UpstreamFacts {
         let network = UpstreamFacts {

@@ -58,6 +58,20 @@ async fn without_a_cloud_the_edge_answers() {
 }
 
 #[tokio::test]
+async fn fewer_active_experts_are_named_in_every_reply_that_has_them() {
+    let config = with_upstreams("");
+    let fewer = config.replace("kind: edge,", "kind: edge, active_experts: 3,");
+    for (config, lossy) in [(fewer, "active_experts=3/4"), (config, "")] {
+        let gateway = Gateway::start(&config).await;
+        for body in [say("Hello"), say_streamed("Hello")] {
+            let reply = gateway.chat(body).await;
+            reply.came_from("edge", 200);
+            assert_eq!(reply.header("x-sluice-lossy"), lossy);
+        }
+    }
+}
+
+#[tokio::test]
 async fn declared_offline_keeps_everything_here() {
     let cloud = Cloud::start(Script::Answer).await;
     let config = with_cloud(cloud.address, "offline: {declared: true}\n");

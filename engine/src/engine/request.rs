@@ -378,4 +378,6 @@ pub struct ModelInfo {
     pub expert_cache_bytes: u64,
     /// Experts that a token uses in a layer.
     pub experts_per_token: usize,
+    /// What was asked for that makes replies worse for speed: `active_experts=3/4`. Empty: nothing.
+    pub lossy: Vec<String>,
 }

@@ -110,6 +110,7 @@ fn text_side() -> TextSide {
             io: crate::io::IoChoice::Buffered,
             expert_cache_bytes: 0,
             experts_per_token: 0,
+            lossy: Vec::new(),
         },
         tokenizer_json: toy_json(),
         chat_template: Some(CHATML.to_owned()),

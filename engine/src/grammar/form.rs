@@ -19,6 +19,10 @@ use crate::tokenizer::TokenId;
 const TEXT_KEYWORDS: [&str; 8] =
     ["type", "title", "description", "default", "examples", "enum", "const", "anyOf"];
 
+/// Most names of one object: compiling takes time by the square of their number, some tenths of a
+/// second for so many.
+pub(super) const NAMES_MAX: usize = 1000;
+
 /// A form as a grammar.
 pub(crate) struct Form {
     pub(super) lark: String,
@@ -50,6 +54,23 @@ impl Schema {
     pub(crate) fn any_object() -> Schema {
         let schema = json!({ "type": "object" });
         Schema { schema, strict: false, field: "response_format".to_owned() }
+    }
+
+    /// Whether an object in it has more names, listed or required, than [`NAMES_MAX`].
+    pub(super) fn has_too_many_names(&self) -> bool {
+        fn too_many(value: &Json) -> bool {
+            match value {
+                Json::Array(items) => items.iter().any(too_many),
+                Json::Object(fields) => {
+                    let required = fields.get("required").and_then(Json::as_array);
+                    fields.len() > NAMES_MAX
+                        || required.is_some_and(|names| names.len() > NAMES_MAX)
+                        || fields.values().any(too_many)
+                }
+                _ => false,
+            }
+        }
+        too_many(&self.schema)
     }
 
     /// A grammar of this schema and nothing else.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::*;
 use crate::chat::CallForm;
@@ -163,6 +163,25 @@ fn hostile_schemas_are_refused_or_followed_and_never_panic() {
         }
     }
     assert!(refused >= 4 && followed >= 1, "{refused} refused, {followed} followed");
+}
+
+/// The library takes time by the square of their number: 20,000 once took half a minute.
+#[test]
+fn objects_with_more_names_than_any_reply_needs_are_refused_before_they_cost_anything() {
+    let (_, grammars) = nano();
+    let names = |count: usize| (0..count).map(|i| i.to_string()).collect::<Vec<_>>();
+    let object = |count: usize| -> Json {
+        names(count).into_iter().map(|name| (name, json!(true))).collect::<Map<_, _>>().into()
+    };
+    for (large, largest) in [
+        (json!({"type": "object", "required": names(1001)}), json!({"required": names(1000)})),
+        (json!({"items": {"properties": object(1001)}}), json!({"properties": object(1000)})),
+    ] {
+        let compile = |schema_json| grammars.compile(&Form::json(schema(schema_json, false)));
+        let error = compile(large).err().expect("refused").to_string();
+        assert!(error.contains("1000 names"), "{error}");
+        assert!(compile(largest).is_ok());
+    }
 }
 
 #[test]

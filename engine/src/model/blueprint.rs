@@ -78,6 +78,8 @@ pub(super) struct MoePlan {
     pub(super) experts: ExpertDims,
     /// Experts that a token uses.
     pub(super) chosen: usize,
+    /// Experts that a token used in training.
+    pub(super) trained: usize,
     /// Chosen probabilities are scaled to sum 1.
     pub(super) normalise: bool,
     /// Width inside the shared expert, if there is one.
@@ -154,14 +156,21 @@ impl Blueprint {
     /// Uses fewer experts than the model was trained with; faster and less exact. Errors unless there
     /// is at least one and no more than the config says.
     pub(crate) fn limit_experts(&mut self, chosen: usize) -> Result<(), EngineError> {
-        if (1..=self.moe.chosen).contains(&chosen) {
+        if (1..=self.moe.trained).contains(&chosen) {
             self.moe.chosen = chosen;
             return Ok(());
         }
         Err(EngineError::InvalidRequest(format!(
             "active experts: expected 1 to {}, which the model was trained with, got {chosen}",
-            self.moe.chosen
+            self.moe.trained
         )))
+    }
+
+    /// What makes this model's replies worse than its training does: `active_experts=3/4`.
+    pub(crate) fn lossy(&self) -> Vec<String> {
+        let MoePlan { chosen, trained, .. } = self.moe;
+        let fewer = (chosen < trained).then(|| format!("active_experts={chosen}/{trained}"));
+        fewer.into_iter().collect()
     }
 
     /// The delta nets' shape for weights of that form.
@@ -200,9 +209,11 @@ pub(super) fn read_moe(
     let other = "num_local_experts";
     let count = if f.get(other).is_some() { f.size(other)? } else { f.size("num_experts")? };
     let intermediate = f.size("moe_intermediate_size")?;
+    let trained = f.size("num_experts_per_tok")?;
     Ok(MoePlan {
         experts: ExpertDims { count, hidden, intermediate },
-        chosen: f.size("num_experts_per_tok")?,
+        chosen: trained,
+        trained,
         normalise,
         shared,
     })

@@ -6,31 +6,27 @@
 
 use std::path::{Path, PathBuf};
 
-use super::parity::{Text, best_and_margin, load, reference, testdata};
+use super::parity::{Text, best_and_margin, load, reference};
 use super::tests::chunked;
+use super::tiny::{FAMILIES, checkpoint, gguf};
 use super::{LoadedModel, Step};
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::pack::{PackOptions, pack};
 use crate::tokenizer::TokenId;
 
-const FAMILIES: [&str; 4] = ["qwen3_5_moe", "qwen3_next", "qwen3_moe", "qwen2_moe"];
 /// Largest difference of a logit from transformers', with sums in f64.
 const REFERENCE_LOGIT_ERR_MAX: f32 = 1e-4;
 /// The same with the fast backend's sums in f32.
 const CPU_LOGIT_ERR_MAX: f32 = 2e-4;
 /// Largest difference between the forms of a model: the converter's e^A, and the order in which
 /// `qwen35moe` sums its value heads.
-const FORM_LOGIT_ERR_MAX: f32 = 1e-4;
+const FORM_LOGIT_ERR_MAX: f32 = 2e-5;
 /// Mean difference of a logit from what the oracle computes of the same quantised weights, for logits up
 /// to 12: the cost of 8-bit activations in random models, where nothing evens out.
 const ACTIVATION_LOGIT_MEAN_MAX: f64 = 0.15;
 
 const BACKENDS: [(BackendChoice, f32); 2] =
     [(BackendChoice::Reference, REFERENCE_LOGIT_ERR_MAX), (BackendChoice::Cpu, CPU_LOGIT_ERR_MAX)];
-
-fn checkpoint(family: &str) -> PathBuf {
-    testdata("tiny").join(family)
-}
 
 fn texts(family: &str) -> Vec<Text> {
     let texts = reference(&checkpoint(family).join("reference.safetensors"));
@@ -112,7 +108,7 @@ fn chunks_neighbours_and_threads_change_no_bit_of_any_family() {
         }
         let alone = chunked(&mut model, &short.ids, &[short.ids.len()]);
         assert_eq!(in_a_batch(&mut model, &[&short.ids, &long.ids]), [alone, whole.clone()]);
-        for threads in [1, 3] {
+        for threads in [2, 3] {
             let options = EngineOptions {
                 model: checkpoint(family),
                 backend,
@@ -144,6 +140,7 @@ fn packed(source: &Path, destination: &Path, dtype: &str) -> PathBuf {
         destination: destination.join(dtype),
         experts: dtype.to_owned(),
         dense: dtype.to_owned(),
+        classes: Vec::new(),
         name: None,
         quality: None,
     };
@@ -189,10 +186,6 @@ fn mean_difference(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>() / a.len() as f64
 }
 
-fn gguf(family: &str) -> PathBuf {
-    testdata("tiny").join(format!("{family}.gguf"))
-}
-
 #[test]
 fn gguf_files_give_the_results_of_safetensors() {
     for (family, (backend, tolerance)) in FAMILIES.iter().flat_map(|f| BACKENDS.map(|b| (*f, b))) {
@@ -214,17 +207,6 @@ fn gguf_files_give_the_results_of_safetensors() {
             assert!(largest_difference(&mut from_gguf, &text, tolerance) <= tolerance);
             assert_eq!(greedy(&mut from_gguf, &text.ids, text.greedy.len()), text.greedy);
         }
-    }
-}
-
-#[test]
-fn a_pack_of_a_gguf_file_changes_no_bit_of_any_family() {
-    for family in FAMILIES {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let pack = packed(&gguf(family), dir.path(), "auto");
-        let prompt = &texts(family)[0].ids;
-        let run = |model| chunked(&mut load(model, BackendChoice::Cpu), prompt, &[20, 1]);
-        assert_eq!(run(pack), run(gguf(family)), "{family}");
     }
 }
 

@@ -134,6 +134,7 @@ fn load_parts(
         io,
         cache_bytes,
         experts_per_token: blueprint.experts_per_token(),
+        lossy: blueprint.lossy(),
         config: blueprint.config().clone(),
     })
 }
@@ -176,6 +177,7 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         io: parts.io,
         expert_cache_bytes: parts.cache_bytes,
         experts_per_token: parts.experts_per_token,
+        lossy: parts.lossy.clone(),
     }
 }
 

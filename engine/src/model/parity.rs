@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::LoadedModel;
+use super::tiny::testdata;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::quant::dequantise_row;
 use crate::tensor::DType;
@@ -59,8 +60,9 @@ pub(super) fn reference(path: &Path) -> Vec<Text> {
         .collect()
 }
 
+/// Loads a model with one compute thread: tests run beside each other.
 pub(super) fn load(model: PathBuf, backend: BackendChoice) -> LoadedModel {
-    let options = EngineOptions { model, backend, threads: Some(2), ..EngineOptions::default() };
+    let options = EngineOptions { model, backend, threads: Some(1), ..EngineOptions::default() };
     LoadedModel::load(&options).expect("the model loads")
 }
 
@@ -138,10 +140,6 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/nano")
 }
 
-pub(super) fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
-}
-
 /// Σ p ln(p / q) of two rows of logits.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let log_softmax = |x: &[f32]| -> Vec<f64> {
@@ -172,7 +170,7 @@ fn the_shipped_pack_predicts_like_the_reference() {
 #[test]
 fn the_shipped_pack_s_perplexity_is_near_the_unquantised_model_s() {
     let options = crate::eval::EvalOptions {
-        engine: EngineOptions { model: shipped(), ..EngineOptions::default() },
+        engine: EngineOptions { model: shipped(), threads: Some(1), ..EngineOptions::default() },
         data: testdata("nano-heldout.jsonl"),
         limit: None,
     };

@@ -22,6 +22,7 @@ impl Fixture {
             destination: dir.path().join("pack"),
             experts: "q4_0".to_owned(),
             dense: "q8_0".to_owned(),
+            classes: Vec::new(),
             name: None,
             quality: None,
         };

@@ -1,11 +1,32 @@
-//! A model of random weights and a few thousand parameters, written to disk for tests of whole paths.
+//! A model of random weights and a few thousand parameters, written to disk for tests of whole paths;
+//! and where the committed ones lie, one of each family.
 //!
 //! Same shape as the real ones: delta nets and attention, uneven head counts, a shared expert, an
 //! untied output matrix, a byte-level vocabulary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
+
+use crate::tensor::DType;
+
+/// The families, each with a tiny model in `testdata/tiny/`, as safetensors and as GGUF.
+pub(crate) const FAMILIES: [&str; 4] = ["qwen3_5_moe", "qwen3_next", "qwen3_moe", "qwen2_moe"];
+
+/// A family's committed model as a Hugging Face directory.
+pub(crate) fn checkpoint(family: &str) -> PathBuf {
+    testdata("tiny").join(family)
+}
+
+/// The same weights as a GGUF file, by the rules of llama.cpp's converter.
+pub(crate) fn gguf(family: &str) -> PathBuf {
+    testdata("tiny").join(format!("{family}.gguf"))
+}
+
+/// A committed file of test data.
+pub(crate) fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+}
 
 /// Experts in a layer.
 pub(crate) const EXPERTS: usize = 8;
@@ -84,20 +105,63 @@ fn shapes(vocab: usize) -> Vec<(String, Vec<usize>, f32)> {
 }
 
 fn write_weights(path: &Path, vocab: usize, seed: u64) {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut number = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / 8_388_608.0 - 1.0
-    };
+    let mut noise = Noise::new(seed);
+    let tensors = shapes(vocab).into_iter().map(|(name, shape, scale)| {
+        let count = shape.iter().product::<usize>();
+        let bytes = (0..count).flat_map(|_| (noise.uniform() * scale).to_le_bytes()).collect();
+        StoredTensor { name, dtype: DType::F32, shape, bytes }
+    });
+    write_safetensors(path, tensors);
+}
+
+/// Numbers that follow from a seed and nothing else.
+pub(crate) struct Noise(u64);
+
+impl Noise {
+    pub(crate) fn new(seed: u64) -> Self {
+        Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// From −1 to 1.
+    pub(crate) fn uniform(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
+    }
+
+    /// Nearly normal, of deviation 1: four uniform numbers.
+    pub(crate) fn normal(&mut self) -> f32 {
+        (0..4).map(|_| self.uniform()).sum::<f32>() * (3.0_f32 / 4.0).sqrt()
+    }
+
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let words = (0..count.div_ceil(4)).flat_map(|_| ((self.next() >> 32) as u32).to_le_bytes());
+        words.take(count).collect()
+    }
+}
+
+/// A tensor of a safetensors file.
+pub(crate) struct StoredTensor {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    /// Slowest dimension first.
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Writes unquantised tensors as the format has them.
+pub(crate) fn write_safetensors(path: &Path, tensors: impl IntoIterator<Item = StoredTensor>) {
     let (mut header, mut data) = (Map::new(), Vec::<u8>::new());
-    for (name, shape, scale) in shapes(vocab) {
+    for StoredTensor { name, dtype, shape, bytes } in tensors {
         let start = data.len();
-        for _ in 0..shape.iter().product::<usize>() {
-            data.extend((number() * scale).to_le_bytes());
-        }
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]});
+        data.extend(bytes);
+        let dtype = dtype.name().to_uppercase();
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
         header.insert(name, entry);
     }
     let header = Value::Object(header).to_string();

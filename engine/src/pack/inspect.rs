@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Fallback;
+use super::class::{Census, ClassTypes};
 use super::plan::fallbacks;
 use super::writer::digest;
 use crate::error::EngineError;
@@ -36,6 +37,8 @@ pub struct Inspection {
     pub dense_types: Vec<(String, u64)>,
     /// Bytes of all dense tensors.
     pub dense_bytes: u64,
+    /// Types by class of tensors, experts first.
+    pub classes: Vec<ClassTypes>,
     /// Types of an expert's gate, up and down matrices in the first layer that
     /// has experts.
     pub expert_types: [String; 3],
@@ -86,6 +89,7 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         context_tokens: model.context,
         experts: blueprint.experts(),
         experts_per_token: blueprint.experts_per_token(),
+        classes: Census::of(&weights, &store).classes(),
         dense_bytes: dense_types.iter().map(|(_, bytes)| bytes).sum(),
         dense_types,
         expert_types: [layout.gate, layout.up, layout.down].map(|s| s.dtype.to_string()),

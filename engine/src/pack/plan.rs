@@ -3,10 +3,11 @@
 //! Knowing everything first lets a pack be written in any order, in small pieces, and go on after an
 //! interruption: two plans with the same fingerprint write the same bytes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::{Fallback, LayerSpec, PackOptions, spec};
+use super::{Census, Fallback, LayerSpec, PackOptions, TensorClass, spec};
 use crate::error::EngineError;
 use crate::expert::ExpertStore;
 use crate::tensor::{DType, MatrixShape};
@@ -21,6 +22,8 @@ const DENSE_FILE_BYTES: u64 = 12 << 20;
 pub(super) struct Types {
     pub(super) experts: Option<DType>,
     pub(super) dense: Option<DType>,
+    /// Classes that were named, over `dense`.
+    classes: BTreeMap<TensorClass, Option<DType>>,
 }
 
 impl Types {
@@ -31,10 +34,45 @@ impl Types {
             "auto" => Ok(Some(usual)),
             name => writable(name).map(Some),
         };
-        Ok(Types {
-            experts: one(&options.experts, DType::Q4_0)?,
-            dense: one(&options.dense, DType::Q8_0)?,
-        })
+        let mut classes = BTreeMap::new();
+        for (class, name) in &options.classes {
+            if !TensorClass::DENSE.contains(class) {
+                let what = format!("no type can be chosen for the class {}", class.name());
+                return Err(EngineError::InvalidRequest(what));
+            }
+            classes.insert(*class, one(name, DType::Q8_0)?);
+        }
+        let (experts, dense) = (&options.experts, &options.dense);
+        Ok(Types { experts: one(experts, DType::Q4_0)?, dense: one(dense, DType::Q8_0)?, classes })
+    }
+
+    /// The type that was asked for dense tensors of a class.
+    fn of_class(&self, class: TensorClass) -> Option<DType> {
+        match class {
+            TensorClass::Small => None,
+            _ => self.classes.get(&class).copied().unwrap_or(self.dense),
+        }
+    }
+
+    /// What was asked for single classes, as the manifest lists it.
+    pub(super) fn chosen_classes(&self) -> BTreeMap<String, String> {
+        let word = |dtype: &Option<DType>| dtype.map_or("auto", DType::name).to_owned();
+        self.classes.iter().map(|(class, dtype)| (class.name().to_owned(), word(dtype))).collect()
+    }
+
+    /// Errors if a class was named of which the model has nothing.
+    fn check_used(&self, census: &Census) -> Result<(), EngineError> {
+        match self.classes.keys().find(|class| !census.has(**class)) {
+            None => Ok(()),
+            Some(TensorClass::Output) => Err(EngineError::InvalidRequest(
+                "the model has no output matrix of its own: its embedding serves, choose its type"
+                    .to_owned(),
+            )),
+            Some(class) => Err(EngineError::InvalidRequest(format!(
+                "the model has no matrix of the class {}",
+                class.name()
+            ))),
+        }
     }
 }
 
@@ -138,20 +176,39 @@ impl Plan {
         types: &Types,
     ) -> Result<Self, EngineError> {
         let mut plan = Plan { items: Vec::new(), fallbacks: Vec::new() };
-        plan.add_dense(weights, types.dense)?;
+        plan.add_dense(weights, types)?;
         for layer in 0..store.layers() {
             plan.add_experts(store, layer, types.experts);
         }
+        types.check_used(&plan.census())?;
         Ok(plan)
     }
 
-    fn add_dense(&mut self, weights: &Weights, wanted: Option<DType>) -> Result<(), EngineError> {
+    /// What the pack will have of each class and type.
+    pub(super) fn census(&self) -> Census {
+        let mut census = Census::default();
+        for item in &self.items {
+            match item {
+                Item::Dense { tensors, .. } => tensors.iter().for_each(|t| {
+                    census.add(TensorClass::of(&t.name, &t.shape), t.to, t.bytes() as u64);
+                }),
+                Item::Experts { count, shapes, .. } => shapes.iter().for_each(|s| {
+                    let bytes = s.bytes().expect("a type was chosen that fits") * count;
+                    census.add(TensorClass::Experts, s.dtype, bytes as u64);
+                }),
+            }
+        }
+        census
+    }
+
+    fn add_dense(&mut self, weights: &Weights, types: &Types) -> Result<(), EngineError> {
         let mut all: Vec<(&str, DType, &[usize])> = weights.dense().collect();
         // Neighbours in the source stay neighbours: a model that is packed while it arrives needs few
         // of its pieces at once.
         all.sort_by_key(|(name, ..)| (layer_of(name), *name));
         let (mut tensors, mut bytes, mut files) = (Vec::new(), 0, 0);
         for (name, dtype, shape) in all {
+            let wanted = types.of_class(TensorClass::of(name, shape));
             let tensor = self.dense_tensor(name, dtype, shape, wanted);
             if tensor.from.bytes().is_none() {
                 return Err(EngineError::Malformed {
@@ -189,7 +246,7 @@ impl Plan {
         let flat: Vec<usize> = shape.iter().copied().filter(|d| *d != 1).collect();
         let (rows, cols, to, shape) = match flat.as_slice() {
             &[rows, cols] => {
-                let to = wanted.filter(|_| !is_sensitive(name)).unwrap_or(dtype);
+                let to = wanted.unwrap_or(dtype);
                 (rows, cols, self.type_for(name, to, dtype, cols), flat)
             }
             _ => (1, shape.iter().product(), DType::F32, shape.to_vec()),
@@ -295,9 +352,12 @@ pub(super) fn fallbacks(manifest: &Manifest) -> Vec<Fallback> {
             used: used_name,
         })
     };
-    let matrix = |shape: &[usize]| shape.iter().filter(|d| **d != 1).count() == 2;
-    let dense = manifest.dense.iter().filter(|(name, s)| !is_sensitive(name) && matrix(&s.shape));
-    let dense = dense.filter_map(|(n, s)| found(n.clone(), &manifest.source.dense, s));
+    let source = &manifest.source;
+    let dense = manifest.dense.iter().filter_map(|(name, spec)| {
+        let class = TensorClass::of(name, &spec.shape);
+        let asked = source.classes.get(class.name()).unwrap_or(&source.dense);
+        if class == TensorClass::Small { None } else { found(name.clone(), asked, spec) }
+    });
     let experts = manifest.experts.iter().flat_map(|layer| {
         let parts = [("gate", &layer.gate), ("up", &layer.up), ("down", &layer.down)];
         parts.map(|(which, spec)| {
@@ -318,19 +378,4 @@ fn joined(types: impl Iterator<Item = String>) -> String {
     all.sort();
     all.dedup();
     all.join("+")
-}
-
-/// Small matrices on which much depends keep their own type: the gate, the shared expert's scale, the
-/// delta net's decay and strength, and its convolution.
-fn is_sensitive(name: &str) -> bool {
-    [
-        "mlp.gate.weight",
-        "shared_expert_gate.weight",
-        "in_proj_a.weight",
-        "in_proj_b.weight",
-        "in_proj_ba.weight",
-        "conv1d.weight",
-    ]
-    .iter()
-    .any(|suffix| name.ends_with(suffix))
 }

@@ -15,6 +15,7 @@ fn options(source: &Path, destination: &Path) -> PackOptions {
         destination: destination.to_owned(),
         experts: "q4_0".to_owned(),
         dense: "q8_0".to_owned(),
+        classes: Vec::new(),
         name: Some("tiny".to_owned()),
         quality: Some("demo".to_owned()),
     }
@@ -40,25 +41,56 @@ fn load(model: &Path) -> Result<LoadedModel, EngineError> {
 }
 
 #[test]
-fn a_pack_in_f32_gives_the_logits_of_its_source() {
+fn each_class_takes_its_own_type_and_both_verbs_say_so() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (source, pack_dir) = (dir.path().join("source"), dir.path().join("pack"));
     tiny::write(&source, 3);
-    let options = PackOptions {
-        experts: "f32".to_owned(),
-        dense: "f32".to_owned(),
-        ..options(&source, &pack_dir)
-    };
+    let classes = vec![
+        (TensorClass::Attention, "bf16".to_owned()),
+        (TensorClass::Embedding, "q6_k".to_owned()),
+        (TensorClass::Output, "f16".to_owned()),
+    ];
+    let options = PackOptions { classes, ..options(&source, &pack_dir) };
     let mut seen = Vec::new();
-    pack(&options, &mut |p| seen.push(p)).expect("packs");
+    let report = pack(&options, &mut |p| seen.push(p)).expect("packs");
     let last = seen.last().expect("progress was reported");
     assert_eq!(last.done, last.total);
-    let logits = |path: &Path| {
-        let mut model = load(path).expect("loads");
-        let mut sequence = model.new_sequence();
-        model.forward_all(&mut sequence, &[1, 2, 3, 4]).expect("runs")
-    };
-    assert_eq!(logits(&source), logits(&pack_dir));
+    let found = inspect(&pack_dir, true).expect("describes");
+    assert_eq!((&found.classes, &found.fallbacks), (&report.classes, &report.fallbacks));
+    let types = |c: &ClassTypes| (c.class, c.types.iter().map(|t| t.0.clone()).collect::<Vec<_>>());
+    let one = |class, name: &str| (class, vec![name.to_owned()]);
+    assert_eq!(
+        report.classes.iter().map(types).collect::<Vec<_>>(),
+        [
+            one(TensorClass::Experts, "q4_0"),
+            one(TensorClass::Attention, "bf16"),
+            one(TensorClass::FeedForward, "q8_0"),
+            // The tiny model is narrower than 256.
+            one(TensorClass::Embedding, "q8_0"),
+            one(TensorClass::Output, "f16"),
+            one(TensorClass::Small, "f32"),
+        ]
+    );
+    let fallback =
+        Fallback { tensor: "embed_tokens.weight".to_owned(), asked: "q6_k", used: "q8_0" };
+    assert_eq!(report.fallbacks, [fallback]);
+    assert_eq!(logits(&pack_dir).iter().filter(|l| !l.is_finite()).count(), 0);
+}
+
+#[test]
+fn a_class_that_a_model_does_not_have_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let tied = tiny::checkpoint("qwen3_moe");
+    for (class, says) in [
+        (TensorClass::Output, "its embedding serves"),
+        (TensorClass::FeedForward, "feed_forward"),
+        (TensorClass::Small, "small"),
+    ] {
+        let classes = vec![(class, "q8_0".to_owned())];
+        let options = PackOptions { classes, ..options(&tied, &dir.path().join("pack")) };
+        let error = pack(&options, &mut |_| {}).expect_err("refused").to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]
@@ -130,7 +162,32 @@ fn damaged_packs_are_errors_that_say_which_file() {
         let bytes = std::fs::read(&path).expect("there");
         std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("written");
     };
-    let cases: [(&str, Damage); 5] = [
+    fn edit(path: PathBuf, from: &str, to: &str) {
+        let mut bytes = std::fs::read(&path).expect("there");
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
+        bytes.splice(at..at + from.len(), to.bytes());
+        std::fs::write(path, bytes).expect("written");
+    }
+    let cases: [(&str, Damage); 12] = [
+        ("not a plain name", |d| edit(d.join("sluice.json"), "\"config.json", "\"../config.json")),
+        ("has 7 experts", |d| edit(d.join("sluice.json"), "\"count\": 8", "\"count\": 7")),
+        ("\"q9_0\"", |d| edit(d.join("sluice.json"), "\"type\": \"q8_0", "\"type\": \"q9_0")),
+        ("manifest lacks", |d| edit(d.join("sluice.json"), "\"lm_head.weight", "\"lm_head.other")),
+        ("unknown field", |d| edit(d.join("sluice.json"), "\"name\"", "\"nane\"")),
+        ("not where a pack has it", |d| {
+            let file = d.join("experts-00000.safetensors");
+            edit(file.clone(), "experts.0.gate", "experts.9.gate");
+            edit(file.clone(), "experts.1.gate", "experts.0.gate");
+            edit(file, "experts.9.gate", "experts.1.gate");
+        }),
+        ("crc32c metadata", |d| {
+            let path = d.join("experts-00000.safetensors");
+            let mut bytes = std::fs::read(&path).expect("there");
+            let key = b"\"crc32c\":\"";
+            let at = bytes.windows(key.len()).position(|w| w == key).expect("a key");
+            bytes[at + key.len()] = b'x';
+            std::fs::write(path, bytes).expect("written");
+        }),
         ("experts-00001.safetensors", |d| {
             std::fs::remove_file(d.join("experts-00001.safetensors")).expect("there");
         }),
@@ -196,13 +253,6 @@ fn wrong_options_are_refused_before_anything_is_written() {
     assert!(!to.exists() && !dir.path().join("pack.partial").exists());
 }
 
-/// The families with a tiny model in `testdata/tiny/`, as safetensors and as GGUF.
-const FAMILIES: [&str; 4] = ["qwen3_5_moe", "qwen3_next", "qwen3_moe", "qwen2_moe"];
-
-fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/tiny").join(name)
-}
-
 fn automatic(source: &Path, destination: &Path) -> PackOptions {
     let auto = "auto".to_owned();
     PackOptions { experts: auto.clone(), dense: auto, ..options(source, destination) }
@@ -224,9 +274,9 @@ fn logits(path: &Path) -> Vec<f32> {
 
 #[test]
 fn a_pack_of_gguf_has_its_blocks_and_its_logits_bit_for_bit() {
-    for family in FAMILIES {
+    for family in tiny::FAMILIES {
         let dir = tempfile::tempdir().expect("a folder");
-        let (source, to) = (testdata(&format!("{family}.gguf")), dir.path().join("pack"));
+        let (source, to) = (tiny::gguf(family), dir.path().join("pack"));
         let report = pack(&automatic(&source, &to), &mut |_| {}).expect("packs");
         assert!(report.fallbacks.is_empty(), "{family}");
         assert_eq!(logits(&to), logits(&source), "{family}");
@@ -244,7 +294,7 @@ fn a_pack_of_gguf_has_its_blocks_and_its_logits_bit_for_bit() {
 
 #[test]
 fn inspect_describes_gguf_as_it_lies_there() {
-    let found = inspect(&testdata("qwen3_5_moe.gguf"), false).expect("opens");
+    let found = inspect(&tiny::gguf("qwen3_5_moe"), false).expect("opens");
     assert_eq!((found.format.as_str(), found.name.as_str()), ("gguf", "qwen3_5_moe"));
     assert_eq!(found.architecture, "qwen3_5_moe");
     assert_eq!(found.expert_types, ["f16"; 3].map(str::to_owned));
@@ -256,7 +306,7 @@ fn inspect_describes_gguf_as_it_lies_there() {
 fn an_interrupted_pack_goes_on_and_keeps_what_is_whole() {
     let dir = tempfile::tempdir().expect("a folder");
     let (source, whole, to) =
-        (testdata("qwen3_next"), dir.path().join("whole"), dir.path().join("pack"));
+        (tiny::checkpoint("qwen3_next"), dir.path().join("whole"), dir.path().join("pack"));
     pack(&options(&source, &whole), &mut |_| {}).expect("packs");
     let options = options(&source, &to);
     let begin = |items: usize| {
@@ -352,10 +402,12 @@ fn feed(
 
 #[test]
 fn a_model_packed_while_it_arrives_is_the_same_and_never_here_as_a_whole() {
-    for (name, is_gguf) in [("qwen3_5_moe.gguf", true), ("qwen3_next", false)] {
+    for (source, is_gguf) in
+        [(tiny::gguf("qwen3_5_moe"), true), (tiny::checkpoint("qwen3_next"), false)]
+    {
+        let name = source.display().to_string();
         let dir = tempfile::tempdir().expect("a folder");
         let (whole, to) = (dir.path().join("whole"), dir.path().join("pack"));
-        let source = testdata(name);
         pack(&automatic(&source, &whole), &mut |_| {}).expect("packs");
         let (paths, side) = if is_gguf {
             (vec![source], None)
@@ -390,7 +442,7 @@ fn a_model_packed_while_it_arrives_is_the_same_and_never_here_as_a_whole() {
 fn an_arrival_that_needs_again_what_is_gone_begins_anew() {
     let dir = tempfile::tempdir().expect("a folder");
     let (whole, to) = (dir.path().join("whole"), dir.path().join("pack"));
-    let source = testdata("qwen3_5_moe.gguf");
+    let source = tiny::gguf("qwen3_5_moe");
     let other = |to: &Path| PackOptions { experts: "q8_0".to_owned(), ..automatic(&source, to) };
     pack(&other(&whole), &mut |_| {}).expect("packs");
     let (files, bytes) = arriving(std::slice::from_ref(&source));
@@ -404,7 +456,7 @@ fn an_arrival_that_needs_again_what_is_gone_begins_anew() {
 fn what_arrives_damaged_leaves_nothing_behind() {
     let dir = tempfile::tempdir().expect("a folder");
     let to = dir.path().join("pack");
-    let (files, mut bytes) = arriving(&[testdata("qwen3_moe.gguf")]);
+    let (files, mut bytes) = arriving(&[tiny::gguf("qwen3_moe")]);
     let middle = bytes[0].len() / 2;
     bytes[0][middle] ^= 1;
     let options = automatic(&to, &to);
@@ -417,7 +469,7 @@ fn what_arrives_damaged_leaves_nothing_behind() {
 fn an_arrival_that_ends_early_is_no_pack() {
     let dir = tempfile::tempdir().expect("a folder");
     let to = dir.path().join("pack");
-    let (files, bytes) = arriving(&[testdata("qwen3_moe.gguf")]);
+    let (files, bytes) = arriving(&[tiny::gguf("qwen3_moe")]);
     let options = automatic(&to, &to);
     let (arrival, _) = feed(&options, &files, &bytes, None, bytes[0].len() - 1).expect("arrives");
     assert!(arrival.finish().expect_err("refused").to_string().contains("bytes arrived"));

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
@@ -11,7 +12,7 @@ use super::plan::DenseTensor;
 use crate::backend::ExpertWeights;
 use crate::error::EngineError;
 use crate::expert::{ExpertId, ExpertStore};
-use crate::quant::{dequantise_row, quantise_row};
+use crate::quant::{dequantise_row, is_finite, quantise_row};
 use crate::tensor::{ALIGNMENT, DType, MatrixRef, MatrixShape};
 use crate::weights::manifest::FileEntry;
 use crate::weights::{CHECKSUMS, Weights};
@@ -50,7 +51,8 @@ pub(super) fn write_dense(
             let read = from.len() as u64;
             let bytes = weights.raw(&tensor.name, from)?;
             let matrix = MatrixRef::new(MatrixShape { rows, ..tensor.from }, bytes.as_slice());
-            file.write_all(converted(matrix, tensor.to).as_ref()).map_err(wrote(path))?;
+            let bytes = converted(matrix, tensor.to).ok_or_else(|| weights.no_number(&tensor.name));
+            file.write_all(&bytes?).map_err(wrote(path))?;
             advance(read);
         }
     }
@@ -60,6 +62,7 @@ pub(super) fn write_dense(
 /// Writes the experts of one layer.
 pub(super) fn write_experts(
     path: &Path,
+    weights: &Weights,
     store: &ExpertStore,
     layer: usize,
     shapes: [MatrixShape; 3],
@@ -72,9 +75,14 @@ pub(super) fn write_experts(
         let id = ExpertId { layer: layer as u32, expert: expert as u32 };
         let source = store.read(id, buffer)?;
         let ExpertWeights { gate, up, down } = source.weights();
-        let parts = [gate, up, down];
-        let [gate, up, down] = [0, 1, 2].map(|i| converted(parts[i], shapes[i].dtype));
-        file.push([&*gate, &*up, &*down])?;
+        let part = |which, matrix, shape: MatrixShape| {
+            let name = || format!("layers.{layer}.experts.{expert}.{which}");
+            converted(matrix, shape.dtype).ok_or_else(|| weights.no_number(&name()))
+        };
+        let gate = part("gate", gate, shapes[0])?;
+        let up = part("up", up, shapes[1])?;
+        let down = part("down", down, shapes[2])?;
+        file.push([&gate, &up, &down])?;
         advance(source.len() as u64);
         drop((gate, up, down));
         buffer = Some(source.into_bytes());
@@ -82,30 +90,47 @@ pub(super) fn write_experts(
     file.finish()
 }
 
-/// A matrix in another type; the same bytes if the type is the same.
+/// A matrix in another type; the same bytes if the type is the same. `None` if a value is no finite
+/// number, or too large for the type.
 ///
 /// Rows are quantised on all processors: the search for scales takes far longer than the disk.
-fn converted(from: MatrixRef<'_>, dtype: DType) -> Cow<'_, [u8]> {
+fn converted(from: MatrixRef<'_>, dtype: DType) -> Option<Cow<'_, [u8]>> {
+    if !is_finite(from.shape.dtype, from.bytes) {
+        return None;
+    }
     if from.shape.dtype == dtype {
-        return Cow::Borrowed(from.bytes);
+        return Some(Cow::Borrowed(from.bytes));
     }
     let shape = MatrixShape { dtype, ..from.shape };
     let mut out = vec![0; shape.bytes().expect("the type's blocks divide the row")];
     let row_bytes = out.len() / shape.rows;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let part = shape.rows.div_ceil(threads);
+    let too_large = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for (i, part_out) in out.chunks_mut(part * row_bytes).enumerate() {
+            let too_large = &too_large;
             scope.spawn(move || {
                 let mut row = vec![0.0; shape.cols];
                 for (r, out) in part_out.chunks_exact_mut(row_bytes).enumerate() {
                     dequantise_row(from.shape.dtype, from.row(i * part + r), &mut row);
+                    if row.iter().any(|v| v.abs() > largest(dtype)) {
+                        too_large.store(true, Ordering::Relaxed);
+                    }
                     quantise_row(dtype, &row, out);
                 }
             });
         }
     });
-    Cow::Owned(out)
+    (!too_large.into_inner()).then_some(Cow::Owned(out))
+}
+
+/// The largest value that is converted to a type: scales of blocks are f16.
+fn largest(dtype: DType) -> f32 {
+    match dtype {
+        DType::F32 | DType::BF16 => f32::INFINITY,
+        _ => 65_504.0,
+    }
 }
 
 /// The experts of one layer, written one by one.
@@ -235,4 +260,25 @@ pub(super) fn digest(path: &Path) -> Result<FileEntry, EngineError> {
 /// Turns an error of writing into the engine's.
 pub(super) fn wrote(path: &Path) -> impl Fn(std::io::Error) -> EngineError + '_ {
     move |source| EngineError::Write { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_a_type_cannot_hold_are_refused_and_never_rounded_away() {
+        let shape = MatrixShape { dtype: DType::F32, rows: 2, cols: 256 };
+        for (value, held_by_f16) in
+            [(65_000.0, true), (-1e9, false), (f32::NAN, false), (f32::INFINITY, false)]
+        {
+            let values = (0..512).map(|i| if i == 300 { value } else { 0.5 });
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            for dtype in DType::WRITABLE {
+                let wide = matches!(dtype, DType::F32 | DType::BF16) && value.is_finite();
+                let converted = converted(MatrixRef::new(shape, &bytes), dtype);
+                assert_eq!(converted.is_some(), held_by_f16 || wide, "{value} as {dtype}");
+            }
+        }
+    }
 }

@@ -44,6 +44,36 @@ fn every_type_decodes_to_the_bits_of_the_gguf_package() {
     }
 }
 
+/// The same blocks, each alone: refused where a value is no number, and nowhere else.
+#[test]
+fn blocks_without_finite_values_are_found_by_their_scales() {
+    let fixture = Fixture::read();
+    for dtype in DType::ALL.into_iter().filter(|t| t.is_quantised()) {
+        let (values, bytes) = dtype.block();
+        let mut refused = 0;
+        for block in fixture.bytes(&format!("{dtype}.blocks")).chunks(bytes) {
+            let mut decoded = vec![0.0; values];
+            dequantise_row(dtype, block, &mut decoded);
+            let finite = decoded.iter().all(|v| v.abs() < 1e30);
+            // A power of two as scale may be absurd and all values zero.
+            assert!(is_finite(dtype, block) == finite || finite && dtype == DType::Mxfp4);
+            refused += usize::from(!finite);
+        }
+        assert!(refused > 0, "{dtype}: no hostile block");
+    }
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let good = vec![1.5; 600];
+        for (wrong, at) in [(f32::NAN, 0), (f32::INFINITY, 300), (f32::NEG_INFINITY, 599)] {
+            let mut bytes = vec![0; dtype.row_bytes(600).expect("any length")];
+            quantise_row(dtype, &good, &mut bytes);
+            assert!(is_finite(dtype, &bytes));
+            let bad = Vec::from_iter((0..600).map(|i| if i == at { wrong } else { 1.5 }));
+            quantise_row(dtype, &bad, &mut bytes);
+            assert!(!is_finite(dtype, &bytes), "{dtype} {wrong} at {at}");
+        }
+    }
+}
+
 fn round_trip(dtype: DType, x: &[f32]) -> Vec<f32> {
     let mut bytes = vec![0; dtype.row_bytes(x.len()).expect("whole blocks")];
     quantise_row(dtype, x, &mut bytes);

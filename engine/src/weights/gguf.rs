@@ -12,7 +12,7 @@ mod input;
 pub(in crate::weights) mod names;
 mod splits;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod vocabulary;

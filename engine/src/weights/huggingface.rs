@@ -113,7 +113,91 @@ fn canonical(name: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::canonical;
+    use super::*;
+    use crate::engine::EngineOptions;
+    use crate::model::{LoadedModel, tiny};
+
+    /// A copy of the family in two shards, changed.
+    fn refused(change: impl Fn(&Path)) -> String {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for entry in std::fs::read_dir(tiny::checkpoint("qwen3_next")).expect("a folder") {
+            let entry = entry.expect("an entry");
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copied");
+        }
+        change(dir.path());
+        let options = EngineOptions {
+            model: dir.path().to_owned(),
+            threads: Some(1),
+            ..EngineOptions::default()
+        };
+        LoadedModel::load(&options).err().expect("refused").to_string()
+    }
+
+    const SECOND: &str = "model-00002-of-00002.safetensors";
+
+    #[test]
+    fn incomplete_directories_are_errors_that_say_what_is_missing() {
+        let remove = |name: &'static str| {
+            refused(move |dir| std::fs::remove_file(dir.join(name)).expect("there"))
+        };
+        assert!(remove(SECOND).contains("is the download complete"));
+        assert!(remove("config.json").contains("config.json"));
+        assert!(remove("tokenizer.json").contains("tokenizer.json"));
+        let cut = refused(|dir| {
+            let file = std::fs::File::options().write(true).open(dir.join(SECOND)).expect("there");
+            let len = file.metadata().expect("a file").len();
+            file.set_len(len - 1).expect("cut");
+        });
+        assert!(cut.contains(SECOND) && cut.contains("the file is cut"), "{cut}");
+    }
+
+    #[test]
+    fn configs_that_lie_about_sizes_allocate_nothing_and_are_refused() {
+        for (field, size) in [
+            ("hidden_size", 128),
+            ("num_hidden_layers", 1 << 22),
+            ("num_experts", 1 << 22),
+            ("moe_intermediate_size", 1 << 22),
+            ("linear_value_head_dim", 1 << 22),
+            ("vocab_size", 1 << 22),
+            ("hidden_size", 1_u64 << 40),
+        ] {
+            let error = refused(|dir| {
+                let path = dir.join("config.json");
+                let text = std::fs::read(&path).expect("there");
+                let mut config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+                config[field] = serde_json::json!(size);
+                std::fs::write(&path, config.to_string()).expect("written");
+            });
+            let says = ["the config implies", "has no tensor", "expected a size", "lists 2 of"];
+            assert!(says.iter().any(|part| error.contains(part)), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn tensors_that_cannot_be_read_are_named_with_their_type() {
+        let add = |name: &'static str, dtype: &'static str| {
+            refused(move |dir| {
+                let entry =
+                    serde_json::json!({"dtype": dtype, "shape": [4], "data_offsets": [0, 4]});
+                let header = serde_json::json!({ name: entry }).to_string();
+                let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+                bytes.extend(header.as_bytes());
+                bytes.extend([0; 4]);
+                std::fs::write(dir.join("other.safetensors"), bytes).expect("written");
+            })
+        };
+        let error = add("model.layers.0.mlp.gate.weight_scale", "F8_E4M3");
+        assert!(error.contains("weight_scale") && error.contains("F8_E4M3"), "{error}");
+        let error = add("model.layers.0.mlp.odd", "F4");
+        assert!(error.contains("mlp.odd") && error.contains("F4"), "{error}");
+        let twice = refused(|dir| {
+            std::fs::copy(dir.join(SECOND), dir.join("copy.safetensors"))
+                .map(|_| ())
+                .expect("copied");
+        });
+        assert!(twice.contains("stands in another file too"), "{twice}");
+    }
 
     #[test]
     fn text_tensors_get_one_name_whatever_their_prefix() {

@@ -52,6 +52,10 @@ pub(crate) struct Source {
     pub(crate) experts: String,
     /// Type that was asked for the dense matrices, or the source's own types.
     pub(crate) dense: String,
+    /// Types that were asked for single classes of dense matrices, by the class's name; `auto`: the
+    /// source's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) classes: BTreeMap<String, String>,
 }
 
 /// Length and digest of a file.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use sluice_engine::eval::{EvalOptions, EvalReport, eval};
-use sluice_engine::pack::{self, Fallback, Inspection, PackOptions, PackReport};
+use sluice_engine::pack::{
+    self, ClassTypes, Fallback, Inspection, PackOptions, PackReport, TensorClass,
+};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
@@ -46,9 +48,21 @@ pub(super) struct PackFlags {
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     quant: String,
     /// Type of attention, delta net, embedding and shared experts; auto: the types of a GGUF model bit
-    /// for bit, q8_0 for others
+    /// for bit, q8_0 for others. Gates, convolutions and norms always keep their own
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dense: String,
+    /// Type of attention and delta nets alone; default: what --dense says
+    #[arg(long, value_name = "TYPE")]
+    attention: Option<String>,
+    /// Type of shared experts and of layers without experts alone; default: what --dense says
+    #[arg(long, value_name = "TYPE")]
+    feed_forward: Option<String>,
+    /// Type of the embedding alone; default: what --dense says
+    #[arg(long, value_name = "TYPE")]
+    embedding: Option<String>,
+    /// Type of the output matrix alone; default: what --dense says
+    #[arg(long, value_name = "TYPE")]
+    output: Option<String>,
     /// Name that clients see; default: the name of DST
     #[arg(long)]
     name: Option<String>,
@@ -65,9 +79,17 @@ impl PackFlags {
             destination,
             experts: self.quant.clone(),
             dense: self.dense.clone(),
+            classes: self.classes(),
             name: self.name.clone(),
             quality: self.quality.to_possible_value().map(|word| word.get_name().to_owned()),
         }
+    }
+
+    /// The classes that have a type of their own.
+    fn classes(&self) -> Vec<(TensorClass, String)> {
+        let flags = [&self.attention, &self.feed_forward, &self.embedding, &self.output];
+        let chosen = TensorClass::DENSE.into_iter().zip(flags);
+        chosen.filter_map(|(class, flag)| Some((class, flag.clone()?))).collect()
     }
 }
 
@@ -136,7 +158,10 @@ fn pack(args: &PackArgs) -> Outcome {
 
 /// Says what was written, and which tensors did not take the asked type.
 pub(super) fn print_pack(report: &PackReport, destination: &Path) -> std::io::Result<()> {
-    let PackReport { bytes: size, fallbacks, files_kept, .. } = report;
+    let PackReport { bytes: size, classes, fallbacks, files_kept, .. } = report;
+    for class in classes {
+        out::line(format_args!("{:<14}{}", class_word(class.class), types_line(&class.types)))?;
+    }
     for fallback in fallbacks {
         out::line(format_args!("{}", fallback_line(fallback)))?;
     }
@@ -164,11 +189,12 @@ fn print(model: &Inspection) -> std::io::Result<()> {
     row("layers", format!("{} of width {}", model.layers, model.hidden))?;
     row("vocabulary", format!("{} tokens", model.vocabulary))?;
     row("context", format!("{} tokens", model.context_tokens))?;
-    let types = model.dense_types.iter().map(|(name, size)| format!("{} {name}", bytes(*size)));
-    row(
-        "dense",
-        format!("{}: {}", bytes(model.dense_bytes), types.collect::<Vec<_>>().join(", ")),
-    )?;
+    row("dense", format!("{}: {}", bytes(model.dense_bytes), types_line(&model.dense_types)))?;
+    for ClassTypes { class, types } in &model.classes {
+        if *class != TensorClass::Experts {
+            row(&format!("  {}", class_word(*class)), types_line(types))?;
+        }
+    }
     row("experts", format!("{}: {}", bytes(model.experts_bytes), per_layer(model)))?;
     row("one expert", format!("{}, {}", bytes(model.expert_bytes), expert_types(model)))?;
     row("a token reads", format!("{} of experts", bytes(model.expert_bytes_per_token)))?;
@@ -185,6 +211,17 @@ fn print(model: &Inspection) -> std::io::Result<()> {
             template.lines().try_for_each(|line| out::line(format_args!("  {line}")))
         }
     }
+}
+
+/// `22.0 MiB q8_0, 0.6 MiB f32`.
+fn types_line(types: &[(String, u64)]) -> String {
+    let one = |(name, size): &(String, u64)| format!("{} {name}", bytes(*size));
+    types.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A class in words that fit into a column.
+fn class_word(class: TensorClass) -> String {
+    class.name().replace('_', " ")
 }
 
 fn fallback_line(fallback: &Fallback) -> String {

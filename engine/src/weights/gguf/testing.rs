@@ -1,10 +1,12 @@
 //! Writes GGUF files for tests: right ones, and ones that lie.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use super::header::{Header, Value};
+use super::header::Header;
+pub(crate) use super::header::Value;
 use crate::error::EngineError;
-use crate::io::MemoryAt;
+use crate::io::{FileAt, MemoryAt};
 
 /// A tensor to write; `offset` of `None` places it behind the one before.
 #[derive(Clone)]
@@ -80,6 +82,12 @@ impl TestFile {
         });
         let keys = header.metadata.iter().map(|(k, v)| (k.clone(), v.clone()));
         TestFile::new(keys.collect(), tensors.collect())
+    }
+
+    /// All of a file.
+    pub(crate) fn open(path: &Path) -> TestFile {
+        let file = FileAt::open(path).expect("there");
+        TestFile::of(&Header::read(Arc::new(file)).expect("valid"))
     }
 
     /// Sets a key.

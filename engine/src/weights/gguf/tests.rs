@@ -1,4 +1,5 @@
-//! GGUF files against the same weights as safetensors, and files that are cut or lie.
+//! GGUF files as they are found, split and whole, cut and lying. That they give the results of
+//! safetensors is held in `model/families.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,25 +8,9 @@ use super::testing::{TestFile, TestTensor, read};
 use super::*;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::model::LoadedModel;
+use crate::model::tiny::{self, FAMILIES, testdata};
+use crate::pack::{PackOptions, pack};
 use crate::tokenizer::Tokenizer;
-
-/// The families with a tiny model in `testdata/tiny/`, as safetensors and as GGUF.
-const FAMILIES: [&str; 4] = ["qwen3_5_moe", "qwen3_next", "qwen3_moe", "qwen2_moe"];
-/// Largest difference of a logit between the two forms. Their weights are the same numbers; what
-/// differs is e^A, which one converter computed and this engine the other time.
-const LOGIT_ERR_MAX: f32 = 2e-5;
-
-fn testdata(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
-}
-
-fn tiny(family: &str) -> PathBuf {
-    testdata("tiny").join(format!("{family}.gguf"))
-}
-
-fn header(path: &Path) -> Header {
-    Header::read(Arc::new(FileAt::open(path).expect("there"))).expect("valid")
-}
 
 fn load(model: &Path, backend: BackendChoice) -> Result<LoadedModel, EngineError> {
     let threads = Some(2);
@@ -42,21 +27,6 @@ fn logits(model: &Path, backend: BackendChoice) -> Vec<f32> {
     let mut sequence = model.new_sequence();
     let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + i * i * 5) % 256).collect();
     model.forward_all(&mut sequence, &tokens).expect("runs")
-}
-
-#[test]
-fn gguf_gives_the_logits_of_safetensors() {
-    for family in FAMILIES {
-        for backend in [BackendChoice::Reference, BackendChoice::Cpu] {
-            let expected = logits(&testdata("tiny").join(family), backend);
-            let found = logits(&tiny(family), backend);
-            assert_eq!(found.len(), expected.len());
-            let largest =
-                expected.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{family} {backend:?}: {largest:e}");
-            assert!(largest <= LOGIT_ERR_MAX, "{family} {backend:?}: {largest:e}");
-        }
-    }
 }
 
 #[test]
@@ -90,9 +60,9 @@ fn tokenizers_inside_gguf_agree_with_the_library_in_many_scripts() {
 #[test]
 fn tokenizers_of_both_forms_are_the_same() {
     for family in FAMILIES {
-        let json = std::fs::read(testdata("tiny").join(family).join("tokenizer.json"));
+        let json = std::fs::read(tiny::checkpoint(family).join("tokenizer.json"));
         let published = Tokenizer::from_json(&json.expect("there")).expect("valid");
-        let side = open(&[tiny(family)]).expect("opens").side;
+        let side = open(&[tiny::gguf(family)]).expect("opens").side;
         let bytes = side.required(side_files::TOKENIZER).expect("made");
         let inside = Tokenizer::from_json(&bytes).expect("valid");
         let rendered = "<|im_start|>user\nHello, 12 wörlds <|im_end|>\n<|im_start|>assistant\n";
@@ -109,7 +79,7 @@ fn tokenizers_of_both_forms_are_the_same() {
 
 /// One of three files of a model, as `split.*` keys say it.
 fn splits_of(path: &Path, dir: &Path, change: impl Fn(usize, &mut TestFile)) -> Vec<PathBuf> {
-    let whole = TestFile::of(&header(path));
+    let whole = TestFile::open(path);
     let per_file = whole.tensors.len().div_ceil(3);
     let mut paths = Vec::new();
     for (number, tensors) in whole.tensors.chunks(per_file).enumerate() {
@@ -129,7 +99,7 @@ fn splits_of(path: &Path, dir: &Path, change: impl Fn(usize, &mut TestFile)) -> 
 #[test]
 fn a_split_model_is_the_whole_model_whichever_file_names_it() {
     let dir = tempfile::tempdir().expect("a folder");
-    let whole = tiny("qwen3_moe");
+    let whole = tiny::gguf("qwen3_moe");
     let paths = splits_of(&whole, dir.path(), |_, _| {});
     let expected = logits(&whole, BackendChoice::Cpu);
     for path in [dir.path(), &paths[0], &paths[2]] {
@@ -160,12 +130,12 @@ fn wrong_splits_are_errors_that_name_the_file() {
     ];
     for (says, change) in cases {
         let dir = tempfile::tempdir().expect("a folder");
-        splits_of(&tiny("qwen3_moe"), dir.path(), change);
+        splits_of(&tiny::gguf("qwen3_moe"), dir.path(), change);
         let error = Weights::open(dir.path()).err().expect("refused").to_string();
         assert!(error.contains(says) && error.contains("-of-00003.gguf"), "{says}: {error}");
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let paths = splits_of(&tiny("qwen3_moe"), dir.path(), |_, _| {});
+    let paths = splits_of(&tiny::gguf("qwen3_moe"), dir.path(), |_, _| {});
     std::fs::remove_file(&paths[1]).expect("there");
     let error = Weights::open(&paths[2]).err().expect("refused").to_string();
     assert!(error.contains("m-00002-of-00003.gguf: is missing"), "{error}");
@@ -175,7 +145,7 @@ fn wrong_splits_are_errors_that_name_the_file() {
 fn two_models_in_a_folder_must_be_told_apart() {
     let dir = tempfile::tempdir().expect("a folder");
     for name in ["a.gguf", "b.gguf", "mmproj-a.gguf"] {
-        std::fs::copy(tiny("qwen3_moe"), dir.path().join(name)).expect("copied");
+        std::fs::copy(tiny::gguf("qwen3_moe"), dir.path().join(name)).expect("copied");
     }
     let error = Weights::open(dir.path()).err().expect("refused").to_string();
     assert!(error.contains("a.gguf") && error.contains("b.gguf"), "{error}");
@@ -305,7 +275,7 @@ fn what_is_not_supported_is_named_with_what_is() {
     ];
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("changed.gguf");
-    let whole = TestFile::of(&header(&tiny("qwen3_moe")));
+    let whole = TestFile::open(&tiny::gguf("qwen3_moe"));
     for (says, change) in cases {
         let mut file = whole.clone();
         change(&mut file);
@@ -320,25 +290,52 @@ fn what_is_not_supported_is_named_with_what_is() {
 fn missing_tensors_are_named_as_the_file_would() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("m.gguf");
-    let mut file = TestFile::of(&header(&tiny("qwen3_moe")));
+    let mut file = TestFile::open(&tiny::gguf("qwen3_moe"));
     file.tensors.retain(|t| t.name != "blk.0.attn_k.weight");
     std::fs::write(&path, file.bytes()).expect("written");
     let error = load(&path, BackendChoice::Cpu).err().expect("refused").to_string();
     assert!(error.contains("blk.0.attn_k.weight"), "{error}");
 }
 
-#[test]
-fn numbers_that_are_none_end_in_logits_that_are_none() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("nan.gguf");
-    for part in ["ffn_down_exps", "ffn_gate_inp", "attn_norm", "token_embd", "output_norm"] {
-        let mut file = TestFile::of(&header(&tiny("qwen3_moe")));
-        for tensor in file.tensors.iter_mut().filter(|t| t.name.contains(part)) {
-            // All bits set is a NaN in f16, bf16 and f32.
-            tensor.bytes.fill(0xff);
-        }
-        std::fs::write(&path, file.bytes()).expect("written");
-        let logits = logits(&path, BackendChoice::Cpu);
-        assert!(logits.iter().all(|l| l.is_nan()), "{part}");
+/// The tiny model with all bits of some tensors set, which is a NaN in f16, bf16 and f32.
+fn without_numbers(path: &Path, part: &str) {
+    let mut file = TestFile::open(&tiny::gguf("qwen3_moe"));
+    for tensor in file.tensors.iter_mut().filter(|t| t.name.contains(part)) {
+        tensor.bytes.fill(0xff);
     }
+    std::fs::write(path, file.bytes()).expect("written");
+}
+
+#[test]
+fn numbers_that_are_none_are_errors_that_name_the_tensor() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, to) = (dir.path().join("nan.gguf"), dir.path().join("pack"));
+    let options = PackOptions {
+        source: path.clone(),
+        destination: to,
+        experts: "auto".to_owned(),
+        dense: "auto".to_owned(),
+        classes: Vec::new(),
+        name: None,
+        quality: None,
+    };
+    for (part, named) in [
+        ("ffn_gate_inp", "blk.0.ffn_gate_inp.weight"),
+        ("attn_norm", "blk.0.attn_norm.weight"),
+        ("token_embd", "token_embd.weight"),
+        ("output_norm", "output_norm.weight"),
+    ] {
+        without_numbers(&path, part);
+        let loaded = load(&path, BackendChoice::Cpu).err().expect("refused").to_string();
+        let packed = pack(&options, &mut |_| {}).expect_err("refused").to_string();
+        for error in [loaded, packed] {
+            assert!(error.contains(named) && error.contains("finite"), "{part}: {error}");
+        }
+    }
+    // Experts are read when they are used: packing finds them, and in a file that is served as it is
+    // they leave no token to choose.
+    without_numbers(&path, "ffn_down_exps");
+    let error = pack(&options, &mut |_| {}).expect_err("refused").to_string();
+    assert!(error.contains("layers.0.experts.0.down") && error.contains("finite"), "{error}");
+    assert!(logits(&path, BackendChoice::Cpu).iter().all(|l| l.is_nan()));
 }
