@@ -27,6 +27,7 @@ mod quant;
 mod reply_text;
 mod sampler;
 pub mod speed;
+pub mod synth;
 mod tensor;
 mod tokenizer;
 #[doc(hidden)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use sluice_engine::eval::{EvalOptions, EvalReport, eval};
 use sluice_engine::pack::{self, Fallback, Inspection, PackOptions, PackReport};
+use sluice_engine::synth::{SynthOptions, synth};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
@@ -22,6 +23,8 @@ pub(super) enum Verb {
     Inspect(InspectArgs),
     /// Measure perplexity over prompts and answers, or over a text
     Eval(EvalArgs),
+    /// Write a model of random weights with the layer shapes of a published one, to measure speed
+    Synth(SynthArgs),
 }
 
 /// Flags of `sluice model pack`.
@@ -115,6 +118,31 @@ pub(super) struct EvalArgs {
     json: bool,
 }
 
+/// Flags of `sluice model synth`.
+#[derive(clap::Args, Debug)]
+pub(super) struct SynthArgs {
+    /// A pack's directory, or a file that ends in .gguf; must not exist
+    #[arg(value_name = "DST")]
+    destination: PathBuf,
+    /// Whose layer shapes: qwen3-30b-a3b, qwen3-235b-a22b, qwen3.5-35b-a3b, qwen3.5-122b-a10b,
+    /// qwen3.5-397b-a17b
+    #[arg(long, value_name = "MODEL")]
+    like: String,
+    /// Layers; default: as many as the real model has
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+    /// Type of the matrices: q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, bf16, f16 or f32
+    #[arg(long, value_name = "TYPE", default_value = "q4_0")]
+    quant: String,
+    /// How unevenly gates choose: 0 is nearly even, 1 lets a tenth of the experts do two fifths of the
+    /// work
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    skew: f64,
+    /// Other seeds give other weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
 /// Runs the verb.
 pub(super) fn run(verb: &Verb) -> Outcome {
     match verb {
@@ -122,6 +150,7 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Pull(args) => pull::run(args),
         Verb::Inspect(args) => inspect(args),
         Verb::Eval(args) => measure(args),
+        Verb::Synth(args) => write_synthetic(args),
     }
 }
 
@@ -144,6 +173,22 @@ pub(super) fn print_pack(report: &PackReport, destination: &Path) -> std::io::Re
         out::line(format_args!("kept {files_kept} files of an earlier attempt"))?;
     }
     out::line(format_args!("wrote {}, {}", destination.display(), bytes(*size)))
+}
+
+fn write_synthetic(args: &SynthArgs) -> Outcome {
+    let options = SynthOptions {
+        like: args.like.clone(),
+        destination: args.destination.clone(),
+        layers: args.layers,
+        quant: args.quant.clone(),
+        skew: args.skew,
+        seed: args.seed,
+    };
+    let mut progress = Progress::new("writing", Unit::Bytes);
+    let size = synth(&options, &mut |at| progress.update(at.done, at.total)).or_usage()?;
+    drop(progress);
+    out::line(format_args!("wrote {}, {}", args.destination.display(), bytes(size)))?;
+    Ok(Status::Done)
 }
 
 fn inspect(args: &InspectArgs) -> Outcome {
