@@ -30,6 +30,7 @@ pub mod speed;
 pub mod synth;
 mod tensor;
 mod tokenizer;
+pub mod trace;
 #[doc(hidden)]
 pub mod untrusted;
 mod weights;

@@ -102,7 +102,7 @@ pub(crate) fn write(
     })?;
     let file = Arc::new(SynthFile::new(shape, dtype, *skew, options.seed));
     if destination.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-        return copy_out(&*file, destination, progress);
+        return copy_out(&file, destination, progress);
     }
     let weights = Weights::from_gguf(vec![file])?;
     let pack_options = PackOptions {

@@ -11,6 +11,7 @@ mod bench;
 mod chat;
 mod decide;
 mod engine;
+mod gates;
 mod hub;
 mod input;
 mod locate;

@@ -33,8 +33,13 @@ pub struct EngineOptions {
     pub waiting_max: Option<usize>,
     /// Check each expert's CRC32C when it is read; default true.
     pub verify_experts: Option<bool>,
-    /// How experts are read; default: around the page cache if they do not fit in the expert cache.
+    /// How experts are read; default: as a short test finds fastest, through the page cache if all fit
+    /// in the expert cache.
     pub io: IoChoice,
+    /// Experts that are read at once; default: as the test finds fastest.
+    pub io_depth: Option<usize>,
+    /// Read ahead what the next layer's gate would choose, while that pays; default true.
+    pub look_ahead: Option<bool>,
     /// Experts that a token uses in a layer, at most as many as the model was trained with, which is
     /// the default. Fewer are faster and give worse text.
     pub active_experts: Option<usize>,
@@ -374,6 +379,10 @@ pub struct ModelInfo {
     pub backend: String,
     /// How experts are read.
     pub io: IoChoice,
+    /// Experts that are read at once.
+    pub io_depth: usize,
+    /// Bytes of experts that a test at start read in a second; `None` where none was needed.
+    pub read_bytes_per_second: Option<f64>,
     /// Bytes that the expert cache may hold.
     pub expert_cache_bytes: u64,
     /// Experts that a token uses in a layer.

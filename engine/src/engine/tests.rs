@@ -108,6 +108,8 @@ fn text_side() -> TextSide {
             quantisation: "none".into(),
             backend: "scripted".into(),
             io: crate::io::IoChoice::Buffered,
+            io_depth: 1,
+            read_bytes_per_second: None,
             expert_cache_bytes: 0,
             experts_per_token: 0,
         },

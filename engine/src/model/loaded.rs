@@ -1,6 +1,8 @@
 //! From a directory to a model that runs: files, family, backend.
 
 use std::path::Path;
+#[cfg(test)]
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -9,7 +11,10 @@ use super::{Blueprint, Model, Parts, Sequence, Step};
 use crate::backend::{Cpu, Reference};
 use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
-use crate::expert::Experts;
+use crate::expert::{ExpertOptions, ExpertStore, Experts, ReadCounts, Recorder, probe};
+#[cfg(test)]
+use crate::io::ReadAt;
+use crate::io::Reading;
 use crate::tokenizer::TokenId;
 use crate::weights::Weights;
 use crate::weights::side_files::{self, SideFiles};
@@ -79,9 +84,25 @@ impl LoadedModel {
         &self.files
     }
 
-    /// Bytes in the expert cache, look-ups that found their expert, and look-ups that did not.
-    pub(crate) fn expert_counts(&self) -> (usize, u64, u64) {
+    /// What was counted of experts since the model was loaded.
+    pub(crate) fn read_counts(&self) -> ReadCounts {
         on_backend!(&self.running, m => m.experts().counts())
+    }
+
+    /// Where the experts lie.
+    pub(crate) fn store(&self) -> &ExpertStore {
+        on_backend!(&self.running, m => m.experts().store())
+    }
+
+    /// See [`Experts::wrap_files`].
+    #[cfg(test)]
+    pub(crate) fn wrap_files(&mut self, wrap: impl Fn(Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) {
+        on_backend!(&mut self.running, m => m.experts_mut().wrap_files(wrap));
+    }
+
+    /// Has every visit of a layer's experts told to `recorder` from now on.
+    pub(crate) fn record(&mut self, recorder: Recorder) {
+        on_backend!(&mut self.running, m => m.record(recorder));
     }
 
     /// A fresh sequence.
@@ -124,14 +145,26 @@ fn load_parts(
     let store = weights.experts(&blueprint.expert_layers(), verify)?;
     let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
     let fits = store.bytes() <= cache_bytes;
-    let (store, io) = store.reopened(options.io, fits)?;
+    let (store, probed) = probe(store, options.io, fits)?;
+    let experts = Experts::new(
+        store,
+        ExpertOptions {
+            reading: Reading {
+                depth: options.io_depth.unwrap_or(probed.reading.depth),
+                ..probed.reading
+            },
+            cache_bytes,
+            look_ahead: options.look_ahead.unwrap_or(true),
+        },
+    );
     Ok(Parts {
         embedding: loader.embedding()?,
         norm: loader.norm()?,
         layers,
         head,
-        experts: Experts::new(store, cache_bytes),
-        io,
+        reading: experts.reading(),
+        read_bytes_per_second: probed.bytes_per_second,
+        experts,
         cache_bytes,
         experts_per_token: blueprint.experts_per_token(),
         config: blueprint.config().clone(),
@@ -173,7 +206,9 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         expert_bytes: store.bytes(),
         quantisation: format!("{dense} dense, {experts} experts{fewer}"),
         backend: String::new(),
-        io: parts.io,
+        io: parts.reading.choice,
+        io_depth: parts.reading.depth,
+        read_bytes_per_second: parts.read_bytes_per_second,
         expert_cache_bytes: parts.cache_bytes,
         experts_per_token: parts.experts_per_token,
     }

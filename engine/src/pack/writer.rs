@@ -67,17 +67,17 @@ pub(super) fn write_experts(
 ) -> Result<(), EngineError> {
     let count = store.count(layer);
     let mut file = ExpertFile::create(path.to_owned(), layer, count, shapes)?;
-    let mut buffer = None;
+    let mut slot = None;
     for expert in 0..count {
         let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-        let source = store.read(id, buffer)?;
+        let source = store.read(id, slot)?;
         let ExpertWeights { gate, up, down } = source.weights();
         let parts = [gate, up, down];
         let [gate, up, down] = [0, 1, 2].map(|i| converted(parts[i], shapes[i].dtype));
         file.push([&*gate, &*up, &*down])?;
         advance(source.len() as u64);
         drop((gate, up, down));
-        buffer = Some(source.into_bytes());
+        slot = Some(source.into_slot());
     }
     file.finish()
 }

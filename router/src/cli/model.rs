@@ -1,5 +1,5 @@
 //! `sluice model`: convert models, look into them, measure how well they predict. Fetching one from a
-//! hub is `pull`.
+//! hub is `pull`; what its gates choose is `gates`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use sluice_engine::synth::{SynthOptions, synth};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
-use super::{OrUsage, Outcome, Status, out, pull};
+use super::{OrUsage, Outcome, Status, gates, out, pull};
 
 /// What to do with a model.
 #[derive(Subcommand, Debug)]
@@ -25,6 +25,10 @@ pub(super) enum Verb {
     Eval(EvalArgs),
     /// Write a model of random weights with the layer shapes of a published one, to measure speed
     Synth(SynthArgs),
+    /// Record which experts a model's gates choose over prompts and answers
+    Trace(gates::TraceArgs),
+    /// Replay a trace against every cache policy and the best possible one
+    Replay(gates::ReplayArgs),
 }
 
 /// Flags of `sluice model pack`.
@@ -151,6 +155,8 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Inspect(args) => inspect(args),
         Verb::Eval(args) => measure(args),
         Verb::Synth(args) => write_synthetic(args),
+        Verb::Trace(args) => gates::trace(args),
+        Verb::Replay(args) => gates::replay(args),
     }
 }
 
