@@ -16,7 +16,7 @@ use crate::backend::ExpertWeights;
 use crate::io::Slot;
 use crate::tensor::{MatrixRef, MatrixShape};
 
-pub(crate) use probe::probe;
+pub(crate) use probe::{probe, spread};
 pub(crate) use reader::{Event, ExpertOptions, Experts, ReadCounts, Recorder, Visit};
 pub(crate) use store::{ExpertStore, LayerExperts, Segment};
 

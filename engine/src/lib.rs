@@ -23,6 +23,7 @@ mod io;
 mod kv_cache;
 mod model;
 pub mod pack;
+pub mod plan;
 mod quant;
 mod reply_text;
 mod sampler;

@@ -14,6 +14,7 @@ mod config;
 mod delta_net;
 #[cfg(test)]
 mod families;
+mod footprint;
 mod layers;
 mod loaded;
 mod mlp;
@@ -35,6 +36,7 @@ use crate::backend::{Backend, Projection};
 use crate::error::EngineError;
 use crate::expert::{Experts, Recorder};
 use crate::io::Reading;
+use crate::plan::MemoryPlan;
 use crate::quant::dequantise_row;
 use crate::tensor::Matrix;
 use crate::tokenizer::TokenId;
@@ -49,7 +51,8 @@ use config::ModelConfig;
 use sequence::LayerState;
 
 pub(crate) use blueprint::Blueprint;
-pub(crate) use loaded::{LoadedModel, ModelFiles, folder_name};
+pub(crate) use footprint::Footprint;
+pub(crate) use loaded::{LoadedModel, ModelFiles, default_threads, folder_name};
 pub(crate) use sequence::Sequence;
 
 /// One sequence's part of a pass.
@@ -111,8 +114,8 @@ pub(crate) struct Parts {
     pub(crate) reading: Reading,
     /// What the test at start found, if there was one.
     pub(crate) read_bytes_per_second: Option<f64>,
-    /// Bytes that the expert cache may hold.
-    pub(crate) cache_bytes: u64,
+    /// How memory is divided.
+    pub(crate) plan: MemoryPlan,
     /// Experts that a token uses in a layer.
     pub(crate) experts_per_token: usize,
 }

@@ -20,6 +20,7 @@ use crate::eval::{self, WINDOW_TOKENS};
 use crate::model::{LoadedModel, Step};
 use crate::pack::Progress;
 
+pub(crate) use replay::reply_hit_rate;
 pub use replay::{PolicyReplay, Replay, ReplayOptions, replay};
 
 /// Name of the format in the header.

@@ -17,6 +17,7 @@ mod input;
 mod locate;
 mod model;
 mod out;
+mod plan;
 mod policy;
 mod progress;
 mod pull;

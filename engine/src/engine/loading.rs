@@ -26,6 +26,10 @@ impl Forward for LoadedModel {
         LoadedModel::new_sequence(self)
     }
 
+    fn prefill_tokens(&self) -> usize {
+        LoadedModel::prefill_tokens(self)
+    }
+
     fn forward(&mut self, batch: &mut [Step<'_, Sequence>]) -> Result<(), EngineError> {
         let mut steps = Vec::with_capacity(batch.len());
         for Step { sequence, tokens, logits } in batch {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::error::EngineError;
 use crate::io::IoChoice;
+use crate::plan::MemoryPlan;
 use crate::tokenizer::TokenId;
 
 /// How a model is loaded and run. Fields left `None` are chosen from the machine and the model.
@@ -23,11 +24,16 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Which kernels; default: the fastest that this processor has.
     pub backend: BackendChoice,
-    /// Bytes for cached experts; default: all experts if they fit in half of the free memory.
+    /// Bytes that the process may take in all; what the weights and conversations leave of it is for
+    /// cached experts. A budget that does not hold the model is an error. Default: what the machine or
+    /// its control group has, but an eighth. See [`crate::plan`].
+    pub memory_bytes: Option<u64>,
+    /// Bytes for cached experts; default: what the memory budget leaves.
     pub expert_cache_bytes: Option<u64>,
-    /// Longest prompt plus reply in tokens; default: the model's own limit, at most 8,192.
+    /// Longest prompt plus reply in tokens; default: the model's own limit, at most 8,192, less where
+    /// `memory_bytes` holds no more.
     pub context_tokens: Option<usize>,
-    /// Generations decoded together; default 4.
+    /// Generations decoded together; default 4, fewer where memory holds no more.
     pub running_max: Option<usize>,
     /// Generations that may wait; a further one is answered [`EngineError::Busy`]. Default 64.
     pub waiting_max: Option<usize>,
@@ -387,4 +393,6 @@ pub struct ModelInfo {
     pub expert_cache_bytes: u64,
     /// Experts that a token uses in a layer.
     pub experts_per_token: usize,
+    /// How memory is divided.
+    pub plan: MemoryPlan,
 }

@@ -18,6 +18,7 @@ use super::generation::EVENTS_MAX;
 use super::scheduler::Step;
 use super::*;
 use crate::forecast::Round;
+use crate::plan::MemoryPlan;
 use crate::tokenizer::tests::{toy_json, toy_tokenizer};
 
 const END: TokenId = 2;
@@ -112,6 +113,7 @@ fn text_side() -> TextSide {
             read_bytes_per_second: None,
             expert_cache_bytes: 0,
             experts_per_token: 0,
+            plan: MemoryPlan { running_max: 4, ..MemoryPlan::default() },
         },
         tokenizer_json: toy_json(),
         chat_template: Some(CHATML.to_owned()),

@@ -15,6 +15,8 @@ use crate::expert::{ExpertOptions, ExpertStore, Experts, ReadCounts, Recorder, p
 #[cfg(test)]
 use crate::io::ReadAt;
 use crate::io::Reading;
+use crate::plan::machine::{Machine, resident_now};
+use crate::plan::{self, MemoryPlan, Sizes, Wishes};
 use crate::tokenizer::TokenId;
 use crate::weights::Weights;
 use crate::weights::side_files::{self, SideFiles};
@@ -105,6 +107,11 @@ impl LoadedModel {
         on_backend!(&mut self.running, m => m.record(recorder));
     }
 
+    /// Prompt tokens of a pass.
+    pub(crate) fn prefill_tokens(&self) -> usize {
+        self.info.plan.prefill_tokens
+    }
+
     /// A fresh sequence.
     pub(crate) fn new_sequence(&self) -> Sequence {
         on_backend!(&self.running, m => m.new_sequence())
@@ -126,7 +133,7 @@ impl LoadedModel {
 }
 
 /// Cores that this process may use.
-fn default_threads() -> usize {
+pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -143,8 +150,9 @@ fn load_parts(
     let (layers, head) = (loader.layers()?, loader.head()?);
     let verify = options.verify_experts.unwrap_or(true);
     let store = weights.experts(&blueprint.expert_layers(), verify)?;
-    let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
-    let fits = store.bytes() <= cache_bytes;
+    let plan = plan_memory(&blueprint, weights, &store, options)?;
+    let cache_bytes = plan.cache_bytes;
+    let fits = plan.experts_cached >= plan.experts;
     let (store, probed) = probe(store, options.io, fits)?;
     let experts = Experts::new(
         store,
@@ -165,23 +173,30 @@ fn load_parts(
         reading: experts.reading(),
         read_bytes_per_second: probed.bytes_per_second,
         experts,
-        cache_bytes,
+        plan,
         experts_per_token: blueprint.experts_per_token(),
         config: blueprint.config().clone(),
     })
 }
 
-/// All experts if they fit in half of the memory that is free now, else that half.
-fn default_cache(expert_bytes: u64) -> u64 {
-    expert_bytes.min(free_memory_bytes() / 2)
-}
-
-/// `MemAvailable` of /proc/meminfo; where there is none, 4 GiB are assumed.
-fn free_memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(4 << 30, |kib| kib * 1024)
+/// Divides memory when the dense weights are loaded: what the process takes is known then.
+fn plan_memory(
+    blueprint: &Blueprint,
+    weights: &Weights,
+    store: &ExpertStore,
+    options: &EngineOptions,
+) -> Result<MemoryPlan, EngineError> {
+    let tokenizer_bytes = weights.side().required(side_files::TOKENIZER)?.len() as u64;
+    let sizes = Sizes::of(blueprint, weights, store, tokenizer_bytes);
+    let wishes = Wishes {
+        memory_bytes: options.memory_bytes,
+        cache_bytes: options.expert_cache_bytes,
+        context_tokens: options.context_tokens,
+        running_max: options.running_max,
+        io_depth: options.io_depth,
+    };
+    let process_bytes = resident_now().saturating_sub(sizes.dense_bytes);
+    plan::fit(&sizes, &wishes, process_bytes, Machine::measure().budget())
 }
 
 fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOptions) -> ModelInfo {
@@ -191,7 +206,6 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let dense = types(source.map(|s| s.dense.as_str()), parts.embedding.shape().dtype.to_string());
     let first = store.layouts().next().expect("a model has layers with experts");
     let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
-    let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
     let fewer = match options.active_experts {
         Some(_) => format!(", {} active", parts.experts_per_token),
         None => String::new(),
@@ -200,7 +214,7 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
         architecture: parts.config.architecture.clone(),
         quality: weights.manifest().map_or("general", |m| m.quality.as_str()).to_owned(),
-        context_tokens: parts.config.context.min(wanted),
+        context_tokens: parts.plan.context_tokens,
         parameters: parts.dense_parameters() + store.parameters(),
         dense_bytes: parts.dense_bytes(),
         expert_bytes: store.bytes(),
@@ -209,13 +223,11 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         io: parts.reading.choice,
         io_depth: parts.reading.depth,
         read_bytes_per_second: parts.read_bytes_per_second,
-        expert_cache_bytes: parts.cache_bytes,
+        expert_cache_bytes: parts.plan.cache_bytes,
+        plan: parts.plan.clone(),
         experts_per_token: parts.experts_per_token,
     }
 }
-
-/// Longest prompt plus reply unless the caller asks for more: keys and values of it are kept in f32.
-const CONTEXT_DEFAULT: usize = 8192;
 
 /// The last part of a path, after links such as `.` are resolved, without a model file's ending.
 pub(crate) fn folder_name(dir: &Path) -> String {

@@ -74,6 +74,11 @@ pub fn replay(options: &ReplayOptions) -> Result<Vec<Replay>, EngineError> {
     Ok(slots.into_iter().map(one).collect())
 }
 
+/// The share of look-ups for replies that hits with room for so many experts under the policy in use.
+pub(crate) fn reply_hit_rate(trace: &Trace, slots: usize) -> f64 {
+    run(trace, CHOSEN, slots).result(trace, "", true).reply_hit_rate
+}
+
 fn all_policies(trace: &Trace, slots: usize) -> Vec<PolicyReplay> {
     let one = |(name, kind): (&'static str, PolicyKind)| {
         run(trace, kind, slots).result(trace, name, kind == CHOSEN)

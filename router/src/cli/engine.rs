@@ -34,7 +34,11 @@ pub(super) struct EngineArgs {
     /// Compute threads; default: the cores that this process may use
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Memory for experts: 64MiB, 8GiB; default: all of them if they fit in half of what is free
+    /// Memory of the process in all: 8GiB; what weights and conversations leave of it is for experts;
+    /// default: what the machine or its control group has, but an eighth
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Memory for experts: 64MiB, 8GiB; default: what --memory leaves
     #[arg(long, value_name = "SIZE", value_parser = size)]
     expert_cache: Option<u64>,
     /// How experts are read: auto (what a short test finds fastest), uring (by the kernel's ring),
@@ -146,6 +150,7 @@ impl EngineArgs {
             model,
             threads: self.threads.map(usize::from),
             backend: self.backend.into(),
+            memory_bytes: self.memory,
             expert_cache_bytes: self.expert_cache,
             io: self.io,
             io_depth: self.io_depth.map(usize::from),

@@ -1,5 +1,5 @@
 //! `sluice model`: convert models, look into them, measure how well they predict. Fetching one from a
-//! hub is `pull`; what its gates choose is `gates`.
+//! hub is `pull`; what its gates choose is `gates`; what memory it would need is `plan`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use sluice_engine::synth::{SynthOptions, synth};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
-use super::{OrUsage, Outcome, Status, gates, out, pull};
+use super::{OrUsage, Outcome, Status, gates, out, plan, pull};
 
 /// What to do with a model.
 #[derive(Subcommand, Debug)]
@@ -25,6 +25,8 @@ pub(super) enum Verb {
     Eval(EvalArgs),
     /// Write a model of random weights with the layer shapes of a published one, to measure speed
     Synth(SynthArgs),
+    /// Say how a model would share memory, and the speed that this machine would give it
+    Plan(plan::Args),
     /// Record which experts a model's gates choose over prompts and answers
     Trace(gates::TraceArgs),
     /// Replay a trace against every cache policy and the best possible one
@@ -155,6 +157,7 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Inspect(args) => inspect(args),
         Verb::Eval(args) => measure(args),
         Verb::Synth(args) => write_synthetic(args),
+        Verb::Plan(args) => plan::run(args),
         Verb::Trace(args) => gates::trace(args),
         Verb::Replay(args) => gates::replay(args),
     }

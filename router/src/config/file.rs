@@ -113,6 +113,7 @@ struct AuditSection {
 struct UpstreamSection {
     kind: Kind,
     model: Option<Plain>,
+    memory: Option<Bytes>,
     expert_cache: Option<Bytes>,
     threads: Option<usize>,
     context_tokens: Option<usize>,
@@ -305,6 +306,7 @@ impl Lowering<'_> {
         let kind = match s.kind {
             Kind::Edge => UpstreamKind::Edge(EdgeConfig {
                 model: s.model.map(|p| self.folder.join(p.0)),
+                memory: s.memory.map(|b| b.0),
                 expert_cache: s.expert_cache.map(|b| b.0),
                 threads: s.threads,
                 context_tokens: s.context_tokens,
@@ -330,10 +332,10 @@ impl Lowering<'_> {
             Kind::OpenAi => (
                 "openai",
                 [
+                    ("memory", s.memory.is_some()),
                     ("expert_cache", s.expert_cache.is_some()),
                     ("threads", s.threads.is_some()),
                     ("context_tokens", s.context_tokens.is_some()),
-                    ("", false),
                     ("", false),
                 ],
             ),
