@@ -31,7 +31,7 @@ use crate::tokenizer::{TokenId, Tokenizer};
 use generation::Vocabulary;
 use queue::Queue;
 pub use request::{
-    BackendChoice, CallDelta, ChatMessage, Conversation, Delta, EngineOptions, Finish,
+    BackendChoice, CallDelta, ChatMessage, Conversation, Delta, EngineOptions, ExpertUse, Finish,
     FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput, ReplyFormat,
     SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, Tool, ToolCall, ToolChoice,
 };
@@ -161,6 +161,11 @@ impl Engine {
     pub fn forecast(&self) -> Forecast {
         let load = self.shared.queue.load();
         self.shared.speeds.forecast(load.running, load.waiting)
+    }
+
+    /// How experts were found and read since the model was loaded.
+    pub fn expert_use(&self) -> ExpertUse {
+        self.shared.speeds.expert_use()
     }
 }
 

@@ -38,9 +38,9 @@ mod weights;
 
 pub use engine::{
     BackendChoice, CHOICES_MAX, CallDelta, ChatMessage, Conversation, Delta, Engine, EngineOptions,
-    Finish, FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput, ReplyFormat,
-    SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, TokenStream, Tool, ToolCall,
-    ToolChoice,
+    ExpertUse, Finish, FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput,
+    ReplyFormat, SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, TokenStream, Tool,
+    ToolCall, ToolChoice,
 };
 pub use error::EngineError;
 pub use io::IoChoice;

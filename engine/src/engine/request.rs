@@ -335,6 +335,59 @@ pub struct Finish {
     pub prefill: Duration,
     /// Time from the first to the last generated token.
     pub decode: Duration,
+    /// What its rounds took of the experts. Rounds that were shared count for each who shared them.
+    pub experts: ExpertUse,
+}
+
+/// How experts were found and read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpertUse {
+    /// Look-ups that found their expert in memory.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+    /// Bytes that were read from flash, those read ahead in vain included.
+    pub bytes_read: u64,
+    /// Experts that were read ahead, and those of them that were wanted.
+    pub read_ahead: u64,
+    /// See `read_ahead`.
+    pub read_ahead_useful: u64,
+    /// Time in which nothing was computed because a read was waited for.
+    pub stalled: Duration,
+    /// Time of the model without that.
+    pub computed: Duration,
+}
+
+impl ExpertUse {
+    /// Share of look-ups that found their expert in memory; `None` before the first.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(crate) fn add(&mut self, more: &ExpertUse) {
+        self.hits += more.hits;
+        self.misses += more.misses;
+        self.bytes_read += more.bytes_read;
+        self.read_ahead += more.read_ahead;
+        self.read_ahead_useful += more.read_ahead_useful;
+        self.stalled += more.stalled;
+        self.computed += more.computed;
+    }
+
+    /// What was counted since; `computed` is the caller's to fill.
+    pub(crate) fn since(&self, before: &ExpertUse) -> ExpertUse {
+        ExpertUse {
+            hits: self.hits - before.hits,
+            misses: self.misses - before.misses,
+            bytes_read: self.bytes_read - before.bytes_read,
+            read_ahead: self.read_ahead - before.read_ahead,
+            read_ahead_useful: self.read_ahead_useful - before.read_ahead_useful,
+            stalled: self.stalled.saturating_sub(before.stalled),
+            computed: Duration::ZERO,
+        }
+    }
 }
 
 /// Why a reply ended.
@@ -360,6 +413,10 @@ pub struct Forecast {
     pub first_token: Duration,
     /// Expected decode speed of one more generation, tokens a second.
     pub tokens_per_second: f64,
+    /// Share of expert look-ups that hit of late; `None` before the first.
+    pub expert_hit_rate: Option<f64>,
+    /// Bytes of experts that a token read of late.
+    pub expert_bytes_per_token: Option<f64>,
 }
 
 /// What a loaded model is.

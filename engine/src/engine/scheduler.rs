@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::engine::ExpertUse;
 use crate::engine::generation::{Generation, Vocabulary};
 use crate::engine::queue::Queue;
 use crate::error::EngineError;
@@ -41,6 +42,11 @@ pub(super) trait Forward {
 
     /// A state that has read nothing.
     fn new_sequence(&self) -> Self::Sequence;
+
+    /// How experts were found and read since the model was loaded.
+    fn expert_use(&self) -> ExpertUse {
+        ExpertUse::default()
+    }
 
     /// Prompt tokens of a round that nothing else asks for less of: many where each expert is read from
     /// flash once for all of them.
@@ -102,13 +108,20 @@ impl<S: Clone> Scheduler<S> {
         if round == Round::default() {
             return false;
         }
+        let before = model.expert_use();
         let started = self.shared.clock.now();
         let mut steps: Vec<_> = self.running.iter_mut().filter_map(Generation::step).collect();
         let result = model.forward(&mut steps);
         let now = self.shared.clock.now();
         match result {
             Ok(()) => {
-                self.shared.speeds.record_round(round, now.saturating_duration_since(started));
+                let elapsed = now.saturating_duration_since(started);
+                let mut used = model.expert_use().since(&before);
+                used.computed = elapsed.saturating_sub(used.stalled);
+                self.shared.speeds.record_round(round, elapsed);
+                self.shared.speeds.record_experts(round, &used);
+                let shared = self.running.iter_mut().filter(|generation| generation.share() > 0);
+                shared.for_each(|generation| generation.note_experts(&used));
                 self.advance(now);
             }
             // The states of this round may be half written; the others' are whole.

@@ -3,13 +3,14 @@
 use std::path::Path;
 #[cfg(test)]
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::layers::Loader;
 use super::{Blueprint, Model, Parts, Sequence, Step};
 use crate::backend::{Cpu, Reference};
-use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
+use crate::engine::{BackendChoice, EngineOptions, ExpertUse, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
 use crate::expert::{ExpertOptions, ExpertStore, Experts, ReadCounts, Recorder, probe};
 #[cfg(test)]
@@ -89,6 +90,20 @@ impl LoadedModel {
     /// What was counted of experts since the model was loaded.
     pub(crate) fn read_counts(&self) -> ReadCounts {
         on_backend!(&self.running, m => m.experts().counts())
+    }
+
+    /// The same as callers of the engine see it; the time of computing is not known here.
+    pub(crate) fn expert_use(&self) -> ExpertUse {
+        let counts = self.read_counts();
+        ExpertUse {
+            hits: counts.hits,
+            misses: counts.misses,
+            bytes_read: counts.bytes_read,
+            read_ahead: counts.read_ahead,
+            read_ahead_useful: counts.read_ahead_useful,
+            stalled: counts.stalled,
+            computed: Duration::ZERO,
+        }
     }
 
     /// Where the experts lie.

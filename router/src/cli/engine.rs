@@ -124,6 +124,14 @@ pub(super) struct Speeds {
     pub(super) prompt_tokens_per_second: Option<f64>,
     /// Tokens after the first by the time they took.
     pub(super) decode_tokens_per_second: Option<f64>,
+    /// Share of expert look-ups that found theirs in memory.
+    pub(super) expert_hit_rate: Option<f64>,
+    /// Bytes of experts that were read.
+    pub(super) expert_bytes_read: u64,
+    /// Time in which nothing was computed because an expert was waited for.
+    pub(super) stalled_ms: f64,
+    /// Time of the model without that.
+    pub(super) computed_ms: f64,
 }
 
 impl ModelArgs {
@@ -197,6 +205,10 @@ impl Speeds {
             first_token_ms: milliseconds(finish.queued + finish.prefill),
             prompt_tokens_per_second: per_second(finish.prompt_tokens, finish.prefill),
             decode_tokens_per_second: per_second(later_tokens, finish.decode),
+            expert_hit_rate: finish.experts.hit_rate(),
+            expert_bytes_read: finish.experts.bytes_read,
+            stalled_ms: milliseconds(finish.experts.stalled),
+            computed_ms: milliseconds(finish.experts.computed),
         }
     }
 }
@@ -246,6 +258,8 @@ fn tenths(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use sluice_engine::ExpertUse;
+
     use super::*;
 
     fn finish(prompt_tokens: usize, completion_tokens: usize) -> Finish {
@@ -256,6 +270,7 @@ mod tests {
             queued: Duration::from_millis(5),
             prefill: Duration::from_millis(100),
             decode: Duration::from_secs(2),
+            experts: ExpertUse::default(),
         }
     }
 
