@@ -42,6 +42,9 @@ pub struct SynthOptions {
     pub destination: PathBuf,
     /// Layers; default: as many as the real model has.
     pub layers: Option<usize>,
+    /// Tokens of the vocabulary, at least 512; default: as many as the real model has. Fewer make small
+    /// models of real layers.
+    pub vocabulary: Option<usize>,
     /// Type of the matrices, such as `q4_0`; the output matrix of a q4_0 model is q6_k, as usual.
     pub quant: String,
     /// How unevenly gates choose: the deviation of the logarithm of a gate row's length; 0 is nearly
@@ -76,6 +79,15 @@ pub fn synth(
             )));
         }
         shape.layers = layers;
+    }
+    if let Some(vocabulary) = options.vocabulary {
+        if !(512..=shape.vocab).contains(&vocabulary) {
+            return Err(invalid(format!(
+                "vocabulary: expected 512 to {}, which {} has, got {vocabulary}",
+                shape.vocab, shape.name
+            )));
+        }
+        shape.vocab = vocabulary;
     }
     write(&shape, options, progress)
 }

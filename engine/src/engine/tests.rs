@@ -37,6 +37,8 @@ struct Scripted {
     panics_at: Option<TokenId>,
     /// Reading this token is an error.
     fails_at: Option<TokenId>,
+    /// Prompt tokens of a pass, if not as usual.
+    prefill_tokens: Option<usize>,
 }
 
 impl Scripted {
@@ -75,6 +77,10 @@ impl Forward for Scripted {
 
     fn new_sequence(&self) -> Vec<TokenId> {
         Vec::new()
+    }
+
+    fn prefill_tokens(&self) -> usize {
+        self.prefill_tokens.unwrap_or(256)
     }
 
     fn forward(&mut self, batch: &mut [Step<'_, Vec<TokenId>>]) -> Result<(), EngineError> {

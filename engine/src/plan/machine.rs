@@ -51,7 +51,8 @@ impl Machine {
     /// Bytes that this process may take in all, short of the last that are free.
     pub(crate) fn budget(self) -> u64 {
         let spare = self.free_bytes.saturating_sub(self.total_bytes / LEFT_TO_OTHERS);
-        self.resident_bytes + spare
+        // On a busy machine a small model still gets a part of what little is free.
+        self.resident_bytes + spare.max(self.free_bytes / 4)
     }
 }
 
@@ -150,6 +151,8 @@ mod tests {
         let machine = found.into_iter().fold(machine, Machine::within);
         assert_eq!((machine.free_bytes, machine.total_bytes), (3000, 4000));
         assert_eq!(machine.budget(), 700 + 3000 - 500);
+        let busy = Machine { free_bytes: 400, ..machine };
+        assert_eq!(busy.budget(), 700 + 100);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) fn write_small(family: Family, destination: &Path) {
         like: "small".to_owned(),
         destination: destination.to_owned(),
         layers: None,
+        vocabulary: None,
         quant: "q4_0".to_owned(),
         skew: 1.0,
         seed: 3,
@@ -132,11 +133,13 @@ fn wrong_wishes_are_refused_with_what_would_work() {
         like: "qwen3-30b-a3b".to_owned(),
         destination: dir.path().join("new"),
         layers: Some(1),
+        vocabulary: None,
         quant: "q4_0".to_owned(),
         skew: 0.0,
         seed: 0,
     };
-    let cases: [(SynthOptions, &str); 5] = [
+    let cases: [(SynthOptions, &str); 6] = [
+        (SynthOptions { vocabulary: Some(100), ..good.clone() }, "512 to 151936"),
         (SynthOptions { like: "gpt".to_owned(), ..good.clone() }, "qwen3.5-397b-a17b"),
         (SynthOptions { layers: Some(49), ..good.clone() }, "1 to 48"),
         (SynthOptions { quant: "q9".to_owned(), ..good.clone() }, "q4_0"),

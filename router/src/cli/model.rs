@@ -137,6 +137,9 @@ pub(super) struct SynthArgs {
     /// Layers; default: as many as the real model has
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
+    /// Tokens of the vocabulary; default: as many as the real model has
+    #[arg(long, value_name = "N")]
+    vocabulary: Option<usize>,
     /// Type of the matrices: q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, bf16, f16 or f32
     #[arg(long, value_name = "TYPE", default_value = "q4_0")]
     quant: String,
@@ -189,6 +192,7 @@ fn write_synthetic(args: &SynthArgs) -> Outcome {
         like: args.like.clone(),
         destination: args.destination.clone(),
         layers: args.layers,
+        vocabulary: args.vocabulary,
         quant: args.quant.clone(),
         skew: args.skew,
         seed: args.seed,
