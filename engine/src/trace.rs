@@ -204,11 +204,6 @@ impl Trace {
         self.header.experts.iter().map(|n| *n as usize).sum()
     }
 
-    /// Layers that have experts.
-    pub(crate) fn layers(&self) -> usize {
-        self.header.experts.iter().filter(|n| **n > 0).count()
-    }
-
     /// The number through all layers of each layer's first expert.
     pub(crate) fn first_numbers(&self) -> Vec<u32> {
         let start = |next: &mut u32, count: &u32| {

@@ -21,7 +21,7 @@ const ROWS_MAX: usize = 4;
 /// Least share of experts read ahead that must turn out wanted.
 const PRECISION_MIN: f64 = 0.6;
 /// Experts read ahead before they are judged.
-const JUDGED_AFTER: u32 = 128;
+const JUDGED_AFTER: u32 = 48;
 /// Layers that pass before another try.
 const REST: u32 = 8192;
 

@@ -28,7 +28,7 @@ impl ExpertCache {
     pub(crate) fn new(store: &ExpertStore, slot_bytes: usize, bytes_max: u64) -> Self {
         let first = store.first_numbers();
         let experts = *first.last().expect("the end is there") as usize;
-        let policy = policy::CHOSEN.start(experts, store.layouts().count());
+        let policy = policy::CHOSEN.start(experts);
         let max = (bytes_max / slot_bytes.max(1) as u64).min(experts as u64) as usize;
         ExpertCache {
             residents: Residents::new(policy, experts, max),

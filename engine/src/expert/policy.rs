@@ -37,8 +37,9 @@ pub(crate) enum PolicyKind {
 /// What the engine uses: the best of those below on recorded gates, see `engine/README.md`.
 pub(crate) const CHOSEN: PolicyKind = PolicyKind::Lfu;
 
-/// Tokens after which an old use counts half.
-const HALF_LIFE_TOKENS: f64 = 128.0;
+/// Tokens that a prompt counts as at most: what a prompt used says less about its reply than the tokens of
+/// replies do, however long it is.
+const PROMPT_TOKENS_MAX: f64 = 8.0;
 
 impl PolicyKind {
     /// All of them with their names.
@@ -48,15 +49,14 @@ impl PolicyKind {
         ("lfu", PolicyKind::Lfu),
     ];
 
-    /// A policy over so many experts in so many layers.
-    pub(crate) fn start(self, experts: usize, layers: usize) -> Box<dyn Policy> {
-        let half_life = HALF_LIFE_TOKENS * layers.max(1) as f64;
+    /// A policy over so many experts of all layers.
+    pub(crate) fn start(self, experts: usize) -> Box<dyn Policy> {
         match self {
             PolicyKind::Lru => {
                 Box::new(Lru { last: vec![0; experts], here: BTreeSet::new(), now: 0 })
             }
-            PolicyKind::LfuResident => Box::new(Lfu::new(experts, half_life, false)),
-            PolicyKind::Lfu => Box::new(Lfu::new(experts, half_life, true)),
+            PolicyKind::LfuResident => Box::new(Lfu::new(experts, false)),
+            PolicyKind::Lfu => Box::new(Lfu::new(experts, true)),
         }
     }
 }
@@ -97,17 +97,20 @@ impl Policy for Lru {
 /// Least frequently used, with uses that fade: an expert's heat halves every half-life.
 ///
 /// A rank is `log2(heat) + time / half-life`: as heat fades the order of ranks stays, so nothing has to
-/// be aged. A prompt of n rows counts as n tokens: an expert that it used once in passing is cold at its
-/// end, so that prompts do not wash out what replies need.
+/// be aged. The half-life is as many visits of layers as half of all experts: as many tokens as half of a
+/// layer's experts, in which a gate that chooses one of sixteen has chosen eight times. A prompt counts as
+/// few tokens, so that it does not wash out what replies need.
 /// Source: LFU with dynamic ageing; Arlitt et al., "Evaluating content management techniques for Web
 /// proxy caches" (2000), adapted to exponential fading; admission as in Einziger et al., "TinyLFU" (2017).
 struct Lfu {
     rank: Vec<Rank>,
     /// Those that are here, coldest first.
     here: BTreeSet<(Rank, u32)>,
-    /// Layer visits times rows, in half-lives.
+    /// Visits of layers, in half-lives.
     now: f64,
     half_life: f64,
+    /// What a row of this visit counts.
+    weight: f64,
     /// Remember the absent, and do not admit what is colder than all that are here.
     remember: bool,
 }
@@ -131,20 +134,23 @@ impl PartialOrd for Rank {
 }
 
 impl Lfu {
-    fn new(experts: usize, half_life: f64, remember: bool) -> Lfu {
+    fn new(experts: usize, remember: bool) -> Lfu {
         let rank = vec![Rank(f64::NEG_INFINITY); experts];
-        Lfu { rank, here: BTreeSet::new(), now: 0.0, half_life, remember }
+        let half_life = (experts as f64 / 2.0).max(1.0);
+        Lfu { rank, here: BTreeSet::new(), now: 0.0, half_life, weight: 1.0, remember }
     }
 }
 
 impl Policy for Lfu {
     fn tick(&mut self, rows: u32) {
-        self.now += f64::from(rows) / self.half_life;
+        let rows = f64::from(rows.max(1));
+        self.weight = (PROMPT_TOKENS_MAX / rows).min(1.0);
+        self.now += rows * self.weight / self.half_life;
     }
 
     fn used(&mut self, expert: u32, rows: u32) {
         let old = self.rank[expert as usize];
-        let heat = f64::from(rows) + (old.0 - self.now).exp2();
+        let heat = f64::from(rows) * self.weight + (old.0 - self.now).exp2();
         let new = Rank(heat.log2() + self.now);
         self.rank[expert as usize] = new;
         if self.here.remove(&(old, expert)) {
@@ -244,7 +250,7 @@ mod tests {
     use super::*;
 
     fn residents(kind: PolicyKind, max: usize) -> Residents {
-        Residents::new(kind.start(20, 1), 20, max)
+        Residents::new(kind.start(20), 20, max)
     }
 
     fn visit(residents: &mut Residents, expert: u32) -> bool {
@@ -283,7 +289,8 @@ mod tests {
         let mut here = residents(PolicyKind::Lfu, 1);
         (0..50).for_each(|_| _ = visit(&mut here, 0));
         assert!(!visit(&mut here, 1) && here.has(0), "one use does not beat fifty");
-        (0..20).for_each(|_| here.tick(HALF_LIFE_TOKENS as u32));
+        // Twenty half-lives of ten visits.
+        (0..200).for_each(|_| here.tick(1));
         assert!(!visit(&mut here, 1) && here.has(1), "but old uses do not count for ever");
     }
 

@@ -119,7 +119,7 @@ impl Counts {
 fn run(trace: &Trace, kind: PolicyKind, slots: usize) -> Counts {
     let first = trace.first_numbers();
     let experts = trace.experts();
-    let mut here = Residents::new(kind.start(experts, trace.layers()), experts, slots);
+    let mut here = Residents::new(kind.start(experts), experts, slots);
     let mut counts = Counts::default();
     for visit in &trace.visits {
         here.tick(visit.1);
