@@ -31,7 +31,7 @@ use crate::tokenizer::{TokenId, Tokenizer};
 use generation::Vocabulary;
 use queue::Queue;
 pub use request::{
-    BackendChoice, CallDelta, ChatMessage, Conversation, Delta, EngineOptions, Finish,
+    BackendChoice, CallDelta, ChatMessage, Conversation, Delta, EngineOptions, ExpertUse, Finish,
     FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput, ReplyFormat,
     SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, Tool, ToolCall, ToolChoice,
 };
@@ -39,8 +39,6 @@ use scheduler::{Forward, Scheduler};
 use submission::Submission;
 use worker::Worker;
 
-/// Generations decoded together when the options say nothing.
-const RUNNING_MAX_DEFAULT: usize = 4;
 /// Generations that may wait when the options say nothing.
 const WAITING_MAX_DEFAULT: usize = 64;
 /// Replies to one prompt; each holds a state of its own in memory.
@@ -164,11 +162,16 @@ impl Engine {
         let load = self.shared.queue.load();
         self.shared.speeds.forecast(load.running, load.waiting)
     }
+
+    /// How experts were found and read since the model was loaded.
+    pub fn expert_use(&self) -> ExpertUse {
+        self.shared.speeds.expert_use()
+    }
 }
 
 impl Shared {
     fn new(text: TextSide, options: &EngineOptions, clock: Clock) -> Result<Shared, EngineError> {
-        let running_max = options.running_max.unwrap_or(RUNNING_MAX_DEFAULT).max(1);
+        let running_max = options.running_max.unwrap_or(text.info.plan.running_max).max(1);
         let waiting_max = options.waiting_max.unwrap_or(WAITING_MAX_DEFAULT);
         let tokenizer = Tokenizer::from_json(&text.tokenizer_json)?;
         let template = text.chat_template.as_deref().map(ChatTemplate::new).transpose()?;

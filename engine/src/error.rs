@@ -82,6 +82,17 @@ pub enum EngineError {
         /// What went wrong.
         what: String,
     },
+    /// The memory that was allowed does not hold what a model needs without any cache.
+    #[error(
+        "the model needs at least {} MiB of memory, {} MiB were allowed; allow more, or a shorter \
+         context or fewer generations at once", floor_bytes.div_ceil(1 << 20), memory_bytes >> 20
+    )]
+    MemoryTooSmall {
+        /// What was allowed.
+        memory_bytes: u64,
+        /// What would do.
+        floor_bytes: u64,
+    },
     /// A thread could not be started.
     #[error("failed to start the engine's thread")]
     StartThread {

@@ -20,7 +20,7 @@ use crate::tokenizer::{TokenId, Tokenizer};
 /// Largest data file, unpacked.
 const DATA_BYTES_MAX: u64 = 1 << 30;
 /// Tokens of one pass, and of one window of plain text: logits of a pass are kept, [n, vocab] in f32.
-const WINDOW_TOKENS: usize = 512;
+pub(crate) const WINDOW_TOKENS: usize = 512;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -59,9 +59,9 @@ pub struct EvalReport {
 }
 
 /// One sequence, and the first token that counts.
-struct Record {
-    tokens: Vec<TokenId>,
-    counted_from: usize,
+pub(crate) struct Record {
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) counted_from: usize,
 }
 
 #[derive(Deserialize)]
@@ -88,7 +88,7 @@ pub fn eval(
         progress(Progress { done: done as u64 + 1, total: records.len() as u64 });
     }
     let seconds = clock.since(started).as_secs_f64();
-    let (_, hits, misses) = model.expert_counts();
+    let counts = model.read_counts();
     Ok(EvalReport {
         model: model.info().name.clone(),
         quantisation: model.info().quantisation.clone(),
@@ -99,7 +99,7 @@ pub fn eval(
         perplexity: (sums.negative_log_likelihood / sums.counted as f64).exp(),
         top1: sums.top1 as f64 / sums.counted as f64,
         tokens_per_second: sums.passed as f64 / seconds,
-        expert_hit_rate: hits as f64 / (hits + misses).max(1) as f64,
+        expert_hit_rate: counts.hit_rate(),
     })
 }
 
@@ -140,7 +140,8 @@ impl Sums {
     }
 }
 
-fn read_records(path: &Path, model: &LoadedModel) -> Result<Vec<Record>, EngineError> {
+/// The records of a data file, each no longer than the model's context.
+pub(crate) fn read_records(path: &Path, model: &LoadedModel) -> Result<Vec<Record>, EngineError> {
     let text = read_text(path)?;
     let tokenizer = Tokenizer::from_json(&model.files().tokenizer_json)?;
     let malformed = |what: String| EngineError::Malformed { path: path.to_owned(), what };

@@ -1,15 +1,23 @@
 //! One expert of a Mixture-of-Experts layer: three matrices in one buffer, as one read brings them.
 
+mod ahead;
 mod cache;
+pub(crate) mod policy;
+mod probe;
 mod reader;
+mod readers;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 
 use crate::backend::ExpertWeights;
-use crate::tensor::{AlignedBytes, MatrixRef, MatrixShape};
+use crate::io::Slot;
+use crate::tensor::{MatrixRef, MatrixShape};
 
-pub(crate) use reader::Experts;
+pub(crate) use probe::{probe, spread};
+pub(crate) use reader::{Event, ExpertOptions, Experts, ReadCounts, Recorder, Visit};
 pub(crate) use store::{ExpertStore, LayerExperts, Segment};
 
 /// Which expert of which layer.
@@ -48,7 +56,7 @@ impl ExpertLayout {
 
 /// An expert in memory. It outlives its eviction from the cache as long as somebody holds it.
 pub(crate) struct Expert {
-    bytes: AlignedBytes,
+    slot: Slot,
     layout: Arc<ExpertLayout>,
 }
 
@@ -56,7 +64,7 @@ impl Expert {
     /// The three matrices.
     pub(crate) fn weights(&self) -> ExpertWeights<'_> {
         let [gate, up, down] = self.layout.sizes();
-        let bytes = self.bytes.as_slice();
+        let bytes = self.slot.as_slice();
         ExpertWeights {
             gate: MatrixRef::new(self.layout.gate, &bytes[..gate]),
             up: MatrixRef::new(self.layout.up, &bytes[gate..gate + up]),
@@ -64,13 +72,13 @@ impl Expert {
         }
     }
 
-    /// Bytes in memory.
+    /// Bytes of the three matrices.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.layout.bytes()
     }
 
-    /// Takes the buffer back for the next read.
-    pub(crate) fn into_bytes(self) -> AlignedBytes {
-        self.bytes
+    /// Takes the slot back for the next read.
+    pub(crate) fn into_slot(self) -> Slot {
+        self.slot
     }
 }

@@ -11,7 +11,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::{Finish, Forecast};
+use crate::engine::{ExpertUse, Finish, Forecast};
 
 /// Share of a new measurement in a running average: the last ten count for two thirds.
 const NEW_SHARE: f64 = 0.1;
@@ -45,6 +45,10 @@ struct Measured {
     reply_tokens: Option<f64>,
     prompt_tokens: Option<f64>,
     replies: u64,
+    experts: ExpertUse,
+    /// Of rounds of late.
+    hit_rate: Option<f64>,
+    bytes_per_token: Option<f64>,
 }
 
 impl Speeds {
@@ -57,6 +61,9 @@ impl Speeds {
                 reply_tokens: None,
                 prompt_tokens: None,
                 replies: 0,
+                experts: ExpertUse::default(),
+                hit_rate: None,
+                bytes_per_token: None,
             }),
         }
     }
@@ -79,6 +86,26 @@ impl Speeds {
         // At least half of a mixed round is prefill, or a slow moment would count as infinite speed.
         let prefill = (seconds - decode).max(seconds / 2.0);
         average(&mut measured.prefill_per_second, round.prefill_tokens as f64 / prefill);
+    }
+
+    /// Learns how a round found its experts. What a prompt reads says little about replies: only
+    /// rounds without one are averaged.
+    pub(crate) fn record_experts(&self, round: Round, used: &ExpertUse) {
+        let mut measured = self.locked();
+        measured.experts.add(used);
+        if round.prefill_tokens > 0 || round.decoding == 0 {
+            return;
+        }
+        if let Some(rate) = used.hit_rate() {
+            average(&mut measured.hit_rate, rate);
+            let bytes = used.bytes_read as f64 / round.decoding as f64;
+            average(&mut measured.bytes_per_token, bytes);
+        }
+    }
+
+    /// How experts were found and read so far.
+    pub(crate) fn expert_use(&self) -> ExpertUse {
+        self.locked().experts
     }
 
     /// Learns how long prompts and replies are.
@@ -114,6 +141,8 @@ impl Speeds {
             waiting,
             first_token: Duration::from_secs_f64(first_token),
             tokens_per_second: 1.0 / round,
+            expert_hit_rate: measured.hit_rate,
+            expert_bytes_per_token: measured.bytes_per_token,
         }
     }
 
@@ -175,6 +204,7 @@ mod tests {
             queued: Duration::ZERO,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
+            experts: ExpertUse::default(),
         });
         speeds
     }
@@ -221,6 +251,27 @@ mod tests {
         (0..60).for_each(|_| speeds.record_round(decoding(1), seconds(0.1)));
         let now = speeds.forecast(0, 0).tokens_per_second;
         assert!((10.0..10.2).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn experts_of_replies_are_averaged_and_all_are_counted() {
+        let speeds = measured();
+        assert_eq!(speeds.forecast(0, 0).expert_hit_rate, None);
+        let used = |hits, misses| ExpertUse {
+            hits,
+            misses,
+            bytes_read: 10 * misses,
+            stalled: Duration::from_millis(misses),
+            ..ExpertUse::default()
+        };
+        speeds.record_experts(Round { prefill_tokens: 9, decoding: 0 }, &used(0, 100));
+        speeds.record_experts(decoding(2), &used(30, 10));
+        let forecast = speeds.forecast(0, 0);
+        assert_eq!(forecast.expert_hit_rate, Some(0.75));
+        assert_eq!(forecast.expert_bytes_per_token, Some(50.0));
+        let all = speeds.expert_use();
+        assert_eq!((all.hits, all.misses, all.bytes_read), (30, 110, 1100));
+        assert_eq!(all.stalled, Duration::from_millis(110));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Positional reads: the only way to model files after their headers, in the fastest way that works.
 //!
 //! A trait because there are several readers: through the page cache, around it (O_DIRECT), from a
-//! mapping, and in tests from memory or from a disk that fails. All give the same bytes; which one is
-//! used changes speed and nothing else.
+//! mapping, and in tests from memory or from a disk that fails. A [`Ring`] has the kernel read many at
+//! once from those that have a descriptor. All give the same bytes; which one is used changes speed and
+//! nothing else.
 //!
 //! Around the page cache is right when the experts do not fit in memory: the cache of experts knows
 //! better than the kernel what to keep, and both at once hold everything twice. When they fit, the
@@ -12,16 +13,21 @@
 mod direct;
 mod mapped;
 mod memory;
+mod slot;
+mod uring;
 
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use direct::DirectAt;
 use mapped::MappedAt;
 pub(crate) use memory::MemoryAt;
+pub(crate) use slot::{Slot, Slots};
+pub(crate) use uring::{Done, Read, Ring};
 
 /// Something of fixed length that can be read at any offset from several threads at once.
 pub(crate) trait ReadAt: Send + Sync {
@@ -31,27 +37,52 @@ pub(crate) trait ReadAt: Send + Sync {
     fn len(&self) -> u64;
     /// Name for error messages.
     fn path(&self) -> &Path;
+    /// Where the kernel can read the same bytes by itself; `None` where it cannot.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// In which way experts are read, and how many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// Never [`IoChoice::Auto`].
+    pub(crate) choice: IoChoice,
+    /// Experts under way at once.
+    pub(crate) depth: usize,
+}
+
+impl Reading {
+    /// What usually saturates a flash disk: a few reads of this size for threads, which take turns on
+    /// the processor, more for a ring, which needs none.
+    pub(crate) fn usual(choice: IoChoice) -> Reading {
+        Reading { choice, depth: if choice == IoChoice::Uring { 8 } else { 4 } }
+    }
 }
 
 /// How experts are read from flash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoChoice {
-    /// `Direct` if the experts do not fit in the cache and a test read works, else `Buffered`.
+    /// What a test at start finds fastest; `Buffered` if all experts fit in the cache.
     #[default]
     Auto,
-    /// Around the page cache (O_DIRECT). Falls back to `Buffered`, with a warning, where a test read
+    /// By a ring of the kernel's (io_uring), around the page cache. Falls back to `Direct`, with a
+    /// warning, where the kernel has none.
+    Uring,
+    /// By threads, around the page cache (O_DIRECT). Falls back to `Buffered`, with a warning, where a test read
     /// fails.
     Direct,
-    /// Through the page cache.
+    /// By threads, through the page cache.
     Buffered,
-    /// From a mapping of the file.
+    /// By threads, from a mapping of the file.
     Mapped,
 }
 
 impl IoChoice {
     /// All choices with their names on the command line.
-    pub const ALL: [(&'static str, IoChoice); 4] = [
+    pub const ALL: [(&'static str, IoChoice); 5] = [
         ("auto", IoChoice::Auto),
+        ("uring", IoChoice::Uring),
         ("direct", IoChoice::Direct),
         ("buffered", IoChoice::Buffered),
         ("mmap", IoChoice::Mapped),
@@ -77,32 +108,30 @@ impl std::str::FromStr for IoChoice {
     }
 }
 
-/// Opens a file for reading experts. Returns the reader and what was chosen in the end.
+/// Opens a file for reading experts. Returns the reader and what was chosen in the end; `Auto` is taken
+/// as `Direct`.
 ///
-/// `fits` says whether all experts fit in the cache, which decides `Auto`. Errors only if the file
-/// cannot be opened at all.
-pub(crate) fn open(
-    path: &Path,
-    choice: IoChoice,
-    fits: bool,
-) -> io::Result<(Arc<dyn ReadAt>, IoChoice)> {
+/// Errors only if the file cannot be opened at all.
+pub(crate) fn open(path: &Path, choice: IoChoice) -> io::Result<(Arc<dyn ReadAt>, IoChoice)> {
     match choice {
         IoChoice::Mapped => Ok((Arc::new(MappedAt::open(path)?), choice)),
-        IoChoice::Direct | IoChoice::Auto if !(fits && choice == IoChoice::Auto) => {
+        IoChoice::Buffered => Ok((Arc::new(FileAt::open(path)?), choice)),
+        IoChoice::Direct | IoChoice::Uring | IoChoice::Auto => {
             // Opening can succeed where reading then fails (tmpfs, some network disks): the reader's
             // constructor really reads.
+            let direct = if choice == IoChoice::Auto { IoChoice::Direct } else { choice };
             match DirectAt::open(path) {
-                Ok(direct) => Ok((Arc::new(direct), IoChoice::Direct)),
+                Ok(reader) => Ok((Arc::new(reader), direct)),
                 Err(error) => {
                     tracing::warn!(
                         path = %path.display(), %error,
                         "direct reads do not work here; reading through the page cache"
                     );
+                    // A ring would hand such reads to threads of the kernel's: ours do as well.
                     Ok((Arc::new(FileAt::open(path)?), IoChoice::Buffered))
                 }
             }
         }
-        _ => Ok((Arc::new(FileAt::open(path)?), IoChoice::Buffered)),
     }
 }
 
@@ -134,6 +163,10 @@ impl ReadAt for FileAt {
     fn path(&self) -> &Path {
         &self.path
     }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +191,7 @@ mod tests {
         ) {
             let (file, bytes) = file(len);
             for choice in [IoChoice::Buffered, IoChoice::Direct, IoChoice::Mapped] {
-                let (reader, _) = open(file.path(), choice, false).expect("opens");
+                let (reader, _) = open(file.path(), choice).expect("opens");
                 prop_assert_eq!(reader.len(), len as u64);
                 let mut buffer = AlignedBytes::zeroed(count + shift);
                 let out = &mut buffer.as_mut_slice()[shift..];
@@ -172,15 +205,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn auto_goes_around_the_page_cache_only_when_experts_do_not_fit() {
-        let (file, _) = file(5000);
-        assert_eq!(open(file.path(), IoChoice::Auto, true).expect("opens").1, IoChoice::Buffered);
-        let chosen = open(file.path(), IoChoice::Auto, false).expect("opens").1;
-        let forced = open(file.path(), IoChoice::Direct, true).expect("opens").1;
-        assert_eq!(chosen, forced);
     }
 
     #[test]

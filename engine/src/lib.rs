@@ -23,21 +23,24 @@ mod io;
 mod kv_cache;
 mod model;
 pub mod pack;
+pub mod plan;
 mod quant;
 mod reply_text;
 mod sampler;
 pub mod speed;
+pub mod synth;
 mod tensor;
 mod tokenizer;
+pub mod trace;
 #[doc(hidden)]
 pub mod untrusted;
 mod weights;
 
 pub use engine::{
     BackendChoice, CHOICES_MAX, CallDelta, ChatMessage, Conversation, Delta, Engine, EngineOptions,
-    Finish, FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput, ReplyFormat,
-    SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, TokenStream, Tool, ToolCall,
-    ToolChoice,
+    ExpertUse, Finish, FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput,
+    ReplyFormat, SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, TokenStream, Tool,
+    ToolCall, ToolChoice,
 };
 pub use error::EngineError;
 pub use io::IoChoice;

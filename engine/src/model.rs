@@ -14,6 +14,7 @@ mod config;
 mod delta_net;
 #[cfg(test)]
 mod families;
+mod footprint;
 mod layers;
 mod loaded;
 mod mlp;
@@ -35,8 +36,9 @@ mod wide;
 
 use crate::backend::{Backend, Projection};
 use crate::error::EngineError;
-use crate::expert::Experts;
-use crate::io::IoChoice;
+use crate::expert::{Experts, Recorder};
+use crate::io::Reading;
+use crate::plan::MemoryPlan;
 use crate::quant::dequantise_row;
 use crate::tensor::Matrix;
 use crate::tokenizer::TokenId;
@@ -51,7 +53,8 @@ use config::ModelConfig;
 use sequence::LayerState;
 
 pub(crate) use blueprint::Blueprint;
-pub(crate) use loaded::{LoadedModel, ModelFiles, folder_name};
+pub(crate) use footprint::Footprint;
+pub(crate) use loaded::{LoadedModel, ModelFiles, default_threads, folder_name};
 pub(crate) use sequence::Sequence;
 
 /// One sequence's part of a pass.
@@ -110,9 +113,11 @@ pub(crate) struct Parts {
     pub(crate) head: Option<Matrix>,
     pub(crate) experts: Experts,
     /// How experts are read.
-    pub(crate) io: IoChoice,
-    /// Bytes that the expert cache may hold.
-    pub(crate) cache_bytes: u64,
+    pub(crate) reading: Reading,
+    /// What the test at start found, if there was one.
+    pub(crate) read_bytes_per_second: Option<f64>,
+    /// How memory is divided.
+    pub(crate) plan: MemoryPlan,
     /// Experts that a token uses in a layer.
     pub(crate) experts_per_token: usize,
     /// See [`Blueprint::lossy`].
@@ -128,6 +133,8 @@ struct Scratch {
     h: Vec<f32>,
     /// Output of a half layer [n, hidden].
     y: Vec<f32>,
+    /// What the next layer's gate is shown to guess by [n, hidden].
+    ahead: Vec<f32>,
     mixer: attention::Buffers,
     delta: delta_net::Buffers,
     moe: moe::Buffers,
@@ -158,6 +165,17 @@ impl<B: Backend> Model<B> {
     /// The experts and their cache.
     pub(crate) fn experts(&self) -> &Experts {
         &self.experts
+    }
+
+    /// The experts and their cache, to change.
+    #[cfg(test)]
+    pub(crate) fn experts_mut(&mut self) -> &mut Experts {
+        &mut self.experts
+    }
+
+    /// See [`Experts::record`].
+    pub(crate) fn record(&mut self, recorder: Recorder) {
+        self.experts.record(recorder);
     }
 
     /// A fresh sequence.
@@ -201,7 +219,7 @@ impl<B: Backend> Model<B> {
     fn run_layers(&mut self, batch: &mut [Step<'_>]) -> Result<Vec<usize>, EngineError> {
         let rows = Rows::new(&self.config, batch);
         let hidden = self.config.hidden;
-        let Scratch { x, h, y, mixer, delta, moe, all_rows } = &mut self.scratch;
+        let Scratch { x, h, y, ahead, mixer, delta, moe, all_rows } = &mut self.scratch;
         for v in [&mut *x, h, y] {
             v.resize(rows.count() * hidden, 0.0);
         }
@@ -225,7 +243,11 @@ impl<B: Backend> Model<B> {
             ops::rms_norm(h, x, &layer.post_norm, eps);
             match &layer.feed_forward {
                 FeedForward::Moe(layer) => {
-                    layer.forward(&mut self.backend, &mut self.experts, index, h, y, moe)?;
+                    let guesses = self.experts.guesses(rows.count());
+                    let next = self.layers.get(index + 1).filter(|_| guesses);
+                    let next = next.and_then(|next| next.as_next(index + 1, x, ahead, eps));
+                    let experts = &mut self.experts;
+                    layer.forward(&mut self.backend, experts, index, h, y, next, moe)?;
                 }
                 FeedForward::Mlp(mlp) => mlp.forward(&mut self.backend, h, y, all_rows),
             }
@@ -265,6 +287,19 @@ impl Parts {
 }
 
 impl Layer {
+    /// This layer as the one before sees it; `x` [n, hidden] is the residual stream there, `h` a buffer.
+    fn as_next<'a>(
+        &'a self,
+        layer: usize,
+        x: &[f32],
+        h: &'a mut Vec<f32>,
+        eps: f32,
+    ) -> Option<moe::Next<'a>> {
+        let FeedForward::Moe(moe) = &self.feed_forward else { return None };
+        ops::rms_norm(ops::sized(h, x.len()), x, &self.post_norm, eps);
+        Some(moe::Next { layer, moe, h })
+    }
+
     fn matrices(&self) -> Vec<&Matrix> {
         let mut all = match &self.mixer {
             Mixer::Attention(attention) => attention.matrices(),

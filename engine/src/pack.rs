@@ -103,7 +103,17 @@ pub fn pack(
 ) -> Result<PackReport, EngineError> {
     check(options)?;
     let weights = Weights::open(&options.source)?;
-    let mut packer = Packer::new(weights, options, &folder_name(&options.source))?;
+    pack_weights(weights, options, &folder_name(&options.source), progress)
+}
+
+/// Packs weights that are open, wherever they are; `source_name` goes into the manifest.
+pub(crate) fn pack_weights(
+    weights: Weights,
+    options: &PackOptions,
+    source_name: &str,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<PackReport, EngineError> {
+    let mut packer = Packer::new(weights, options, source_name)?;
     let mut done = packer.done_bytes();
     let total = packer.total_bytes();
     progress(Progress { done, total });

@@ -109,7 +109,6 @@ impl DType {
     }
 
     /// The number that stands for the type in GGUF files.
-    #[allow(dead_code, reason = "asked by the reader of GGUF files")]
     pub(crate) fn ggml(self) -> u32 {
         self.facts().ggml
     }

@@ -134,7 +134,9 @@ pub enum UpstreamKind {
 pub struct EdgeConfig {
     /// Folder of a pack or a Hugging Face model. Default: the model that ships with the binary.
     pub model: Option<PathBuf>,
-    /// Bytes for cached experts. Default: all experts if they fit in half of the free memory.
+    /// Bytes that the process may take in all. Default: what the machine has, but an eighth.
+    pub memory: Option<u64>,
+    /// Bytes for cached experts. Default: what `memory` leaves.
     pub expert_cache: Option<u64>,
     /// Compute threads. Default: the cores that this process may use.
     pub threads: Option<usize>,

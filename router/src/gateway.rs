@@ -428,12 +428,12 @@ impl Gateway {
     pub fn snapshot(&self) -> Snapshot<'_> {
         let upstreams = &self.parts.upstreams;
         let engine = upstreams.iter().find_map(|upstream| match upstream {
-            Upstream::Edge(edge) => Some(edge.forecast()),
+            Upstream::Edge(edge) => Some(edge.now()),
             Upstream::OpenAi(_) => None,
         });
         Snapshot {
             upstreams: upstreams.iter().map(|u| (u.id().as_str(), u.is_healthy())).collect(),
-            engine: engine.map(|f| (f.running, f.waiting)),
+            engine,
             audit_writable: self.parts.audit.is_writable(),
             audit_failures: self.parts.audit.failures(),
         }

@@ -190,6 +190,7 @@ fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError>
     let options = EngineOptions {
         model: path.clone(),
         threads: config.threads,
+        memory_bytes: config.memory,
         expert_cache_bytes: config.expert_cache,
         context_tokens: config.context_tokens,
         active_experts: config.active_experts,

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use sluice_engine::ExpertUse;
 
 /// Buckets for decisions, seconds: 20 µs to 80 ms.
 const DECISION_BUCKETS: &[f64] =
@@ -34,6 +35,11 @@ pub struct Metrics {
     upstream_healthy: IntGaugeVec,
     engine_running: IntGauge,
     engine_waiting: IntGauge,
+    engine_lookups: IntCounterVec,
+    engine_read_ahead: IntCounterVec,
+    engine_read: IntCounter,
+    engine_seconds: GaugeVec,
+    engine_cache: IntGauge,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
     policy_reload_failed: IntGauge,
@@ -51,12 +57,25 @@ pub struct Metrics {
 pub struct Snapshot<'a> {
     /// Each upstream and whether it takes requests.
     pub upstreams: Vec<(&'a str, bool)>,
-    /// Generations running and waiting in the engine.
-    pub engine: Option<(usize, usize)>,
+    /// The embedded engine.
+    pub engine: Option<EngineNow>,
     /// Whether the audit log takes records.
     pub audit_writable: bool,
     /// Records that could not be written.
     pub audit_failures: u64,
+}
+
+/// What the embedded engine is at.
+#[derive(Clone, Copy, Default)]
+pub struct EngineNow {
+    /// Generations running.
+    pub running: usize,
+    /// Generations waiting.
+    pub waiting: usize,
+    /// How experts were found and read since the start.
+    pub experts: ExpertUse,
+    /// Bytes that the cache of experts may hold.
+    pub cache_bytes: u64,
 }
 
 impl Metrics {
@@ -119,6 +138,34 @@ impl Metrics {
             )?,
             engine_running: gauge(r, "sluice_engine_running", "Generations running.")?,
             engine_waiting: gauge(r, "sluice_engine_waiting", "Generations waiting.")?,
+            engine_lookups: counters(
+                r,
+                "sluice_engine_expert_lookups_total",
+                "Look-ups of experts, by whether they were in memory (hit) or read (miss).",
+                &["result"],
+            )?,
+            engine_read_ahead: counters(
+                r,
+                "sluice_engine_experts_read_ahead_total",
+                "Experts read before their layer, by whether they were wanted then.",
+                &["result"],
+            )?,
+            engine_read: counter(
+                r,
+                "sluice_engine_expert_read_bytes_total",
+                "Bytes of experts read from flash.",
+            )?,
+            engine_seconds: gauge_seconds(
+                r,
+                "sluice_engine_seconds_total",
+                "Time of the model: computing, or waiting for experts with nothing to compute.",
+                &["state"],
+            )?,
+            engine_cache: gauge(
+                r,
+                "sluice_engine_expert_cache_bytes",
+                "Bytes that the cache of experts may hold.",
+            )?,
             audit_writable: gauge(r, "sluice_audit_writable", "1 if the audit log takes records.")?,
             audit_failures: gauge(
                 r,
@@ -270,13 +317,32 @@ impl Metrics {
         for (upstream, healthy) in &now.upstreams {
             self.upstream_healthy.with_label_values(&[upstream]).set(i64::from(*healthy));
         }
-        if let Some((running, waiting)) = now.engine {
-            self.engine_running.set(running as i64);
-            self.engine_waiting.set(waiting as i64);
+        if let Some(engine) = &now.engine {
+            self.engine(engine);
         }
         self.audit_writable.set(i64::from(now.audit_writable));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
         self.render_at_start()
+    }
+
+    /// The engine counts for itself: its totals replace those of the scrape before.
+    fn engine(&self, now: &EngineNow) {
+        self.engine_running.set(now.running as i64);
+        self.engine_waiting.set(now.waiting as i64);
+        self.engine_cache.set(i64::try_from(now.cache_bytes).unwrap_or(i64::MAX));
+        let used = &now.experts;
+        let set = |counter: IntCounter, total: u64| {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        set(self.engine_lookups.with_label_values(&["hit"]), used.hits);
+        set(self.engine_lookups.with_label_values(&["miss"]), used.misses);
+        let wasted = used.read_ahead.saturating_sub(used.read_ahead_useful);
+        set(self.engine_read_ahead.with_label_values(&["wanted"]), used.read_ahead_useful);
+        set(self.engine_read_ahead.with_label_values(&["wasted"]), wasted);
+        set(self.engine_read.clone(), used.bytes_read);
+        let seconds = |state: &str| self.engine_seconds.with_label_values(&[state]);
+        seconds("computing").set(used.computed.as_secs_f64());
+        seconds("stalled").set(used.stalled.as_secs_f64());
     }
 
     /// What there is to show before requests are taken.
@@ -384,6 +450,18 @@ fn gauges(
     Ok(metric)
 }
 
+/// Totals of seconds that are counted elsewhere.
+fn gauge_seconds(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<GaugeVec> {
+    let metric = GaugeVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
 fn histogram(
     r: &Registry,
     name: &str,
@@ -413,7 +491,17 @@ mod tests {
         let guard = metrics.in_flight();
         let now = Snapshot {
             upstreams: vec![("edge", true), ("cloud", false)],
-            engine: Some((2, 5)),
+            engine: Some(EngineNow {
+                running: 2,
+                waiting: 5,
+                experts: ExpertUse {
+                    hits: 7,
+                    bytes_read: 4096,
+                    stalled: Duration::from_millis(1500),
+                    ..ExpertUse::default()
+                },
+                cache_bytes: 1 << 30,
+            }),
             audit_writable: true,
             audit_failures: 3,
         };
@@ -423,6 +511,10 @@ mod tests {
             r#"sluice_upstream_healthy{upstream="cloud"} 0"#,
             "sluice_requests_in_flight 1",
             "sluice_engine_waiting 5",
+            r#"sluice_engine_expert_lookups_total{result="hit"} 7"#,
+            "sluice_engine_expert_read_bytes_total 4096",
+            r#"sluice_engine_seconds_total{state="stalled"} 1.5"#,
+            "sluice_engine_expert_cache_bytes 1073741824",
             "sluice_audit_write_failures 3",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");

@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::chat::{Flow, Markup, Phase, ReplyReader};
-use crate::engine::{Delta, Finish, FinishReason, StreamEvent};
+use crate::engine::{Delta, ExpertUse, Finish, FinishReason, StreamEvent};
 use crate::error::EngineError;
 use crate::grammar::Grammars;
 use crate::sampler::{Sampler, Scratch};
@@ -105,6 +105,7 @@ pub(super) struct Generation<S> {
     /// The last event, once it is known and until it is sent.
     end: Option<StreamEvent>,
     times: Times,
+    experts: ExpertUse,
 }
 
 struct Times {
@@ -129,6 +130,7 @@ impl<S> Generation<S> {
             share: 0,
             end: None,
             times,
+            experts: ExpertUse::default(),
         }
     }
 
@@ -166,6 +168,11 @@ impl<S> Generation<S> {
         self.share
     }
 
+    /// Counts what a round that it took part in took of the experts.
+    pub(super) fn note_experts(&mut self, used: &ExpertUse) {
+        self.experts.add(used);
+    }
+
     /// What the model shall compute for it in this round.
     pub(super) fn step(&mut self) -> Option<Step<'_, S>> {
         if self.share == 0 {
@@ -197,6 +204,7 @@ impl<S> Generation<S> {
             sibling.logits.clone_from(&self.logits);
             sibling.prompt_read = self.job.prompt.len();
             sibling.share = 1;
+            sibling.experts = self.experts;
             sibling
         };
         wanted.map(begin).collect()
@@ -316,6 +324,7 @@ impl<S> Generation<S> {
             queued: started.saturating_duration_since(self.job.submitted),
             prefill: first_token.saturating_duration_since(started),
             decode: last_token.saturating_duration_since(first_token),
+            experts: self.experts,
         })
     }
 

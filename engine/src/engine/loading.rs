@@ -6,7 +6,7 @@
 
 use crate::clock::Clock;
 use crate::engine::scheduler::{Forward, Step};
-use crate::engine::{EngineOptions, TextSide};
+use crate::engine::{EngineOptions, ExpertUse, TextSide};
 use crate::error::EngineError;
 use crate::forecast::{Round, Speeds};
 use crate::model::{self, LoadedModel, Sequence};
@@ -24,6 +24,14 @@ impl Forward for LoadedModel {
 
     fn new_sequence(&self) -> Sequence {
         LoadedModel::new_sequence(self)
+    }
+
+    fn expert_use(&self) -> ExpertUse {
+        LoadedModel::expert_use(self)
+    }
+
+    fn prefill_tokens(&self) -> usize {
+        LoadedModel::prefill_tokens(self)
     }
 
     fn forward(&mut self, batch: &mut [Step<'_, Sequence>]) -> Result<(), EngineError> {

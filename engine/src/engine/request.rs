@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::error::EngineError;
 use crate::io::IoChoice;
+use crate::plan::MemoryPlan;
 use crate::tokenizer::TokenId;
 
 /// How a model is loaded and run. Fields left `None` are chosen from the machine and the model.
@@ -23,18 +24,28 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// Which kernels; default: the fastest that this processor has.
     pub backend: BackendChoice,
-    /// Bytes for cached experts; default: all experts if they fit in half of the free memory.
+    /// Bytes that the process may take in all; what the weights and conversations leave of it is for
+    /// cached experts. A budget that does not hold the model is an error. Default: what the machine or
+    /// its control group has, but an eighth. See [`crate::plan`].
+    pub memory_bytes: Option<u64>,
+    /// Bytes for cached experts; default: what the memory budget leaves.
     pub expert_cache_bytes: Option<u64>,
-    /// Longest prompt plus reply in tokens; default: the model's own limit, at most 8,192.
+    /// Longest prompt plus reply in tokens; default: the model's own limit, at most 8,192, less where
+    /// `memory_bytes` holds no more.
     pub context_tokens: Option<usize>,
-    /// Generations decoded together; default 4.
+    /// Generations decoded together; default 4, fewer where memory holds no more.
     pub running_max: Option<usize>,
     /// Generations that may wait; a further one is answered [`EngineError::Busy`]. Default 64.
     pub waiting_max: Option<usize>,
     /// Check each expert's CRC32C when it is read; default true.
     pub verify_experts: Option<bool>,
-    /// How experts are read; default: around the page cache if they do not fit in the expert cache.
+    /// How experts are read; default: as a short test finds fastest, through the page cache if all fit
+    /// in the expert cache.
     pub io: IoChoice,
+    /// Experts that are read at once; default: as the test finds fastest.
+    pub io_depth: Option<usize>,
+    /// Read ahead what the next layer's gate would choose, while that pays; default true.
+    pub look_ahead: Option<bool>,
     /// Experts that a token uses in a layer, at most as many as the model was trained with, which is
     /// the default. Fewer are faster and give worse text.
     pub active_experts: Option<usize>,
@@ -324,6 +335,59 @@ pub struct Finish {
     pub prefill: Duration,
     /// Time from the first to the last generated token.
     pub decode: Duration,
+    /// What its rounds took of the experts. Rounds that were shared count for each who shared them.
+    pub experts: ExpertUse,
+}
+
+/// How experts were found and read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpertUse {
+    /// Look-ups that found their expert in memory.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+    /// Bytes that were read from flash, those read ahead in vain included.
+    pub bytes_read: u64,
+    /// Experts that were read ahead, and those of them that were wanted.
+    pub read_ahead: u64,
+    /// See `read_ahead`.
+    pub read_ahead_useful: u64,
+    /// Time in which nothing was computed because a read was waited for.
+    pub stalled: Duration,
+    /// Time of the model without that.
+    pub computed: Duration,
+}
+
+impl ExpertUse {
+    /// Share of look-ups that found their expert in memory; `None` before the first.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(crate) fn add(&mut self, more: &ExpertUse) {
+        self.hits += more.hits;
+        self.misses += more.misses;
+        self.bytes_read += more.bytes_read;
+        self.read_ahead += more.read_ahead;
+        self.read_ahead_useful += more.read_ahead_useful;
+        self.stalled += more.stalled;
+        self.computed += more.computed;
+    }
+
+    /// What was counted since; `computed` is the caller's to fill.
+    pub(crate) fn since(&self, before: &ExpertUse) -> ExpertUse {
+        ExpertUse {
+            hits: self.hits - before.hits,
+            misses: self.misses - before.misses,
+            bytes_read: self.bytes_read - before.bytes_read,
+            read_ahead: self.read_ahead - before.read_ahead,
+            read_ahead_useful: self.read_ahead_useful - before.read_ahead_useful,
+            stalled: self.stalled.saturating_sub(before.stalled),
+            computed: Duration::ZERO,
+        }
+    }
 }
 
 /// Why a reply ended.
@@ -349,6 +413,10 @@ pub struct Forecast {
     pub first_token: Duration,
     /// Expected decode speed of one more generation, tokens a second.
     pub tokens_per_second: f64,
+    /// Share of expert look-ups that hit of late; `None` before the first.
+    pub expert_hit_rate: Option<f64>,
+    /// Bytes of experts that a token read of late.
+    pub expert_bytes_per_token: Option<f64>,
 }
 
 /// What a loaded model is.
@@ -374,10 +442,16 @@ pub struct ModelInfo {
     pub backend: String,
     /// How experts are read.
     pub io: IoChoice,
+    /// Experts that are read at once.
+    pub io_depth: usize,
+    /// Bytes of experts that a test at start read in a second; `None` where none was needed.
+    pub read_bytes_per_second: Option<f64>,
     /// Bytes that the expert cache may hold.
     pub expert_cache_bytes: u64,
     /// Experts that a token uses in a layer.
     pub experts_per_token: usize,
     /// What was asked for that makes replies worse for speed: `active_experts=3/4`. Empty: nothing.
     pub lossy: Vec<String>,
+    /// How memory is divided.
+    pub plan: MemoryPlan,
 }

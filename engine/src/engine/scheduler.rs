@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::engine::ExpertUse;
 use crate::engine::generation::{Generation, Vocabulary};
 use crate::engine::queue::Queue;
 use crate::error::EngineError;
@@ -22,8 +23,11 @@ use crate::forecast::{Round, Speeds};
 use crate::sampler::Scratch;
 use crate::tokenizer::TokenId;
 
-/// Prompt tokens read in a round when nobody is being answered.
-const PREFILL_TOKENS_ALONE: usize = 256;
+/// How long a round may take that reads a prompt when nobody is being answered: until it ends nobody
+/// is admitted, and a reader that left is not noticed.
+const PREFILL_ALONE_MAX: Duration = Duration::from_secs(20);
+/// Prompt tokens of a round that is always worth its time.
+const PREFILL_TOKENS_USUAL: usize = 256;
 /// How long generations that decode may stand still while prompts are read beside them.
 const PREFILL_BESIDE_MAX: Duration = Duration::from_millis(200);
 /// The least share of a prompt: smaller ones would read the same experts for few tokens.
@@ -38,6 +42,17 @@ pub(super) trait Forward {
 
     /// A state that has read nothing.
     fn new_sequence(&self) -> Self::Sequence;
+
+    /// How experts were found and read since the model was loaded.
+    fn expert_use(&self) -> ExpertUse {
+        ExpertUse::default()
+    }
+
+    /// Prompt tokens of a round that nothing else asks for less of: many where each expert is read from
+    /// flash once for all of them.
+    fn prefill_tokens(&self) -> usize {
+        PREFILL_TOKENS_USUAL
+    }
 
     /// Reads each step's tokens into its sequence. Steps do not influence each other's results.
     fn forward(&mut self, batch: &mut [Step<'_, Self::Sequence>]) -> Result<(), EngineError>;
@@ -89,17 +104,24 @@ impl<S: Clone> Scheduler<S> {
     pub(super) fn round<M: Forward<Sequence = S>>(&mut self, model: &mut M) -> bool {
         self.look_at_readers();
         self.admit(model);
-        let round = self.deal();
+        let round = self.deal(model.prefill_tokens());
         if round == Round::default() {
             return false;
         }
+        let before = model.expert_use();
         let started = self.shared.clock.now();
         let mut steps: Vec<_> = self.running.iter_mut().filter_map(Generation::step).collect();
         let result = model.forward(&mut steps);
         let now = self.shared.clock.now();
         match result {
             Ok(()) => {
-                self.shared.speeds.record_round(round, now.saturating_duration_since(started));
+                let elapsed = now.saturating_duration_since(started);
+                let mut used = model.expert_use().since(&before);
+                used.computed = elapsed.saturating_sub(used.stalled);
+                self.shared.speeds.record_round(round, elapsed);
+                self.shared.speeds.record_experts(round, &used);
+                let shared = self.running.iter_mut().filter(|generation| generation.share() > 0);
+                shared.for_each(|generation| generation.note_experts(&used));
                 self.advance(now);
             }
             // The states of this round may be half written; the others' are whole.
@@ -178,14 +200,16 @@ impl<S: Clone> Scheduler<S> {
         self.shared.queue.set_running(self.running.iter().map(Generation::replies).sum());
     }
 
-    /// Deals every generation its tokens of this round.
-    fn deal(&mut self) -> Round {
+    /// Deals every generation its tokens of this round, of a prompt at most `prefill_max`.
+    fn deal(&mut self, prefill_max: usize) -> Round {
         let ready = self.next_in_turn();
         let reading = ready.iter().filter(|&&index| self.running[index].prompt_left() > 0).count();
         let decoding = ready.len() - reading;
         let prefill = match decoding {
-            0 => PREFILL_TOKENS_ALONE,
-            _ => self.shared.speeds.prefill_tokens_in(PREFILL_BESIDE_MAX).min(PREFILL_TOKENS_ALONE),
+            0 => prefill_max.min(
+                self.shared.speeds.prefill_tokens_in(PREFILL_ALONE_MAX).max(PREFILL_TOKENS_USUAL),
+            ),
+            _ => self.shared.speeds.prefill_tokens_in(PREFILL_BESIDE_MAX).min(PREFILL_TOKENS_USUAL),
         };
         let share_max = (prefill / reading.max(1)).max(PREFILL_SHARE_MIN);
         let mut round = Round { prefill_tokens: 0, decoding };

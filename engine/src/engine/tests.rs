@@ -18,6 +18,7 @@ use super::generation::EVENTS_MAX;
 use super::scheduler::Step;
 use super::*;
 use crate::forecast::Round;
+use crate::plan::MemoryPlan;
 use crate::tokenizer::tests::{toy_json, toy_tokenizer};
 
 const END: TokenId = 2;
@@ -36,6 +37,8 @@ struct Scripted {
     panics_at: Option<TokenId>,
     /// Reading this token is an error.
     fails_at: Option<TokenId>,
+    /// Prompt tokens of a pass, if not as usual.
+    prefill_tokens: Option<usize>,
 }
 
 impl Scripted {
@@ -76,6 +79,10 @@ impl Forward for Scripted {
         Vec::new()
     }
 
+    fn prefill_tokens(&self) -> usize {
+        self.prefill_tokens.unwrap_or(256)
+    }
+
     fn forward(&mut self, batch: &mut [Step<'_, Vec<TokenId>>]) -> Result<(), EngineError> {
         self.rounds.lock().unwrap().push(batch.iter().map(|step| step.tokens.len()).collect());
         for step in batch {
@@ -108,9 +115,12 @@ fn text_side() -> TextSide {
             quantisation: "none".into(),
             backend: "scripted".into(),
             io: crate::io::IoChoice::Buffered,
+            io_depth: 1,
+            read_bytes_per_second: None,
             expert_cache_bytes: 0,
             experts_per_token: 0,
             lossy: Vec::new(),
+            plan: MemoryPlan { running_max: 4, ..MemoryPlan::default() },
         },
         tokenizer_json: toy_json(),
         chat_template: Some(CHATML.to_owned()),

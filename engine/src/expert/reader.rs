@@ -1,73 +1,142 @@
 //! Brings the experts that a layer wants: hits at once, misses as their reads land.
 //!
-//! The misses of a layer are handed to the reading threads together, then the caller computes with
-//! what is here while they read. A flash disk is fast only with several reads in flight, and a read
-//! hides only behind work of the same layer (what the next layer wants is not known yet).
+//! The misses of a layer are handed over together, then the caller computes with what is here while
+//! they are read. A flash disk is fast only with several reads in flight; a read hides behind work of
+//! the same layer, and behind the layer before where its gate could be guessed (`ahead`).
 //!
-//! Invariants: at most [`IN_FLIGHT_MAX`] experts are in memory beside the cache; a failed read ends
-//! the visit only after every other read of it has come back, so that nothing lands in a later visit.
+//! Invariants: beside the cache at most as many experts are in memory as are read at once and ahead; a
+//! failed read ends the visit only after every other read of it has come back, so that nothing lands in
+//! a later visit; what is computed does not depend on what was here.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::ahead::{AHEAD_MAX, Ahead};
 use super::cache::ExpertCache;
+use super::readers::{Landed, Readers, Request};
 use super::{Expert, ExpertId, ExpertStore};
+use crate::clock::Clock;
 use crate::error::EngineError;
-use crate::tensor::AlignedBytes;
+#[cfg(test)]
+use crate::io::ReadAt;
+use crate::io::{Reading, Slots};
 
-/// Reads under way at once; disks saturate at a few reads of this size.
-const IN_FLIGHT_MAX: usize = 8;
-/// Threads that read; they sleep in the kernel, not on a core.
-const READERS: usize = 2;
-
-/// The experts of a model: a store, a cache before it, and threads that read.
+/// The experts of a model: a store, a cache before it, and the means to read.
 pub(crate) struct Experts {
     store: Arc<ExpertStore>,
     cache: ExpertCache,
-    requests: Option<SyncSender<Request>>,
-    results: Receiver<Landed>,
-    readers: Vec<JoinHandle<()>>,
-    free: Vec<AlignedBytes>,
+    readers: Readers,
+    slots: Slots,
+    ahead: Ahead,
+    recorder: Option<Recorder>,
+    #[cfg(test)]
+    options: ExpertOptions,
+    clock: Clock,
+    bytes_read: u64,
+    stalled: Duration,
 }
 
-struct Request {
-    id: ExpertId,
-    index: usize,
-    buffer: Option<AlignedBytes>,
+/// Told of every visit: layer, rows, and the experts with the rows of each.
+pub(crate) type Recorder = Box<dyn FnMut(u32, usize, &[(u32, u32)]) + Send>;
+
+/// How experts are brought.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExpertOptions {
+    pub(crate) reading: Reading,
+    /// Most bytes that the cache holds.
+    pub(crate) cache_bytes: u64,
+    /// Read what the next layer's gate would choose.
+    pub(crate) look_ahead: bool,
 }
 
-struct Landed {
-    id: ExpertId,
-    index: usize,
-    expert: Result<Expert, EngineError>,
+/// What a layer wants.
+#[derive(Clone, Copy)]
+pub(crate) struct Visit<'a> {
+    pub(crate) layer: u32,
+    /// Distinct experts, in file order.
+    pub(crate) wanted: &'a [u32],
+    /// First row of each among the rows of all experts, and the end.
+    pub(crate) starts: &'a [usize],
+    /// Rows (tokens) of the pass.
+    pub(crate) rows: usize,
+}
+
+/// What the caller of a visit does.
+pub(crate) enum Event<'a> {
+    /// Name the experts that the next layer will want, likeliest first. Comes at most once, first, and
+    /// only when it helps; naming none is fine.
+    Guess(&'a mut Vec<ExpertId>),
+    /// Compute with these experts; the numbers are indices into the wanted ones. Comes first for those
+    /// that are in memory, possibly none, then for each as it lands.
+    Compute(&'a [(usize, Arc<Expert>)]),
+}
+
+/// What was counted since the model was loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ReadCounts {
+    /// Look-ups that found their expert in memory.
+    pub(crate) hits: u64,
+    /// Look-ups that did not.
+    pub(crate) misses: u64,
+    /// Bytes of experts that were read.
+    pub(crate) bytes_read: u64,
+    /// Time in which nothing was computed because a read was waited for.
+    pub(crate) stalled: Duration,
+    /// Bytes of experts in memory.
+    pub(crate) cached_bytes: u64,
+    /// Experts that were read ahead, and those of them that were wanted.
+    pub(crate) read_ahead: u64,
+    pub(crate) read_ahead_useful: u64,
+}
+
+impl ReadCounts {
+    /// Share of look-ups that found their expert in memory; 0 before the first.
+    pub(crate) fn hit_rate(&self) -> f64 {
+        self.hits as f64 / (self.hits + self.misses).max(1) as f64
+    }
+}
+
+/// A visit under way.
+struct Open<'a> {
+    visit: Visit<'a>,
+    /// Not asked for yet.
+    misses: VecDeque<(usize, ExpertId)>,
+    /// Wanted, and read ahead since the layer before.
+    coming: HashMap<ExpertId, usize>,
+    /// Asked for and not landed, those in `coming` included.
+    left: usize,
 }
 
 impl Experts {
-    /// Starts the reading threads over a store, with a cache of at most `cache_bytes`.
-    pub(crate) fn new(store: ExpertStore, cache_bytes: u64) -> Self {
+    /// Starts the means to read over a store whose files are open for them.
+    pub(crate) fn new(store: ExpertStore, options: ExpertOptions) -> Self {
         let store = Arc::new(store);
-        let (requests, queue) = sync_channel::<Request>(IN_FLIGHT_MAX);
-        let (landed, results) = sync_channel(IN_FLIGHT_MAX);
-        let queue = Arc::new(Mutex::new(queue));
-        let readers = (0..READERS)
-            .map(|i| {
-                let (store, queue, landed) =
-                    (Arc::clone(&store), Arc::clone(&queue), landed.clone());
-                std::thread::Builder::new()
-                    .name(format!("sluice-read-{i}"))
-                    .spawn(move || read_until_closed(&store, &queue, &landed))
-                    .expect("the operating system can start a few threads")
-            })
-            .collect();
+        let readers = Readers::start(&store, options.reading);
+        let slot_bytes = store.slot_bytes();
+        let cache = ExpertCache::new(&store, slot_bytes, options.cache_bytes);
+        let holds_all = cache.slots() >= store.expert_count();
+        let ahead = Ahead::new(options.look_ahead && !holds_all);
+        let beside = Experts::slots_beside(readers.reading().depth);
         Experts {
+            slots: Slots::new(slot_bytes, cache.slots() + beside),
             store,
-            cache: ExpertCache::new(cache_bytes),
-            requests: Some(requests),
-            results,
+            cache,
             readers,
-            free: Vec::new(),
+            ahead,
+            recorder: None,
+            #[cfg(test)]
+            options,
+            clock: Clock::System,
+            bytes_read: 0,
+            stalled: Duration::ZERO,
         }
+    }
+
+    /// Experts that are in memory beside the cache at most: those under way, the one that is being
+    /// computed, those that were read ahead and those of them that were just taken.
+    pub(crate) fn slots_beside(depth: usize) -> usize {
+        depth + 1 + 2 * AHEAD_MAX
     }
 
     /// The store behind the cache.
@@ -75,229 +144,208 @@ impl Experts {
         &self.store
     }
 
-    /// Bytes of the experts in the cache, look-ups that found theirs, and look-ups that did not.
-    pub(crate) fn counts(&self) -> (usize, u64, u64) {
-        let (hits, misses) = self.cache.counts();
-        (self.cache.bytes_used(), hits, misses)
+    /// How experts are read.
+    pub(crate) fn reading(&self) -> Reading {
+        self.readers.reading()
     }
 
-    /// Calls `compute` with all of `wanted` (indices of experts of `layer`): first once with those
-    /// that are in memory, possibly none, while the others are read; then with each as it lands.
-    /// The pairs are index into `wanted` and expert.
+    /// Whether a pass of so many rows will be asked for guesses.
+    pub(crate) fn guesses(&self, rows: usize) -> bool {
+        self.ahead.is_on(rows)
+    }
+
+    /// Has every visit told to `recorder` from now on.
+    pub(crate) fn record(&mut self, recorder: Recorder) {
+        self.recorder = Some(recorder);
+    }
+
+    /// Starts anew with each file as `wrap` changes it: for tests with disks that fail.
+    #[cfg(test)]
+    pub(crate) fn wrap_files(&mut self, wrap: impl Fn(Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) {
+        let store = ExpertStore::clone(&self.store).wrapped(wrap);
+        *self = Experts::new(store, self.options);
+    }
+
+    /// What was counted so far.
+    pub(crate) fn counts(&self) -> ReadCounts {
+        let (hits, misses) = self.cache.counts();
+        ReadCounts {
+            hits,
+            misses,
+            bytes_read: self.bytes_read,
+            stalled: self.stalled,
+            cached_bytes: self.cache.bytes_used() as u64,
+            read_ahead: self.ahead.read_total,
+            read_ahead_useful: self.ahead.useful_total,
+        }
+    }
+
+    /// Has the caller compute with all experts of a visit; see [`Event`].
     pub(crate) fn visit(
         &mut self,
-        layer: u32,
-        wanted: &[u32],
-        mut compute: impl FnMut(&[(usize, Arc<Expert>)]),
+        visit: Visit<'_>,
+        mut on: impl FnMut(Event<'_>),
     ) -> Result<(), EngineError> {
-        self.cache.tick();
-        let mut hits = Vec::with_capacity(wanted.len());
-        let mut misses = Vec::new();
-        for (index, expert) in wanted.iter().enumerate() {
-            let id = ExpertId { layer, expert: *expert };
-            match self.cache.find(id) {
-                Some(expert) => hits.push((index, expert)),
-                None => misses.push((index, id)),
+        self.tell(&visit);
+        self.cache.tick(visit.rows);
+        while let Some(landed) = self.readers.poll() {
+            self.took_ahead(landed, None);
+        }
+        let (hits, was_ahead, mut open) = self.look_up(visit);
+        self.submit(&mut open)?;
+        if self.ahead.is_on(visit.rows) {
+            let mut guessed = Vec::new();
+            on(Event::Guess(&mut guessed));
+            self.read_ahead(guessed)?;
+        }
+        on(Event::Compute(&hits));
+        drop(hits);
+        was_ahead.into_iter().for_each(|(id, expert)| self.keep(id, expert));
+        let result = self.take_all(&mut open, &mut on);
+        for expert in self.ahead.layer_over(visit.layer) {
+            self.release(expert);
+        }
+        result
+    }
+
+    fn tell(&mut self, visit: &Visit<'_>) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let rows = visit.starts.windows(2).map(|range| (range[1] - range[0]) as u32);
+        let experts: Vec<_> = visit.wanted.iter().copied().zip(rows).collect();
+        recorder(visit.layer, visit.rows, &experts);
+    }
+
+    /// What is here, which of that was read ahead, and the rest.
+    #[expect(clippy::type_complexity, reason = "three lists that are taken apart at once")]
+    fn look_up<'a>(
+        &mut self,
+        visit: Visit<'a>,
+    ) -> (Vec<(usize, Arc<Expert>)>, Vec<(ExpertId, Arc<Expert>)>, Open<'a>) {
+        let (mut hits, mut was_ahead) = (Vec::with_capacity(visit.wanted.len()), Vec::new());
+        let (misses, coming) = (VecDeque::new(), HashMap::new());
+        let mut open = Open { visit, misses, coming, left: 0 };
+        for (index, expert) in visit.wanted.iter().enumerate() {
+            let id = ExpertId { layer: visit.layer, expert: *expert };
+            let rows = visit.starts[index + 1] - visit.starts[index];
+            if let Some(expert) = self.cache.find(id, rows) {
+                hits.push((index, expert));
+            } else if let Some(expert) = self.ahead.take(id) {
+                hits.push((index, Arc::clone(&expert)));
+                was_ahead.push((id, expert));
+            } else if self.ahead.is_in_flight(id) {
+                open.coming.insert(id, index);
+                open.left += 1;
+            } else {
+                open.misses.push_back((index, id));
             }
         }
-        let mut rest = misses.into_iter();
-        let mut in_flight = 0;
-        for (index, id) in rest.by_ref().take(IN_FLIGHT_MAX) {
-            self.request(index, id)?;
-            in_flight += 1;
+        (hits, was_ahead, open)
+    }
+
+    /// Asks for as many misses as may be under way.
+    fn submit(&mut self, open: &mut Open<'_>) -> Result<(), EngineError> {
+        let count = self.readers.room().min(open.misses.len());
+        let take = |(index, id)| Request { id, index, slot: self.slots.take() };
+        let requests: Vec<_> = open.misses.drain(..count).map(take).collect();
+        open.left += count;
+        self.readers.submit(requests)
+    }
+
+    fn read_ahead(&mut self, guessed: Vec<ExpertId>) -> Result<(), EngineError> {
+        // Half of the places stay free for what the next layer really wants.
+        let spare = self.readers.room().saturating_sub(self.reading().depth / 2);
+        let room = spare.min(self.ahead.room());
+        let mut requests = Vec::new();
+        for id in guessed {
+            if requests.len() < room && !self.cache.has(id) && !self.ahead.has(id) {
+                self.ahead.asked(id);
+                requests.push(Request { id, index: 0, slot: self.slots.take() });
+            }
         }
-        compute(&hits);
-        drop(hits);
+        self.readers.submit(requests)
+    }
+
+    /// Takes all that was asked for, and has it computed.
+    fn take_all(
+        &mut self,
+        open: &mut Open<'_>,
+        on: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), EngineError> {
         let mut failure = None;
-        while in_flight > 0 {
-            let landed = self.results.recv().map_err(|_| EngineError::Stopped)?;
-            in_flight -= 1;
-            match landed.expert {
-                Ok(expert) => {
-                    if failure.is_none()
-                        && let Some((index, id)) = rest.next()
-                    {
-                        self.request(index, id)?;
-                        in_flight += 1;
+        while open.left > 0 || (failure.is_none() && !open.misses.is_empty()) {
+            let waiting = self.clock.now();
+            let landed = self.readers.wait()?;
+            self.stalled += self.clock.since(waiting);
+            let Some((index, landed)) = self.classified(landed, open) else { continue };
+            open.left -= 1;
+            match landed.result {
+                Ok(()) => {
+                    if failure.is_none() {
+                        self.submit(open)?;
                     }
-                    let expert = Arc::new(expert);
-                    compute(&[(landed.index, Arc::clone(&expert))]);
+                    let expert = self.read(landed.id, landed.slot);
+                    on(Event::Compute(&[(index, Arc::clone(&expert))]));
                     self.keep(landed.id, expert);
                 }
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) => {
+                    self.slots.give(landed.slot);
+                    failure = failure.or(Some(error));
+                }
             }
         }
         failure.map_or(Ok(()), Err)
     }
 
-    fn request(&mut self, index: usize, id: ExpertId) -> Result<(), EngineError> {
-        let request = Request { id, index, buffer: self.free.pop() };
-        let requests = self.requests.as_ref().expect("open until the value is dropped");
-        requests.send(request).map_err(|_| EngineError::Stopped)
+    /// What landed with its place in the visit; `None` if it was read ahead for another layer.
+    fn classified(&mut self, landed: Landed, open: &mut Open<'_>) -> Option<(usize, Landed)> {
+        if !self.ahead.is_in_flight(landed.id) {
+            return Some((landed.index, landed));
+        }
+        match open.coming.remove(&landed.id) {
+            Some(index) => {
+                self.ahead.landed(landed.id);
+                self.ahead.was_useful();
+                Some((index, landed))
+            }
+            None => {
+                self.took_ahead(landed, Some(open.visit.layer));
+                None
+            }
+        }
+    }
+
+    /// Keeps what was read ahead until its layer comes; what came too late or not at all is nobody's.
+    fn took_ahead(&mut self, landed: Landed, passing: Option<u32>) {
+        let was_ahead = self.ahead.landed(landed.id);
+        debug_assert!(was_ahead, "nothing else is under way between visits");
+        if landed.result.is_ok() && passing != Some(landed.id.layer) {
+            let expert = self.read(landed.id, landed.slot);
+            self.ahead.keep(landed.id, expert);
+        } else {
+            self.slots.give(landed.slot);
+        }
+    }
+
+    /// An expert from the slot that it was read into.
+    fn read(&mut self, id: ExpertId, slot: crate::io::Slot) -> Arc<Expert> {
+        let expert = self.store.expert(id, slot);
+        self.bytes_read += expert.len() as u64;
+        Arc::new(expert)
     }
 
     fn keep(&mut self, id: ExpertId, expert: Arc<Expert>) {
-        if let Some(buffer) = self.cache.insert(id, expert)
-            && self.free.len() < IN_FLIGHT_MAX
-        {
-            self.free.push(buffer);
+        if let Some(out) = self.cache.insert(id, expert) {
+            self.release(out);
         }
     }
-}
 
-impl Drop for Experts {
-    fn drop(&mut self) {
-        self.requests = None;
-        for reader in self.readers.drain(..) {
-            // A reader that panicked has nothing left to clean up.
-            let _ = reader.join();
-        }
-    }
-}
-
-fn read_until_closed(
-    store: &ExpertStore,
-    queue: &Mutex<Receiver<Request>>,
-    landed: &SyncSender<Landed>,
-) {
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Request { id, index, buffer }) = next else { return };
-        let expert = store.read(id, buffer);
-        if landed.send(Landed { id, index, expert }).is_err() {
-            return;
+    fn release(&mut self, expert: Arc<Expert>) {
+        match Arc::into_inner(expert) {
+            Some(expert) => self.slots.give(expert.into_slot()),
+            None => self.slots.lose(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-    use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::super::{ExpertLayout, LayerExperts, Segment};
-    use super::*;
-    use crate::io::ReadAt;
-    use crate::tensor::{DType, MatrixShape};
-
-    const COUNT: u32 = 40;
-    const BYTES: usize = 12;
-
-    /// Expert e is filled with e; the n-th read fails or is damaged.
-    struct Disk {
-        reads: AtomicUsize,
-        fail: Option<usize>,
-        damage: Option<usize>,
-        from: usize,
-    }
-
-    impl ReadAt for Disk {
-        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-            let n = self.reads.fetch_add(1, Ordering::Relaxed);
-            if n >= self.from && self.fail.is_some_and(|f| n < self.from + f) {
-                return Err(io::Error::other("the disk said no"));
-            }
-            buf.fill((offset / BYTES as u64) as u8);
-            if n >= self.from && self.damage.is_some_and(|d| n < self.from + d) {
-                buf[3] ^= 1;
-            }
-            Ok(())
-        }
-
-        fn len(&self) -> u64 {
-            u64::from(COUNT) * BYTES as u64
-        }
-
-        fn path(&self) -> &Path {
-            Path::new("disk")
-        }
-    }
-
-    fn experts(disk: Disk, cache_bytes: u64) -> Experts {
-        let shape = MatrixShape { dtype: DType::F32, rows: 1, cols: 1 };
-        let layout = Arc::new(ExpertLayout { gate: shape, up: shape, down: shape });
-        let file: Arc<dyn ReadAt> = Arc::new(disk);
-        let segments = (0..COUNT)
-            .map(|e| {
-                let offset = u64::from(e) * BYTES as u64;
-                vec![Segment { file: Arc::clone(&file), offset, len: BYTES }]
-            })
-            .collect();
-        let checksums = (0..COUNT).map(|e| crc32c::crc32c(&[e as u8; BYTES])).collect();
-        let layer = LayerExperts { layout, segments, checksums: Some(checksums) };
-        Experts::new(ExpertStore::new(vec![Some(layer)]), cache_bytes)
-    }
-
-    fn disk() -> Disk {
-        Disk { reads: AtomicUsize::new(0), fail: None, damage: None, from: 0 }
-    }
-
-    fn first_byte(expert: &Expert) -> u32 {
-        u32::from(expert.weights().gate.bytes[0])
-    }
-
-    #[test]
-    fn every_wanted_expert_comes_once_whatever_the_cache_holds() {
-        for cache_bytes in [0, BYTES as u64, 5 * BYTES as u64, 1 << 20] {
-            let mut experts = experts(disk(), cache_bytes);
-            for round in 0..5_u32 {
-                let wanted: Vec<u32> = (0..COUNT).filter(|e| (e + round) % 3 != 0).collect();
-                let mut seen = vec![0; wanted.len()];
-                experts
-                    .visit(0, &wanted, |batch| {
-                        for (index, expert) in batch {
-                            assert_eq!(first_byte(expert), wanted[*index]);
-                            seen[*index] += 1;
-                        }
-                    })
-                    .expect("the disk works");
-                assert!(seen.iter().all(|n| *n == 1), "cache {cache_bytes}: {seen:?}");
-                assert!(experts.counts().0 as u64 <= cache_bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn second_visit_reads_no_expert_twice() {
-        let mut experts = experts(disk(), 1 << 20);
-        for _ in 0..3 {
-            experts.visit(0, &[3, 4, 5], |_| {}).expect("the disk works");
-        }
-        assert_eq!(experts.counts(), (3 * BYTES, 6, 3));
-    }
-
-    #[test]
-    fn one_bad_read_is_healed_by_the_second_attempt() {
-        for from in 0..20 {
-            for (fail, damage) in [(Some(1), None), (None, Some(1))] {
-                let disk = Disk { fail, damage, from, ..disk() };
-                let mut seen = 0;
-                experts(disk, 0)
-                    .visit(0, &(0..20).collect::<Vec<_>>(), |batch| seen += batch.len())
-                    .expect("healed");
-                assert_eq!(seen, 20);
-            }
-        }
-    }
-
-    #[test]
-    fn a_damaged_expert_ends_the_visit_and_the_next_visit_works() {
-        let broken = Disk { damage: Some(4), from: 6, ..disk() };
-        let mut experts = experts(broken, 1 << 20);
-        let wanted: Vec<u32> = (0..20).collect();
-        let error = experts.visit(0, &wanted, |_| {}).expect_err("two attempts were damaged");
-        let text = error.to_string();
-        assert!(text.contains("layer 0") && text.contains("CRC32C"), "{text}");
-        let mut seen = 0;
-        experts
-            .visit(0, &wanted, |batch| {
-                seen += batch.len();
-                for (index, expert) in batch {
-                    assert_eq!(first_byte(expert), wanted[*index]);
-                }
-            })
-            .expect("the disk has recovered");
-        assert_eq!(seen, 20);
-    }
-}
+mod tests;

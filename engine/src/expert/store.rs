@@ -7,21 +7,21 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::readers::ATTEMPTS;
 use super::{Expert, ExpertId, ExpertLayout};
 use crate::error::EngineError;
-use crate::io::{self, IoChoice, ReadAt};
-use crate::tensor::AlignedBytes;
-
-/// Attempts at one expert: a second read heals a passing fault of a bus or a controller.
-const ATTEMPTS: usize = 2;
+use crate::io::{self, IoChoice, ReadAt, Slot};
+use crate::tensor::ALIGNMENT;
 
 /// All experts of a model.
+#[derive(Clone)]
 pub(crate) struct ExpertStore {
     /// `None` for a layer without experts.
     layers: Vec<Option<LayerExperts>>,
 }
 
 /// The experts of one layer.
+#[derive(Clone)]
 pub(crate) struct LayerExperts {
     /// Shapes, the same for each.
     pub(crate) layout: Arc<ExpertLayout>,
@@ -59,18 +59,14 @@ impl ExpertStore {
     /// The same experts, read in the chosen way. Returns what was chosen in the end.
     ///
     /// Errors if a file cannot be opened again.
-    pub(crate) fn reopened(
-        mut self,
-        choice: IoChoice,
-        fits: bool,
-    ) -> Result<(Self, IoChoice), EngineError> {
+    pub(crate) fn reopened(mut self, choice: IoChoice) -> Result<(Self, IoChoice), EngineError> {
         let mut readers: HashMap<PathBuf, Arc<dyn ReadAt>> = HashMap::new();
         let mut used = choice;
         let layers = self.layers.iter_mut().flatten();
         for segment in layers.flat_map(|l| l.segments.iter_mut().flatten()) {
             let path = segment.file.path().to_owned();
             if !readers.contains_key(&path) {
-                let (reader, opened) = io::open(&path, used, fits)
+                let (reader, opened) = io::open(&path, used)
                     .map_err(|source| EngineError::Read { path: path.clone(), source })?;
                 // One answer for all files: what failed for one is not tried for the next.
                 used = opened;
@@ -79,6 +75,42 @@ impl ExpertStore {
             segment.file = Arc::clone(&readers[&path]);
         }
         Ok((self, used))
+    }
+
+    /// The same experts, each file as `wrap` changes it: for tests with disks that fail.
+    #[cfg(test)]
+    pub(crate) fn wrapped(mut self, wrap: impl Fn(Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) -> Self {
+        let layers = self.layers.iter_mut().flatten();
+        for segment in layers.flat_map(|l| l.segments.iter_mut().flatten()) {
+            segment.file = wrap(Arc::clone(&segment.file));
+        }
+        self
+    }
+
+    /// Bytes of the largest expert, in whole pages.
+    pub(crate) fn slot_bytes(&self) -> usize {
+        let largest = self.layouts().map(ExpertLayout::bytes).max().unwrap_or(0);
+        largest.next_multiple_of(ALIGNMENT)
+    }
+
+    /// If experts are numbered through all layers, the number of each layer's first, and the end.
+    pub(crate) fn first_numbers(&self) -> Vec<u32> {
+        let mut first = vec![0];
+        for layer in 0..self.layers() {
+            first.push(first[layer] + self.count(layer) as u32);
+        }
+        first
+    }
+
+    /// Experts of all layers.
+    pub(crate) fn expert_count(&self) -> usize {
+        self.layers.iter().flatten().map(|l| l.segments.len()).sum()
+    }
+
+    /// Where an expert lies, in the order in which the pieces fill its buffer. Panics if there is no
+    /// such expert (caller bug).
+    pub(crate) fn pieces(&self, id: ExpertId) -> &[Segment] {
+        &self.layer(id).segments[id.expert as usize]
     }
 
     /// Bytes of all experts.
@@ -119,24 +151,48 @@ impl ExpertStore {
         self.layers.iter().flatten().map(|l| &*l.layout)
     }
 
-    /// Reads one expert, into `buffer` if its size fits. Panics if the layer has none (caller bug).
-    pub(crate) fn read(
+    /// Reads one expert, into `slot` if it is large enough. Panics if there is no such expert (caller
+    /// bug).
+    pub(crate) fn read(&self, id: ExpertId, slot: Option<Slot>) -> Result<Expert, EngineError> {
+        let layout = &self.layer(id).layout;
+        let slot = slot.filter(|slot| slot.len() >= layout.bytes());
+        let mut slot = slot.unwrap_or_else(|| Slot::plain(layout.bytes()));
+        self.fill(id, slot.as_mut_slice(), ATTEMPTS)?;
+        Ok(self.expert(id, slot))
+    }
+
+    /// The expert whose bytes are in a slot.
+    pub(crate) fn expert(&self, id: ExpertId, slot: Slot) -> Expert {
+        Expert { slot, layout: Arc::clone(&self.layer(id).layout) }
+    }
+
+    /// Reads one expert to the start of `out` and verifies it, in so many attempts.
+    pub(crate) fn fill(
         &self,
         id: ExpertId,
-        buffer: Option<AlignedBytes>,
-    ) -> Result<Expert, EngineError> {
-        let layer = self.layers[id.layer as usize].as_ref().expect("the layer has experts");
-        let wanted = layer.layout.bytes();
-        let mut bytes =
-            buffer.filter(|b| b.len() == wanted).unwrap_or_else(|| AlignedBytes::zeroed(wanted));
+        out: &mut [u8],
+        attempts: usize,
+    ) -> Result<(), EngineError> {
+        let layer = self.layer(id);
+        let out = &mut out[..layer.layout.bytes()];
         let mut what = String::new();
-        for _ in 0..ATTEMPTS {
-            match layer.read_into(id.expert as usize, bytes.as_mut_slice()) {
-                Ok(()) => return Ok(Expert { bytes, layout: Arc::clone(&layer.layout) }),
+        for _ in 0..attempts {
+            match layer.read_into(id.expert as usize, out).and_then(|()| layer.verify(id, out)) {
+                Ok(()) => return Ok(()),
                 Err(e) => what = e,
             }
         }
         Err(EngineError::Expert { layer: id.layer as usize, expert: id.expert as usize, what })
+    }
+
+    /// Checks the bytes of an expert, if its checksum is known. The error says what is wrong.
+    pub(crate) fn verify(&self, id: ExpertId, bytes: &[u8]) -> Result<(), String> {
+        let layer = self.layer(id);
+        layer.verify(id, &bytes[..layer.layout.bytes()])
+    }
+
+    fn layer(&self, id: ExpertId) -> &LayerExperts {
+        self.layers[id.layer as usize].as_ref().expect("the layer has experts")
     }
 }
 
@@ -149,12 +205,16 @@ impl LayerExperts {
             )?;
             at += segment.len;
         }
+        Ok(())
+    }
+
+    fn verify(&self, id: ExpertId, bytes: &[u8]) -> Result<(), String> {
         let Some(checksums) = &self.checksums else { return Ok(()) };
-        let (expected, got) = (checksums[expert], crc32c::crc32c(out));
+        let (expected, got) = (checksums[id.expert as usize], crc32c::crc32c(bytes));
         if expected == got {
             return Ok(());
         }
-        let segment = &self.segments[expert][0];
+        let segment = &self.segments[id.expert as usize][0];
         Err(format!(
             "{} at offset {}: CRC32C is {got:08x}, the pack says {expected:08x}; the file is damaged",
             segment.file.path().display(),

@@ -1,15 +1,23 @@
 //! From a directory to a model that runs: files, family, backend.
 
 use std::path::Path;
+#[cfg(test)]
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::layers::Loader;
 use super::{Blueprint, Model, Parts, Sequence, Step};
 use crate::backend::{Cpu, Reference};
-use crate::engine::{BackendChoice, EngineOptions, ModelInfo, SamplingOptions};
+use crate::engine::{BackendChoice, EngineOptions, ExpertUse, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
-use crate::expert::Experts;
+use crate::expert::{ExpertOptions, ExpertStore, Experts, ReadCounts, Recorder, probe};
+#[cfg(test)]
+use crate::io::ReadAt;
+use crate::io::Reading;
+use crate::plan::machine::{Machine, resident_now};
+use crate::plan::{self, MemoryPlan, Sizes, Wishes};
 use crate::tokenizer::TokenId;
 use crate::weights::Weights;
 use crate::weights::side_files::{self, SideFiles};
@@ -79,9 +87,44 @@ impl LoadedModel {
         &self.files
     }
 
-    /// Bytes in the expert cache, look-ups that found their expert, and look-ups that did not.
-    pub(crate) fn expert_counts(&self) -> (usize, u64, u64) {
+    /// What was counted of experts since the model was loaded.
+    pub(crate) fn read_counts(&self) -> ReadCounts {
         on_backend!(&self.running, m => m.experts().counts())
+    }
+
+    /// The same as callers of the engine see it; the time of computing is not known here.
+    pub(crate) fn expert_use(&self) -> ExpertUse {
+        let counts = self.read_counts();
+        ExpertUse {
+            hits: counts.hits,
+            misses: counts.misses,
+            bytes_read: counts.bytes_read,
+            read_ahead: counts.read_ahead,
+            read_ahead_useful: counts.read_ahead_useful,
+            stalled: counts.stalled,
+            computed: Duration::ZERO,
+        }
+    }
+
+    /// Where the experts lie.
+    pub(crate) fn store(&self) -> &ExpertStore {
+        on_backend!(&self.running, m => m.experts().store())
+    }
+
+    /// See [`Experts::wrap_files`].
+    #[cfg(test)]
+    pub(crate) fn wrap_files(&mut self, wrap: impl Fn(Arc<dyn ReadAt>) -> Arc<dyn ReadAt>) {
+        on_backend!(&mut self.running, m => m.experts_mut().wrap_files(wrap));
+    }
+
+    /// Has every visit of a layer's experts told to `recorder` from now on.
+    pub(crate) fn record(&mut self, recorder: Recorder) {
+        on_backend!(&mut self.running, m => m.record(recorder));
+    }
+
+    /// Prompt tokens of a pass.
+    pub(crate) fn prefill_tokens(&self) -> usize {
+        self.info.plan.prefill_tokens
     }
 
     /// A fresh sequence.
@@ -105,7 +148,7 @@ impl LoadedModel {
 }
 
 /// Cores that this process may use.
-fn default_threads() -> usize {
+pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -122,34 +165,54 @@ fn load_parts(
     let (layers, head) = (loader.layers()?, loader.head()?);
     let verify = options.verify_experts.unwrap_or(true);
     let store = weights.experts(&blueprint.expert_layers(), verify)?;
-    let cache_bytes = options.expert_cache_bytes.unwrap_or_else(|| default_cache(store.bytes()));
-    let fits = store.bytes() <= cache_bytes;
-    let (store, io) = store.reopened(options.io, fits)?;
+    let plan = plan_memory(&blueprint, weights, &store, options)?;
+    let cache_bytes = plan.cache_bytes;
+    let fits = plan.experts_cached >= plan.experts;
+    let (store, probed) = probe(store, options.io, fits)?;
+    let experts = Experts::new(
+        store,
+        ExpertOptions {
+            reading: Reading {
+                depth: options.io_depth.unwrap_or(probed.reading.depth),
+                ..probed.reading
+            },
+            cache_bytes,
+            look_ahead: options.look_ahead.unwrap_or(true),
+        },
+    );
     Ok(Parts {
         embedding: loader.embedding()?,
         norm: loader.norm()?,
         layers,
         head,
-        experts: Experts::new(store, cache_bytes),
-        io,
-        cache_bytes,
+        reading: experts.reading(),
+        read_bytes_per_second: probed.bytes_per_second,
+        experts,
+        plan,
         experts_per_token: blueprint.experts_per_token(),
         lossy: blueprint.lossy(),
         config: blueprint.config().clone(),
     })
 }
 
-/// All experts if they fit in half of the memory that is free now, else that half.
-fn default_cache(expert_bytes: u64) -> u64 {
-    expert_bytes.min(free_memory_bytes() / 2)
-}
-
-/// `MemAvailable` of /proc/meminfo; where there is none, 4 GiB are assumed.
-fn free_memory_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map_or(4 << 30, |kib| kib * 1024)
+/// Divides memory when the dense weights are loaded: what the process takes is known then.
+fn plan_memory(
+    blueprint: &Blueprint,
+    weights: &Weights,
+    store: &ExpertStore,
+    options: &EngineOptions,
+) -> Result<MemoryPlan, EngineError> {
+    let tokenizer_bytes = weights.side().required(side_files::TOKENIZER)?.len() as u64;
+    let sizes = Sizes::of(blueprint, weights, store, tokenizer_bytes);
+    let wishes = Wishes {
+        memory_bytes: options.memory_bytes,
+        cache_bytes: options.expert_cache_bytes,
+        context_tokens: options.context_tokens,
+        running_max: options.running_max,
+        io_depth: options.io_depth,
+    };
+    let process_bytes = resident_now().saturating_sub(sizes.dense_bytes);
+    plan::fit(&sizes, &wishes, process_bytes, Machine::measure().budget())
 }
 
 fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOptions) -> ModelInfo {
@@ -159,7 +222,6 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let dense = types(source.map(|s| s.dense.as_str()), parts.embedding.shape().dtype.to_string());
     let first = store.layouts().next().expect("a model has layers with experts");
     let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
-    let wanted = options.context_tokens.unwrap_or(CONTEXT_DEFAULT);
     let fewer = match options.active_experts {
         Some(_) => format!(", {} active", parts.experts_per_token),
         None => String::new(),
@@ -168,21 +230,21 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
         architecture: parts.config.architecture.clone(),
         quality: weights.manifest().map_or("general", |m| m.quality.as_str()).to_owned(),
-        context_tokens: parts.config.context.min(wanted),
+        context_tokens: parts.plan.context_tokens,
         parameters: parts.dense_parameters() + store.parameters(),
         dense_bytes: parts.dense_bytes(),
         expert_bytes: store.bytes(),
         quantisation: format!("{dense} dense, {experts} experts{fewer}"),
         backend: String::new(),
-        io: parts.io,
-        expert_cache_bytes: parts.cache_bytes,
+        io: parts.reading.choice,
+        io_depth: parts.reading.depth,
+        read_bytes_per_second: parts.read_bytes_per_second,
+        expert_cache_bytes: parts.plan.cache_bytes,
+        plan: parts.plan.clone(),
         experts_per_token: parts.experts_per_token,
         lossy: parts.lossy.clone(),
     }
 }
-
-/// Longest prompt plus reply unless the caller asks for more: keys and values of it are kept in f32.
-const CONTEXT_DEFAULT: usize = 8192;
 
 /// The last part of a path, after links such as `.` are resolved, without a model file's ending.
 pub(crate) fn folder_name(dir: &Path) -> String {

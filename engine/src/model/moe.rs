@@ -4,13 +4,14 @@
 //! families that have a shared expert. The gate's softmax runs over all experts in f32. Rows that chose the same expert are computed together; each row keeps its
 //! k results apart and adds them in the order of its gate, so that neither the cache nor the batch
 //! changes the sum.
-//! Reads hide behind the shared expert and the experts that are here: see `expert::reader`.
+//! Reads hide behind the shared expert and the experts that are here: see `expert::reader`. While they
+//! run the next layer's gate, given this layer's residual stream, may guess what it will choose.
 
 use super::mlp::Mlp;
 use super::ops::{sigmoid, sized, softmax_top_k};
 use crate::backend::{Backend, ExpertJob, Projection};
 use crate::error::EngineError;
-use crate::expert::Experts;
+use crate::expert::{Event, ExpertId, Experts, Visit};
 use crate::tensor::Matrix;
 
 /// Weights of one layer that stay in memory.
@@ -46,6 +47,16 @@ pub(super) struct Buffers {
     /// Rows grouped by expert, as `results`.
     members: Vec<u32>,
     all_rows: Vec<u32>,
+    /// Scores of the next layer's gate.
+    guess: Vec<f32>,
+}
+
+/// The next layer's gate, and what it would see if this layer added nothing.
+pub(super) struct Next<'a> {
+    pub(super) layer: usize,
+    pub(super) moe: &'a Moe,
+    /// The residual stream in that layer's norm, [n, hidden].
+    pub(super) h: &'a [f32],
 }
 
 #[derive(Clone, Copy)]
@@ -67,6 +78,7 @@ impl Moe {
     }
 
     /// `y = moe(h)` for all rows [n, hidden].
+    #[expect(clippy::too_many_arguments, reason = "weights, inputs and buffers of one layer")]
     pub(super) fn forward<B: Backend>(
         &self,
         backend: &mut B,
@@ -74,6 +86,7 @@ impl Moe {
         layer: usize,
         h: &[f32],
         y: &mut [f32],
+        next: Option<Next<'_>>,
         buffers: &mut Buffers,
     ) -> Result<(), EngineError> {
         let shape = self.gate.shape();
@@ -81,7 +94,9 @@ impl Moe {
         self.score(backend, h, n, buffers);
         let (wanted, starts) = self.choose(n, shape.rows, buffers);
 
-        let Buffers { choices, shared, shared_scale, results, members, all_rows, .. } = buffers;
+        let Buffers {
+            choices, shared, shared_scale, results, members, all_rows, guess, top, ..
+        } = buffers;
         let mut slots = Vec::with_capacity(wanted.len());
         let mut rest = sized(results, n * self.chosen * hidden);
         for range in starts.windows(2) {
@@ -90,7 +105,17 @@ impl Moe {
             rest = later;
         }
         let mut shared_job = self.shared.as_ref();
-        experts.visit(layer as u32, &wanted, |batch| {
+        let visit = Visit { layer: layer as u32, wanted: &wanted, starts: &starts, rows: n };
+        experts.visit(visit, |event| {
+            let batch = match event {
+                Event::Guess(guessed) => {
+                    if let Some(next) = &next {
+                        next.moe.guess(backend, next, guess, top, guessed);
+                    }
+                    return;
+                }
+                Event::Compute(batch) => batch,
+            };
             if let Some(expert) = shared_job.take() {
                 expert.mlp.forward(backend, h, sized(shared, n * hidden), all_rows);
             }
@@ -118,6 +143,27 @@ impl Moe {
             }
         }
         Ok(())
+    }
+
+    /// The experts that a layer's gate would choose, likeliest first, those of all rows in turn.
+    fn guess<B: Backend>(
+        &self,
+        backend: &mut B,
+        next: &Next<'_>,
+        scores: &mut Vec<f32>,
+        top: &mut Vec<(u32, f32)>,
+        guessed: &mut Vec<ExpertId>,
+    ) {
+        let shape = self.gate.shape();
+        let scores = sized(scores, next.h.len() / shape.cols * shape.rows);
+        let mut outputs = [Projection { w: self.gate.view(), out: &mut *scores }];
+        backend.project(next.h, shape.cols, &mut outputs);
+        for scores in scores.chunks_exact(shape.rows) {
+            softmax_top_k(scores, self.chosen, top);
+            let id =
+                |(expert, _): &(u32, f32)| ExpertId { layer: next.layer as u32, expert: *expert };
+            guessed.extend(top.iter().map(id));
+        }
     }
 
     /// Scores of all experts and of the shared expert's gate.

@@ -1,8 +1,13 @@
 //! The same tokens give the same bits however the work is cut up, and the backends agree.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use super::tiny;
 use super::{LoadedModel, Step};
 use crate::engine::{BackendChoice, EngineOptions};
+use crate::error::EngineError;
+use crate::expert::testing::{Fault, Faulty};
 use crate::io::IoChoice;
 use crate::tokenizer::TokenId;
 
@@ -48,6 +53,14 @@ fn tokens(seed: u32, count: u32) -> Vec<TokenId> {
 
 /// Logits after the last token, the prompt read in chunks of the given sizes (the last repeats).
 pub(super) fn chunked(model: &mut LoadedModel, tokens: &[TokenId], sizes: &[usize]) -> Vec<f32> {
+    try_chunked(model, tokens, sizes).expect("runs")
+}
+
+fn try_chunked(
+    model: &mut LoadedModel,
+    tokens: &[TokenId],
+    sizes: &[usize],
+) -> Result<Vec<f32>, EngineError> {
     let mut sequence = model.new_sequence();
     let mut logits = Vec::new();
     let (mut rest, mut sizes) =
@@ -56,10 +69,10 @@ pub(super) fn chunked(model: &mut LoadedModel, tokens: &[TokenId], sizes: &[usiz
         let size = (*sizes.next().expect("endless")).min(rest.len());
         let (now, later) = rest.split_at(size);
         let step = Step { sequence: &mut sequence, tokens: now, logits: Some(&mut logits) };
-        model.forward(&mut [step]).expect("runs");
+        model.forward(&mut [step])?;
         rest = later;
     }
-    logits
+    Ok(logits)
 }
 
 #[test]
@@ -72,25 +85,77 @@ fn chunks_threads_caches_and_readers_change_no_bit() {
         for sizes in [&[1][..], &[7, 1, 13], &[44, 1], &[3]] {
             assert_eq!(chunked(&mut fixture.load(which, |_| {}), &prompt, sizes), expected);
         }
-        let runs = [
-            (2, u64::MAX, IoChoice::Auto),
-            (3, 0, IoChoice::Auto),
-            (1, 0, IoChoice::Mapped),
-            (4, 20_000, IoChoice::Direct),
-            (2, 60_000, IoChoice::Buffered),
-        ];
-        for (threads, cache, io) in runs {
-            let mut model = fixture.load(which, |o| {
-                o.threads = Some(threads);
-                o.expert_cache_bytes = Some(cache);
-                o.io = io;
-            });
-            assert_eq!(
-                chunked(&mut model, &prompt, &[20, 1]),
-                expected,
-                "{which}, {threads} threads, cache of {cache} bytes, {io}"
-            );
-            assert!(model.expert_counts().0 as u64 <= cache);
+        // Room for nothing, for one expert (slots are whole pages), for some and for all.
+        for io in [
+            IoChoice::Auto,
+            IoChoice::Uring,
+            IoChoice::Direct,
+            IoChoice::Buffered,
+            IoChoice::Mapped,
+        ] {
+            for (threads, cache, look_ahead) in [
+                (1, 0, false),
+                (2, 4096, true),
+                (3, 60_000, true),
+                (2, 60_000, false),
+                (2, u64::MAX, true),
+            ] {
+                let mut model = fixture.load(which, |o| {
+                    o.threads = Some(threads);
+                    o.expert_cache_bytes = Some(cache);
+                    o.io = io;
+                    o.look_ahead = Some(look_ahead);
+                });
+                assert_eq!(
+                    chunked(&mut model, &prompt, &[20, 1]),
+                    expected,
+                    "{which}, {threads} threads, cache of {cache} bytes, {io}, ahead: {look_ahead}"
+                );
+                assert!(model.read_counts().cached_bytes <= cache);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_failing_read_is_healed_or_named_and_the_next_tokens_are_right() {
+    let fixture = Fixture::new();
+    let prompt = tokens(5, 5);
+    // One expert at a time and nothing kept: the attempts at an expert are neighbours.
+    let load = |io| {
+        fixture.load("pack", |o| {
+            (o.io, o.io_depth) = (io, Some(1));
+            (o.expert_cache_bytes, o.look_ahead) = (Some(0), Some(false));
+        })
+    };
+    for io in [IoChoice::Direct, IoChoice::Uring] {
+        let mut model = load(io);
+        let expected = chunked(&mut model, &prompt, &[3, 1]);
+        let reads = model.read_counts().misses as usize;
+        assert!(reads > 30, "{reads}");
+        for from in 0..reads {
+            for (fault, count) in
+                [(Fault::Fail, 1), (Fault::Corrupt, 1), (Fault::Fail, 2), (Fault::Corrupt, 2)]
+            {
+                let counter = Arc::new(AtomicUsize::new(0));
+                model.wrap_files(|inner| {
+                    let reads = Arc::clone(&counter);
+                    Arc::new(Faulty { inner, fault, from, count, reads })
+                });
+                let result = try_chunked(&mut model, &prompt, &[3, 1]);
+                match (count, result) {
+                    (1, result) => assert_eq!(result.expect("healed"), expected, "{io} {from}"),
+                    (_, Ok(_)) => panic!("{io}: both attempts at read {from} failed"),
+                    (_, Err(error)) => {
+                        let says = if fault == Fault::Fail { "said no" } else { "CRC32C" };
+                        let text = error.to_string();
+                        assert!(text.contains("failed to read expert"), "{io} {from}: {text}");
+                        assert!(text.contains(says), "{io} {from}: {text}");
+                    }
+                }
+                assert_eq!(chunked(&mut model, &prompt, &[3, 1]), expected, "{io} {from}");
+                model = load(io);
+            }
         }
     }
 }

@@ -70,10 +70,10 @@ pub(super) fn write_experts(
 ) -> Result<(), EngineError> {
     let count = store.count(layer);
     let mut file = ExpertFile::create(path.to_owned(), layer, count, shapes)?;
-    let mut buffer = None;
+    let mut slot = None;
     for expert in 0..count {
         let id = ExpertId { layer: layer as u32, expert: expert as u32 };
-        let source = store.read(id, buffer)?;
+        let source = store.read(id, slot)?;
         let ExpertWeights { gate, up, down } = source.weights();
         let part = |which, matrix, shape: MatrixShape| {
             let name = || format!("layers.{layer}.experts.{expert}.{which}");
@@ -85,7 +85,7 @@ pub(super) fn write_experts(
         file.push([&gate, &up, &down])?;
         advance(source.len() as u64);
         drop((gate, up, down));
-        buffer = Some(source.into_bytes());
+        slot = Some(source.into_slot());
     }
     file.finish()
 }

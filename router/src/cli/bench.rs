@@ -5,7 +5,10 @@
 //! each is the median of several runs. Prompts differ from run to run, so that nothing remembered from
 //! one run can flatter the next.
 //!
-//! Not here: load tests of the gateway and comparisons with other engines (`tests/bench`).
+//! `sluice bench engine` measures the engine alone and what it reads. Not here: load tests of the gateway
+//! and comparisons with other engines (`tests/bench`).
+
+mod engine;
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
@@ -14,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Subcommand;
 use serde::Serialize;
 use sluice_engine::{Finish, GenerationRequest, PromptInput, SamplingOptions};
 use tokio::time::Instant;
@@ -25,7 +29,10 @@ use super::{Failure, Outcome, Status, out, serve};
 
 /// Flags of `sluice bench`.
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     #[command(flatten)]
     model: ModelArgs,
     /// Tokens of the prompt whose reading is timed, about
@@ -40,6 +47,13 @@ pub(super) struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+/// What to measure instead of the whole.
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Measure the engine alone: prompt and decode speed, hits, reads, waiting
+    Engine(engine::Args),
 }
 
 /// Everything measured.
@@ -65,6 +79,9 @@ struct Report {
 
 /// Measures and prints.
 pub(super) fn run(args: &Args) -> Outcome {
+    if let Some(What::Engine(args)) = &args.what {
+        return engine::run(args);
+    }
     let mut progress = Progress::new("measuring", Unit::Items);
     let steps = 1 + 2 * args.runs;
     let mut done = 0;

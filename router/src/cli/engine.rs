@@ -7,12 +7,13 @@ use clap::ValueEnum;
 use serde::Serialize;
 use sluice::config::parse_bytes;
 use sluice_engine::{
-    BackendChoice, ChatMessage, Engine, EngineOptions, Finish, FinishReason, IoChoice,
+    BackendChoice, ChatMessage, Engine, EngineOptions, Finish, FinishReason, IoChoice, ModelInfo,
     SamplingOptions,
 };
 use tokio::time::Instant;
 
-use super::{Failure, OrUsage, locate};
+use super::progress::bytes;
+use super::{Failure, OrUsage, locate, out};
 
 /// Which model, and how it runs.
 #[derive(clap::Args, Debug, Clone, Default)]
@@ -33,19 +34,41 @@ pub(super) struct EngineArgs {
     /// Compute threads; default: the cores that this process may use
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Memory for experts: 64MiB, 8GiB; default: all of them if they fit in half of what is free
+    /// Memory of the process in all: 8GiB; what weights and conversations leave of it is for experts;
+    /// default: what the machine or its control group has, but an eighth
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Memory for experts: 64MiB, 8GiB; default: what --memory leaves
     #[arg(long, value_name = "SIZE", value_parser = size)]
     expert_cache: Option<u64>,
-    /// How experts are read: auto, direct (around the page cache), buffered, mmap
+    /// How experts are read: auto (what a short test finds fastest), uring (by the kernel's ring),
+    /// direct (by threads, around the page cache), buffered, mmap
     #[arg(long, value_name = "WAY", default_value_t = IoChoice::Auto)]
     io: IoChoice,
+    /// Experts that are read at once; default: as the test finds fastest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    io_depth: Option<u16>,
+    /// Read ahead what the next layer's gate would choose: auto (while it pays), off
+    #[arg(long, value_enum, default_value_t = LookAhead::Auto)]
+    look_ahead: LookAhead,
     /// Experts that a token uses in a layer: fewer than the model was trained with are faster and give
     /// worse text; default: as trained
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     active_experts: Option<u16>,
 }
 
-fn size(text: &str) -> Result<u64, String> {
+/// Whether experts are read ahead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LookAhead {
+    /// While enough of the guesses are right
+    #[default]
+    Auto,
+    /// Never
+    Off,
+}
+
+/// A number of bytes with its unit.
+pub(super) fn size(text: &str) -> Result<u64, String> {
     parse_bytes(text).ok_or_else(|| "expected a size such as 64MiB or 8GiB".to_owned())
 }
 
@@ -101,6 +124,14 @@ pub(super) struct Speeds {
     pub(super) prompt_tokens_per_second: Option<f64>,
     /// Tokens after the first by the time they took.
     pub(super) decode_tokens_per_second: Option<f64>,
+    /// Share of expert look-ups that found theirs in memory.
+    pub(super) expert_hit_rate: Option<f64>,
+    /// Bytes of experts that were read.
+    pub(super) expert_bytes_read: u64,
+    /// Time in which nothing was computed because an expert was waited for.
+    pub(super) stalled_ms: f64,
+    /// Time of the model without that.
+    pub(super) computed_ms: f64,
 }
 
 impl ModelArgs {
@@ -109,6 +140,7 @@ impl ModelArgs {
         let options = self.options()?;
         let start = Instant::now();
         let engine = Engine::load(&options).or_usage()?;
+        note_reading(engine.info());
         Ok(Loaded { engine, load_time: start.elapsed() })
     }
 
@@ -126,8 +158,11 @@ impl EngineArgs {
             model,
             threads: self.threads.map(usize::from),
             backend: self.backend.into(),
+            memory_bytes: self.memory,
             expert_cache_bytes: self.expert_cache,
             io: self.io,
+            io_depth: self.io_depth.map(usize::from),
+            look_ahead: Some(self.look_ahead == LookAhead::Auto),
             active_experts: self.active_experts.map(usize::from),
             ..EngineOptions::default()
         }
@@ -170,7 +205,26 @@ impl Speeds {
             first_token_ms: milliseconds(finish.queued + finish.prefill),
             prompt_tokens_per_second: per_second(finish.prompt_tokens, finish.prefill),
             decode_tokens_per_second: per_second(later_tokens, finish.decode),
+            expert_hit_rate: finish.experts.hit_rate(),
+            expert_bytes_read: finish.experts.bytes_read,
+            stalled_ms: milliseconds(finish.experts.stalled),
+            computed_ms: milliseconds(finish.experts.computed),
         }
+    }
+}
+
+/// Says how experts are read, where they do not all stay in memory.
+fn note_reading(info: &ModelInfo) {
+    if info.expert_cache_bytes < info.expert_bytes {
+        let rate = info.read_bytes_per_second.map(|rate| format!(", {}/s", bytes(rate as u64)));
+        out::note(format_args!(
+            "experts: {}, {} of them in memory; read by {}, {} at once{}",
+            bytes(info.expert_bytes),
+            bytes(info.expert_cache_bytes),
+            info.io,
+            info.io_depth,
+            rate.unwrap_or_default()
+        ));
     }
 }
 
@@ -204,6 +258,8 @@ fn tenths(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use sluice_engine::ExpertUse;
+
     use super::*;
 
     fn finish(prompt_tokens: usize, completion_tokens: usize) -> Finish {
@@ -214,6 +270,7 @@ mod tests {
             queued: Duration::from_millis(5),
             prefill: Duration::from_millis(100),
             decode: Duration::from_secs(2),
+            experts: ExpertUse::default(),
         }
     }
 

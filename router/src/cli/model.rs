@@ -1,5 +1,5 @@
 //! `sluice model`: convert models, look into them, measure how well they predict. Fetching one from a
-//! hub is `pull`.
+//! hub is `pull`; what its gates choose is `gates`; what memory it would need is `plan`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,11 @@ use sluice_engine::eval::{EvalOptions, EvalReport, eval};
 use sluice_engine::pack::{
     self, ClassTypes, Fallback, Inspection, PackOptions, PackReport, TensorClass,
 };
+use sluice_engine::synth::{SynthOptions, synth};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
-use super::{OrUsage, Outcome, Status, out, pull};
+use super::{OrUsage, Outcome, Status, gates, out, plan, pull};
 
 /// What to do with a model.
 #[derive(Subcommand, Debug)]
@@ -24,6 +25,14 @@ pub(super) enum Verb {
     Inspect(InspectArgs),
     /// Measure perplexity over prompts and answers, or over a text
     Eval(EvalArgs),
+    /// Write a model of random weights with the layer shapes of a published one, to measure speed
+    Synth(SynthArgs),
+    /// Say how a model would share memory, and the speed that this machine would give it
+    Plan(plan::Args),
+    /// Record which experts a model's gates choose over prompts and answers
+    Trace(gates::TraceArgs),
+    /// Replay a trace against every cache policy and the best possible one
+    Replay(gates::ReplayArgs),
 }
 
 /// Flags of `sluice model pack`.
@@ -137,6 +146,34 @@ pub(super) struct EvalArgs {
     json: bool,
 }
 
+/// Flags of `sluice model synth`.
+#[derive(clap::Args, Debug)]
+pub(super) struct SynthArgs {
+    /// A pack's directory, or a file that ends in .gguf; must not exist
+    #[arg(value_name = "DST")]
+    destination: PathBuf,
+    /// Whose layer shapes: qwen3-30b-a3b, qwen3-235b-a22b, qwen3.5-35b-a3b, qwen3.5-122b-a10b,
+    /// qwen3.5-397b-a17b
+    #[arg(long, value_name = "MODEL")]
+    like: String,
+    /// Layers; default: as many as the real model has
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+    /// Tokens of the vocabulary; default: as many as the real model has
+    #[arg(long, value_name = "N")]
+    vocabulary: Option<usize>,
+    /// Type of the matrices: q4_0, q4_k, q5_0, q5_k, q6_k, q8_0, bf16, f16 or f32
+    #[arg(long, value_name = "TYPE", default_value = "q4_0")]
+    quant: String,
+    /// How unevenly gates choose: 0 is nearly even, 1 lets a tenth of the experts do two fifths of the
+    /// work
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    skew: f64,
+    /// Other seeds give other weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
 /// Runs the verb.
 pub(super) fn run(verb: &Verb) -> Outcome {
     match verb {
@@ -144,6 +181,10 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Pull(args) => pull::run(args),
         Verb::Inspect(args) => inspect(args),
         Verb::Eval(args) => measure(args),
+        Verb::Synth(args) => write_synthetic(args),
+        Verb::Plan(args) => plan::run(args),
+        Verb::Trace(args) => gates::trace(args),
+        Verb::Replay(args) => gates::replay(args),
     }
 }
 
@@ -169,6 +210,23 @@ pub(super) fn print_pack(report: &PackReport, destination: &Path) -> std::io::Re
         out::line(format_args!("kept {files_kept} files of an earlier attempt"))?;
     }
     out::line(format_args!("wrote {}, {}", destination.display(), bytes(*size)))
+}
+
+fn write_synthetic(args: &SynthArgs) -> Outcome {
+    let options = SynthOptions {
+        like: args.like.clone(),
+        destination: args.destination.clone(),
+        layers: args.layers,
+        vocabulary: args.vocabulary,
+        quant: args.quant.clone(),
+        skew: args.skew,
+        seed: args.seed,
+    };
+    let mut progress = Progress::new("writing", Unit::Bytes);
+    let size = synth(&options, &mut |at| progress.update(at.done, at.total)).or_usage()?;
+    drop(progress);
+    out::line(format_args!("wrote {}, {}", args.destination.display(), bytes(size)))?;
+    Ok(Status::Done)
 }
 
 fn inspect(args: &InspectArgs) -> Outcome {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sluice_engine::{Finish, GenerationRequest, PromptInput, StreamEvent};
 
 use super::engine::{Loaded, ModelArgs, SamplingArgs, Speeds, finish_word, message};
+use super::progress::bytes;
 use super::{Failure, OrUsage, Outcome, Status, input, out};
 
 /// Flags of `sluice run`.
@@ -107,15 +108,30 @@ pub(super) fn generate(
     Err(anyhow!("the engine ended the stream without saying why").into())
 }
 
+/// What was read from flash, if anything.
+fn reading(speeds: &Speeds) -> String {
+    match speeds.expert_hit_rate {
+        Some(rate) if speeds.expert_bytes_read > 0 => format!(
+            "\n{:.1} % of experts were in memory, {} read, {:.0} ms of {:.0} spent waiting for them",
+            rate * 100.0,
+            bytes(speeds.expert_bytes_read),
+            speeds.stalled_ms,
+            speeds.stalled_ms + speeds.computed_ms
+        ),
+        _ => String::new(),
+    }
+}
+
 /// One line for a person.
 fn summary(finish: &Finish, speeds: &Speeds) -> String {
     let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
     format!(
-        "{} prompt tokens at {} per second, {} tokens at {} per second, first after {:.0} ms",
+        "{} prompt tokens at {} per second, {} tokens at {} per second, first after {:.0} ms{}",
         finish.prompt_tokens,
         rate(speeds.prompt_tokens_per_second),
         finish.completion_tokens,
         rate(speeds.decode_tokens_per_second),
         speeds.first_token_ms,
+        reading(speeds),
     )
 }

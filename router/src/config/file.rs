@@ -113,6 +113,7 @@ struct AuditSection {
 struct UpstreamSection {
     kind: Kind,
     model: Option<Plain>,
+    memory: Option<Bytes>,
     expert_cache: Option<Bytes>,
     threads: Option<usize>,
     context_tokens: Option<usize>,
@@ -306,6 +307,7 @@ impl Lowering<'_> {
         let kind = match s.kind {
             Kind::Edge => UpstreamKind::Edge(EdgeConfig {
                 model: s.model.map(|p| self.folder.join(p.0)),
+                memory: s.memory.map(|b| b.0),
                 expert_cache: s.expert_cache.map(|b| b.0),
                 threads: s.threads,
                 context_tokens: s.context_tokens,
@@ -318,10 +320,10 @@ impl Lowering<'_> {
 
     /// A field of the other kind would do nothing, and the file would read as if it did.
     fn refuse_foreign_fields(&self, name: &str, s: &UpstreamSection) -> Result<(), ConfigError> {
-        let (kind, foreign) = match s.kind {
+        let (kind, foreign): (_, &[(&str, bool)]) = match s.kind {
             Kind::Edge => (
                 "edge",
-                [
+                &[
                     ("base_url", s.base_url.is_some()),
                     ("key", s.key.is_some()),
                     ("key_file", s.key_file.is_some()),
@@ -331,12 +333,12 @@ impl Lowering<'_> {
             ),
             Kind::OpenAi => (
                 "openai",
-                [
+                &[
+                    ("memory", s.memory.is_some()),
                     ("expert_cache", s.expert_cache.is_some()),
                     ("threads", s.threads.is_some()),
                     ("context_tokens", s.context_tokens.is_some()),
                     ("active_experts", s.active_experts.is_some()),
-                    ("", false),
                 ],
             ),
         };

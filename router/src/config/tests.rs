@@ -36,7 +36,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
          policy: {site: policies/site.yaml}\n\
          identity: {keys: keys.yaml}\n\
          upstreams:\n\
-        \x20 edge: {kind: edge, model: models/m, expert_cache: 2GiB, threads: 3, context_tokens: 4096, \
+        \x20 edge: {kind: edge, model: models/m, memory: 8GiB, expert_cache: 2GiB, threads: 3, context_tokens: 4096, \
          active_experts: 2}\n\
         \x20 ward:\n\
         \x20   kind: openai\n\
@@ -56,6 +56,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!(edge.model.as_deref(), Some(Path::new("/etc/sluice/models/m")));
     assert_eq!((edge.expert_cache, edge.threads), (Some(2 << 30), Some(3)));
     assert_eq!(edge.active_experts, Some(2));
+    assert_eq!(edge.memory, Some(8 << 30));
     let ward = openai(&config, "ward");
     assert_eq!(ward.base_url.as_text(), "https://llm.ward.internal:8443/v1");
     assert_eq!(ward.models[0], ("fast".to_owned(), "small".to_owned()));

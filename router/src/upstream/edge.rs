@@ -19,6 +19,7 @@ use sluice_policies::Quality;
 
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
 use crate::api::{ApiError, ChatBody};
+use crate::metrics::EngineNow;
 use crate::reply::{ChatReply, Choice, error_event};
 use crate::reply_scan::{Channel, ReplyText};
 use request::Asked;
@@ -63,6 +64,17 @@ impl EdgeUpstream {
     /// What a request that came now could expect.
     pub fn forecast(&self) -> Forecast {
         self.engine.forecast()
+    }
+
+    /// What operators watch of it.
+    pub fn now(&self) -> EngineNow {
+        let Forecast { running, waiting, .. } = self.engine.forecast();
+        EngineNow {
+            running,
+            waiting,
+            experts: self.engine.expert_use(),
+            cache_bytes: self.engine.info().expert_cache_bytes,
+        }
     }
 
     /// Answers a request. Waits for the first piece of a stream, so that an early failure can still

@@ -11,6 +11,19 @@ fn prompts_are_read_in_large_shares_when_nobody_else_is_served() {
 }
 
 #[test]
+fn a_model_that_streams_experts_reads_long_prompts_in_few_passes_that_have_an_end() {
+    for (measured_per_second, first) in [(100, 600), (20, 400), (1, 256)] {
+        let model = Scripted { prefill_tokens: Some(2048), ..Scripted::default() };
+        let mut bench = Bench::new(model, 1, 4);
+        let round = Round { prefill_tokens: measured_per_second, decoding: 0 };
+        bench.engine.shared.speeds.record_round(round, Duration::from_secs(1));
+        let _stream = bench.submit(&long_prompt(600));
+        bench.rounds(1);
+        assert_eq!(bench.last_round(), [first], "{measured_per_second} tokens a second");
+    }
+}
+
+#[test]
 fn long_prompt_does_not_stall_a_running_reply() {
     let mut bench = Bench::new(Scripted::default(), 2, 4);
     let mut first = bench.submit("hi");
