@@ -1,5 +1,10 @@
 //! OpenAI's chat completions: the table of its fields, and the way from a body to a prompt.
 //!
+//! This is also the internal form: every dialect is translated into it, and what is scanned here is what
+//! an upstream gets. For what OpenAI has no words for it has a few fields more: `thinking`,
+//! `thinking_blocks`, `is_error` and `cache_control` as Anthropic means them, parts of type `token_ids`,
+//! `file_url` in a file, and a provider's own tools and parts as they are.
+//!
 //! Each field is one of three kinds. *Text* is scanned. *Opaque* (pictures, sound, files, addresses,
 //! hosted tools) cannot be, and is named with its kind so that policy answers for it. *Inert* is a
 //! number, a boolean or a word of a closed list; a value of another type in an inert field is
@@ -10,21 +15,59 @@
 //! `min_p`, `repetition_penalty`, `enable_thinking`, `chat_template_kwargs` and `reasoning_content` are
 //! what compatible servers add.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use sluice_policies::{ContentKind, Prompt, RequestContext, Role, Text, Unscanned};
+use sluice_policies::{ContentKind, Endpoint, Prompt, RequestContext, Role, Text, Unscanned};
 
+use super::flat::{flat, flatten, in_order, is_data_url, is_short};
 use super::place::{self, Step};
-use super::{ApiError, ChatBody, Hints, Request, UnknownField};
+use super::{ApiError, ChatBody, Hints, Native, Request, UnknownField};
 use crate::identity::Caller;
 
-/// Deepest nesting that is walked; the JSON reader stops at 128 anyway.
-const DEPTH_MAX: usize = 128;
-/// A number with at least this many digits may be a card or an id, wherever it stands.
-const NUMBER_DIGITS_MIN: usize = 8;
+/// Types of content parts that report what a provider's own tool does, or hold what it keeps: Anthropic's
+/// blocks and the items of OpenAI's responses.
+const HOSTED_PARTS: &[&str] = &[
+    "additional_tools",
+    "apply_patch_call",
+    "apply_patch_call_output",
+    "bash_code_execution_tool_result",
+    "code_execution_tool_result",
+    "code_interpreter_call",
+    "compaction",
+    "compaction_trigger",
+    "computer_call",
+    "computer_call_output",
+    "container_upload",
+    "file_search_call",
+    "image_generation_call",
+    "local_shell_call",
+    "local_shell_call_output",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "mcp_call",
+    "mcp_list_tools",
+    "mcp_tool_result",
+    "mcp_tool_use",
+    "program",
+    "program_output",
+    "server_tool_use",
+    "shell_call",
+    "shell_call_output",
+    "text_editor_code_execution_tool_result",
+    "tool_search_call",
+    "tool_search_output",
+    "tool_search_tool_result",
+    "web_fetch_tool_result",
+    "web_search_call",
+    "web_search_tool_result",
+];
+
+/// Whether a part of this type is a provider's own.
+pub(super) fn is_hosted_part(kind: &str) -> bool {
+    HOSTED_PARTS.binary_search(&kind).is_ok()
+}
 
 /// What a field holds.
 #[derive(Clone, Copy, PartialEq)]
@@ -39,6 +82,8 @@ enum Kind {
     Tools,
     /// The provider searches the web.
     HostedTool,
+    /// Texts, or token ids, that vectors are made of.
+    Input,
 }
 
 /// Every field of a chat completions body.
@@ -75,6 +120,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("stream", Kind::Inert),
     ("stream_options", Kind::Text),
     ("temperature", Kind::Inert),
+    ("thinking", Kind::Text),
     ("tool_choice", Kind::Text),
     ("tools", Kind::Tools),
     ("top_k", Kind::Inert),
@@ -85,30 +131,68 @@ const FIELDS: &[(&str, Kind)] = &[
     ("web_search_options", Kind::HostedTool),
 ];
 
+/// What a legacy completion has besides.
+const COMPLETION_FIELDS: &[(&str, Kind)] =
+    &[("best_of", Kind::Inert), ("echo", Kind::Inert), ("suffix", Kind::Text)];
+
+/// Every field of an embeddings body.
+const EMBEDDING_FIELDS: &[(&str, Kind)] = &[
+    ("dimensions", Kind::Inert),
+    ("encoding_format", Kind::Inert),
+    ("input", Kind::Input),
+    ("model", Kind::Text),
+    ("user", Kind::Text),
+];
+
+fn kind_of(name: &str, endpoint: Endpoint) -> Option<Kind> {
+    let tables: &[&[(&str, Kind)]] = match endpoint {
+        Endpoint::Chat => &[FIELDS],
+        Endpoint::Completions => &[FIELDS, COMPLETION_FIELDS],
+        Endpoint::Embeddings => &[EMBEDDING_FIELDS],
+    };
+    tables.iter().find_map(|table| {
+        table.binary_search_by_key(&name, |(known, _)| known).ok().map(|at| table[at].1)
+    })
+}
+
 /// Reads a body as a server gets it: strict about what OpenAI requires.
 pub fn read(body: &[u8], hints: Hints, caller: Caller) -> Result<Request, ApiError> {
-    let value: Value = serde_json::from_slice(body).map_err(|e| ApiError::broken_json(&e))?;
-    let Value::Object(fields) = value else {
-        return Err(ApiError::invalid(None, "expected the body to be a JSON object"));
-    };
-    let model = match fields.get("model") {
-        Some(Value::String(model)) if !model.is_empty() => model.clone(),
-        _ => return Err(ApiError::invalid("model".to_owned(), "expected the name of a model")),
-    };
-    let stream = flag(&fields, "stream")?;
+    let fields = super::object(body)?;
     let include_usage = match fields.get("stream_options") {
         Some(Value::Object(options)) => flag(options, "include_usage")?,
         _ => false,
     };
-    let Walk { mut prompt, unknown, .. } = Walk::over(&fields)?;
+    let stream = flag(&fields, "stream")?;
+    let lowered = Lowered { fields, endpoint: Endpoint::Chat, stream, include_usage };
+    request(lowered, Native::default(), hints, caller)
+}
+
+/// A body in the internal form.
+pub(super) struct Lowered {
+    pub(super) fields: Map<String, Value>,
+    pub(super) endpoint: Endpoint,
+    pub(super) stream: bool,
+    pub(super) include_usage: bool,
+}
+
+/// Makes a request of a body in the internal form, and of what its dialect left behind.
+pub(super) fn request(
+    lowered: Lowered,
+    mut native: Native,
+    hints: Hints,
+    caller: Caller,
+) -> Result<Request, ApiError> {
+    let Lowered { fields, endpoint, stream, include_usage } = lowered;
+    let model = match fields.get("model") {
+        Some(Value::String(model)) if !model.is_empty() => model.clone(),
+        _ => return Err(ApiError::invalid("model".to_owned(), "expected the name of a model")),
+    };
+    let Walk { mut prompt, mut unknown, .. } = Walk::over(&fields, endpoint)?;
+    native.add_to(&mut prompt, &mut unknown);
     prompt.context = context(hints.context, &fields, &model, &caller);
-    Ok(Request {
-        id: hints.request_id,
-        prompt: Arc::new(prompt),
-        chat: ChatBody { fields, model, stream, include_usage, unknown },
-        session: hints.session,
-        caller,
-    })
+    let chat = ChatBody { fields, model, stream, include_usage, endpoint, unknown, native };
+    let session = hints.session;
+    Ok(Request { id: hints.request_id, prompt: Arc::new(prompt), chat, session, caller })
 }
 
 /// The same request with other fields: a body in which placeholders stand for values.
@@ -116,14 +200,17 @@ pub(crate) fn with_fields(
     request: &Request,
     fields: Map<String, Value>,
 ) -> Result<Request, ApiError> {
-    let Walk { mut prompt, unknown, .. } = Walk::over(&fields)?;
-    prompt.context = request.prompt.context.clone();
     let chat = &request.chat;
+    let Walk { mut prompt, mut unknown, .. } = Walk::over(&fields, chat.endpoint)?;
+    let mut native = chat.native.clone();
+    native.add_to(&mut prompt, &mut unknown);
+    prompt.context = request.prompt.context.clone();
     let (model, stream, include_usage) = (chat.model.clone(), chat.stream, chat.include_usage);
+    let endpoint = chat.endpoint;
     Ok(Request {
         id: request.id.clone(),
         prompt: Arc::new(prompt),
-        chat: ChatBody { fields, model, stream, include_usage, unknown },
+        chat: ChatBody { fields, model, stream, include_usage, endpoint, unknown, native },
         session: request.session.clone(),
         caller: request.caller.clone(),
     })
@@ -136,7 +223,7 @@ pub fn prompt_from_json(value: &Value) -> Result<Prompt, ApiError> {
     let Value::Object(fields) = value else {
         return Err(ApiError::invalid(None, "expected a JSON object"));
     };
-    let mut prompt = Walk::over(fields)?.prompt;
+    let mut prompt = Walk::over(fields, Endpoint::Chat)?.prompt;
     let text = |name| fields.get(name).and_then(Value::as_str);
     prompt.context.model = text("model").unwrap_or_default().to_owned();
     prompt.context.latency = text("service_tier").and_then(tier_latency).map(str::to_owned);
@@ -170,7 +257,7 @@ fn tier_latency(tier: &str) -> Option<&'static str> {
     }
 }
 
-fn flag(fields: &Map<String, Value>, name: &str) -> Result<bool, ApiError> {
+pub(super) fn flag(fields: &Map<String, Value>, name: &str) -> Result<bool, ApiError> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(value)) => Ok(*value),
@@ -188,6 +275,7 @@ struct Walk<'a> {
     path: Vec<StepRef<'a>>,
     message: Option<usize>,
     role: Role,
+    endpoint: Endpoint,
 }
 
 /// A [`Step`] that borrows its key from the body.
@@ -207,9 +295,13 @@ impl From<StepRef<'_>> for Step {
 }
 
 impl<'a> Walk<'a> {
-    fn over(fields: &'a Map<String, Value>) -> Result<Walk<'a>, ApiError> {
-        if !fields.contains_key("messages") {
-            return Err(ApiError::invalid("messages".to_owned(), "expected a list of messages"));
+    fn over(fields: &'a Map<String, Value>, endpoint: Endpoint) -> Result<Walk<'a>, ApiError> {
+        let (needed, what) = match endpoint {
+            Endpoint::Embeddings => ("input", "expected a text or a list of texts"),
+            Endpoint::Chat | Endpoint::Completions => ("messages", "expected a list of messages"),
+        };
+        if !fields.contains_key(needed) {
+            return Err(ApiError::invalid(needed.to_owned(), what));
         }
         let mut walk = Walk {
             prompt: Prompt::default(),
@@ -218,6 +310,7 @@ impl<'a> Walk<'a> {
             path: Vec::new(),
             message: None,
             role: Role::Other,
+            endpoint,
         };
         for (position, (name, value)) in in_order(fields).enumerate() {
             walk.at_key(name, position, |walk| walk.field(name, value))?;
@@ -226,16 +319,17 @@ impl<'a> Walk<'a> {
     }
 
     fn field(&mut self, name: &str, value: &'a Value) -> Result<(), ApiError> {
-        match FIELDS.binary_search_by_key(&name, |(known, _)| known).map(|at| FIELDS[at].1) {
-            Ok(Kind::Messages) => self.messages(value)?,
-            Ok(Kind::Tools) => self.tools(value),
-            Ok(Kind::Text) => self.text(value),
-            Ok(Kind::Inert) => self.inert(value),
-            Ok(Kind::HostedTool) => {
+        match kind_of(name, self.endpoint) {
+            Some(Kind::Messages) => self.messages(value)?,
+            Some(Kind::Tools) => self.tools(value),
+            Some(Kind::Text) => self.text(value),
+            Some(Kind::Inert) => self.inert(value),
+            Some(Kind::Input) => self.input(value)?,
+            Some(Kind::HostedTool) => {
                 self.text(value);
                 self.opaque(ContentKind::HostedTool);
             }
-            Err(_) => self.unknown(name, value),
+            None => self.unknown(name, value),
         }
         Ok(())
     }
@@ -266,6 +360,30 @@ impl<'a> Walk<'a> {
         self.path.pop();
         self.place.truncate(length);
         result
+    }
+
+    /// Each text of an embeddings body is a message of its own: they have nothing to do with each other.
+    fn input(&mut self, value: &'a Value) -> Result<(), ApiError> {
+        self.role = Role::User;
+        match value {
+            Value::String(_) => {
+                self.message = Some(0);
+                self.text(value);
+            }
+            Value::Array(list) if list.iter().all(Value::is_string) && !list.is_empty() => {
+                for (index, text) in list.iter().enumerate() {
+                    self.message = Some(index);
+                    self.at_index(index, |walk| walk.text(text));
+                }
+            }
+            Value::Array(list) if !list.is_empty() => {
+                self.opaque(ContentKind::TokenIds);
+                self.text(value);
+            }
+            _ => return Err(self.expected("a text or a list of texts")),
+        }
+        (self.message, self.role) = (None, Role::Other);
+        Ok(())
     }
 
     fn messages(&mut self, value: &'a Value) -> Result<(), ApiError> {
@@ -304,6 +422,8 @@ impl<'a> Walk<'a> {
             "content" => self.content(value)?,
             "name" | "refusal" | "tool_call_id" | "reasoning_content" | "reasoning"
             | "tool_calls" | "function_call" => self.text(value),
+            "is_error" => self.inert(value),
+            "thinking_blocks" => self.thinking_blocks(value),
             "audio" if value.is_null() => {}
             "audio" => {
                 self.text(value);
@@ -312,6 +432,20 @@ impl<'a> Walk<'a> {
             _ => self.unknown(name, value),
         }
         Ok(())
+    }
+
+    /// Thoughts with their signatures; some come encrypted.
+    fn thinking_blocks(&mut self, value: &'a Value) {
+        let Value::Array(blocks) = value else { return self.text(value) };
+        for (index, block) in blocks.iter().enumerate() {
+            self.at_index(index, |walk| match block["type"].as_str() {
+                Some("redacted_thinking") => {
+                    walk.opaque(ContentKind::EncryptedFile);
+                    walk.text_without(block, "data");
+                }
+                _ => walk.text(block),
+            });
+        }
     }
 
     fn content(&mut self, value: &'a Value) -> Result<(), ApiError> {
@@ -332,8 +466,14 @@ impl<'a> Walk<'a> {
         let Value::Object(fields) = part else {
             return Err(self.expected("a content part object"));
         };
-        let known = ["text", "refusal", "image_url", "input_audio", "file"];
-        let kind = fields.get("type").and_then(Value::as_str).filter(|kind| known.contains(kind));
+        let known = ["text", "refusal", "image_url", "input_audio", "file", "token_ids"];
+        let kind = fields.get("type").and_then(Value::as_str);
+        if kind.is_some_and(is_hosted_part) {
+            self.text(part);
+            self.opaque(ContentKind::HostedTool);
+            return Ok(());
+        }
+        let kind = kind.filter(|kind| known.contains(kind));
         let Some(kind) = kind else {
             self.unknown("", part);
             return Ok(());
@@ -347,6 +487,8 @@ impl<'a> Walk<'a> {
     fn part_field(&mut self, kind: &str, name: &str, value: &Value) {
         match name {
             "type" => {}
+            "cache_control" => self.inert(value),
+            "token_ids" if kind == "token_ids" => self.opaque(ContentKind::TokenIds),
             "image_url" if kind == "image_url" => self.image(value),
             "input_audio" if kind == "input_audio" => {
                 self.opaque(ContentKind::Audio);
@@ -370,9 +512,10 @@ impl<'a> Walk<'a> {
     }
 
     fn file(&mut self, value: &Value) {
-        self.opaque(match value.get("file_id") {
-            Some(_) => ContentKind::FileReference,
-            None => ContentKind::EncryptedFile,
+        self.opaque(match (value.get("file_id"), value.get("file_url")) {
+            (Some(_), _) => ContentKind::FileReference,
+            (None, Some(_)) => ContentKind::RemoteUrl,
+            (None, None) => ContentKind::EncryptedFile,
         });
         self.text_without(value, "file_data");
     }
@@ -441,19 +584,6 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The fields of an object by name: what a request is classified as must not depend on the order in which a
-/// client writes them.
-fn in_order(fields: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
-    fields.iter().collect::<BTreeMap<_, _>>().into_iter()
-}
-
-/// Whether a number is too short to be a card or an id.
-fn is_short(number: &serde_json::Number) -> bool {
-    let small = |n: f64| n.abs() < 1e7 && n.fract() == 0.0;
-    number.as_f64().is_some_and(small)
-        || number.to_string().bytes().filter(u8::is_ascii_digit).count() < NUMBER_DIGITS_MIN
-}
-
 fn role(value: Option<&Value>) -> Option<Role> {
     match value.and_then(Value::as_str)? {
         "system" | "developer" => Some(Role::System),
@@ -462,62 +592,6 @@ fn role(value: Option<&Value>) -> Option<Role> {
         "tool" | "function" => Some(Role::Tool),
         _ => None,
     }
-}
-
-fn is_data_url(url: &str) -> bool {
-    url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
-}
-
-fn flat(value: &Value, skip: Option<&str>) -> String {
-    let mut text = String::new();
-    flatten(value, skip, &mut text, 0);
-    text
-}
-
-/// Writes a JSON value as lines of `key: text`. Strings stay as they are: JSON's own escapes would
-/// put a letter in front of a number (`\n078…`) and hide it from detectors that look for edges.
-fn flatten(value: &Value, skip: Option<&str>, out: &mut String, depth: usize) {
-    if depth > DEPTH_MAX {
-        return;
-    }
-    match value {
-        Value::Null => {}
-        Value::Bool(flag) => out.push_str(if *flag { "true\n" } else { "false\n" }),
-        Value::Number(number) => {
-            // Writing to a String cannot fail.
-            let _ = writeln!(out, "{number}");
-        }
-        Value::String(text) => {
-            out.push_str(text);
-            out.push('\n');
-            if let Some(inner) = embedded_json(text) {
-                flatten(&inner, None, out, depth + 1);
-            }
-        }
-        Value::Array(list) => {
-            for item in list {
-                flatten(item, None, out, depth + 1);
-            }
-        }
-        Value::Object(map) => {
-            // In the order of the keys: the same call written in another order is the same text.
-            let mut fields: Vec<_> = map.iter().filter(|(k, _)| Some(k.as_str()) != skip).collect();
-            fields.sort_unstable_by_key(|(key, _)| *key);
-            for (key, inner) in fields {
-                out.push_str(key);
-                out.push_str(": ");
-                flatten(inner, None, out, depth + 1);
-            }
-        }
-    }
-}
-
-/// A text that is JSON itself and has escapes in it: arguments of tool calls come so.
-fn embedded_json(text: &str) -> Option<Value> {
-    if !text.contains('\\') || !text.trim_start().starts_with(['{', '[']) {
-        return None;
-    }
-    serde_json::from_str(text).ok()
 }
 
 #[cfg(test)]
