@@ -115,11 +115,16 @@ impl Native {
             let native = self.messages.get(index.parse::<usize>().ok()?)?;
             return Some(format!("{native}{rest}"));
         }
-        let end = place.find(['.', '[']).unwrap_or(place.len());
-        let (name, rest) = place.split_at(end);
-        let native = self.names.iter().find(|(internal, _)| *internal == name)?.1;
-        Some(format!("{native}{rest}"))
+        renamed(place, self.names)
     }
+}
+
+/// A place whose first name is another in the client's body; `None` if it is the same.
+fn renamed(place: &str, names: &[(&str, &str)]) -> Option<String> {
+    let end = place.find(['.', '[']).unwrap_or(place.len());
+    let (name, rest) = place.split_at(end);
+    let native = names.iter().find(|(internal, _)| *internal == name)?.1;
+    Some(format!("{native}{rest}"))
 }
 
 impl ChatBody {

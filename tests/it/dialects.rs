@@ -126,7 +126,7 @@ async fn vectors_of_private_text_and_token_ids_have_nowhere_to_go() {
     for (path, body, param) in [
         ("/v1/embeddings", json!({"model": "m", "input": format!("card {CARD}")}), "input"),
         ("/v1/embeddings", json!({"model": "m", "input": [[1, 2]]}), "input"),
-        ("/v1/completions", json!({"model": "m", "prompt": [1, 2]}), "messages"),
+        ("/v1/completions", json!({"model": "m", "prompt": [1, 2]}), "prompt"),
     ] {
         let reply = ask(&gateway, path, &body).await;
         assert_eq!(reply.status, 400, "{}", reply.text());

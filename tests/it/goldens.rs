@@ -130,9 +130,24 @@ async fn check(file: &Path) {
         hold(&mut golden, "reply_events", events(&reply), file);
     }
     if std::env::var_os("SLUICE_GOLDEN").is_some_and(|how| how == "write") {
-        let text = serde_json::to_string_pretty(&golden).unwrap() + "\n";
-        std::fs::write(file, text).unwrap();
+        std::fs::write(file, written(&golden)).unwrap();
     }
+}
+
+/// A golden as people read it: bodies in many lines, events in one each.
+fn written(golden: &Value) -> String {
+    let part = |(name, value): (&String, &Value)| {
+        let text = match value {
+            Value::Array(events) => {
+                let lines: Vec<_> = events.iter().map(|event| format!("    {event}")).collect();
+                format!("[\n{}\n  ]", lines.join(",\n"))
+            }
+            other => serde_json::to_string_pretty(other).unwrap().replace('\n', "\n  "),
+        };
+        format!("  {name:?}: {text}")
+    };
+    let parts: Vec<String> = golden.as_object().unwrap().iter().map(part).collect();
+    format!("{{\n{}\n}}\n", parts.join(",\n"))
 }
 
 #[tokio::test]

@@ -49,13 +49,16 @@ const BODY: Table = &[
     ("user", Moved),
 ];
 
+/// Names of the internal form, and the client's.
+pub(super) const NAMES: &[(&str, &str)] = &[("messages", "prompt"), ("top_logprobs", "logprobs")];
+
 /// Fields that mean something else in the internal form, or stand elsewhere in it.
 const OTHERWISE: [&str; 4] = ["logprobs", "max_tokens", "prompt", "stream"];
 
 /// Reads a body.
 pub(super) fn read(body: &[u8], hints: Hints, caller: Caller) -> Result<Request, ApiError> {
     let fields = super::object(body)?;
-    let mut to = Translation::new(&[]);
+    let mut to = Translation::new(NAMES);
     to.survey("", &fields, BODY);
     for (name, _) in BODY.iter().filter(|(name, kind)| *kind == Moved && !OTHERWISE.contains(name))
     {

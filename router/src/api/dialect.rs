@@ -115,16 +115,34 @@ impl Dialect {
 }
 
 impl Voice {
-    /// Says a reply in the dialect. Errors stay as they are: [`in_anthropics_words`] is for those.
+    /// Says a reply in the dialect. Errors keep their shape ([`in_anthropics_words`] is for that) and name
+    /// the field at fault as the client knows it.
     pub fn say(self, mut reply: Reply) -> Reply {
         if !reply.status.is_success() {
-            return reply;
+            return self.naming_the_field(reply);
         }
         reply.body = match (reply.body, self) {
             (body, Voice::Plain) => body,
             (ReplyBody::Whole(bytes), voice) => ReplyBody::Whole(voice.whole(bytes)),
             (ReplyBody::Stream(events), voice) => ReplyBody::Stream(voice.events(events)),
         };
+        reply
+    }
+
+    fn naming_the_field(&self, mut reply: Reply) -> Reply {
+        let names = match self {
+            Voice::Plain => return reply,
+            Voice::Completions => completions::NAMES,
+            Voice::Responses(_) => responses::NAMES,
+            Voice::Messages => messages::NAMES,
+        };
+        let ReplyBody::Whole(bytes) = &reply.body else { return reply };
+        let Ok(mut json) = serde_json::from_slice::<Value>(bytes) else { return reply };
+        let param = json["error"]["param"].as_str().and_then(|param| super::renamed(param, names));
+        if let Some(param) = param {
+            json["error"]["param"] = param.into();
+            reply.body = ReplyBody::Whole(json.to_string().into());
+        }
         reply
     }
 
@@ -221,7 +239,163 @@ pub fn in_anthropics_words(mut reply: Reply, path: &str, request_id: &str) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A body of each dialect that holds every kind of thing.
+    fn bodies() -> Vec<(Dialect, Value)> {
+        let golden = |name: &str| -> Value {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+            let file = std::fs::read(format!("{folder}/{name}.json")).expect("a golden");
+            serde_json::from_slice::<Value>(&file).expect("JSON")["request"].take()
+        };
+        vec![
+            (Dialect::Chat, golden("chat_to_openai")),
+            (Dialect::Completions, golden("completions_to_openai")),
+            (Dialect::Embeddings, golden("embeddings_to_openai")),
+            (Dialect::Responses, golden("responses_to_openai")),
+            (Dialect::Messages, golden("messages_to_openai")),
+            (
+                Dialect::Messages,
+                json!({"model": "m", "max_tokens": 9, "messages": [
+                {"role": "user", "content": [
+                    {"type": "document", "title": "t", "context": "c", "citations": {"enabled": true},
+                     "source": {"type": "text", "media_type": "text/plain", "data": "words"}},
+                    {"type": "document", "source": {"type": "content", "content": [
+                        {"type": "text", "text": "words", "citations": []}]}},
+                    {"type": "search_result", "title": "t", "source": "s", "content": [
+                        {"type": "text", "text": "words"}]}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "words"}]}],
+                "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {}}},
+                "tool_choice": {"type": "tool", "name": "f"}, "metadata": {"user_id": "u"},
+                "tools": [{"name": "f", "input_schema": {}, "input_examples": [{"a": 1}]}]}),
+            ),
+            (
+                Dialect::Responses,
+                json!({"model": "m", "include": [], "input": [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "words"}],
+                 "content": [{"type": "reasoning_text", "text": "words"}]},
+                {"type": "message", "role": "assistant", "content": [
+                    {"type": "output_text", "text": "words", "annotations": [], "logprobs": []},
+                    {"type": "refusal", "refusal": "words"}]},
+                {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "words"},
+                {"type": "custom_tool_call_output", "call_id": "c", "output": [
+                    {"type": "input_text", "text": "words"}]}],
+                "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [
+                    {"type": "custom", "name": "f"}]},
+                "tools": [{"type": "custom", "name": "f", "description": "words", "format": {
+                    "type": "grammar", "syntax": "lark", "definition": "words"}}]}),
+            ),
+        ]
+    }
+
+    /// JSON whose strings and keys are words like no other, and words that dialects know.
+    fn anything() -> impl Strategy<Value = Value> {
+        let word = prop_oneof![
+            "w-[a-z]{6}",
+            prop::sample::select(vec![
+                "text",
+                "image",
+                "file",
+                "user",
+                "tool_result",
+                "message",
+                "reasoning",
+                "content",
+                "input_text",
+                "function_call",
+                "thinking",
+                "source",
+                "data",
+                "url",
+                "custom",
+            ])
+            .prop_map(str::to_owned),
+        ];
+        let leaf = prop_oneof![
+            word.clone().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 5, move |inner| {
+            let fields = prop::collection::vec((word.clone(), inner.clone()), 0..5);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                fields.prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// Puts a value somewhere into a body: in place of what is there, or beside it.
+    fn put(body: &mut Value, steps: &[u8], value: Value) {
+        let Some((step, rest)) = steps.split_first() else {
+            *body = value;
+            return;
+        };
+        let step = usize::from(*step);
+        match body {
+            Value::Object(fields) if step.is_multiple_of(5) => {
+                drop(fields.insert("w-planted".to_owned(), value));
+            }
+            Value::Object(fields) if !fields.is_empty() => {
+                let place = step % fields.len();
+                let inner = fields.values_mut().nth(place).expect("a field");
+                put(inner, rest, value);
+            }
+            Value::Array(list) if step.is_multiple_of(5) => list.push(value),
+            Value::Array(list) if !list.is_empty() => {
+                let place = step % list.len();
+                put(&mut list[place], rest, value);
+            }
+            other => *other = value,
+        }
+    }
+
+    fn words(value: &Value, out: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) => drop(out.insert(text.clone())),
+            Value::Array(list) => list.iter().for_each(|item| words(item, out)),
+            Value::Object(map) => map.iter().for_each(|(key, inner)| {
+                out.insert(key.clone());
+                words(inner, out);
+            }),
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        /// Whatever a client sends is turned away, or all of it is scanned: every word that could leave
+        /// and every word that is left behind, unless it is named as what cannot be.
+        #[test]
+        fn nothing_gets_past_the_scan(
+            which in 0usize..7,
+            steps in prop::collection::vec(any::<u8>(), 0..8),
+            value in anything(),
+        ) {
+            let (dialect, mut body) = bodies().swap_remove(which);
+            put(&mut body, &steps, value);
+            let hints = Hints::read(&HeaderMap::new(), dialect.path()).unwrap();
+            let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
+            let Ok((request, _)) = dialect.read(body.to_string().as_bytes(), hints, caller) else {
+                return Ok(());
+            };
+            let scanned: String =
+                request.prompt.texts.iter().map(|text| format!("{}\n", text.text)).collect();
+            let mut all = BTreeSet::new();
+            words(&body, &mut all);
+            words(&Value::Object(request.chat.fields.clone()), &mut all);
+            for word in all.iter().filter(|word| word.starts_with("w-")) {
+                let is_seen = scanned.contains(word) || !request.prompt.unscanned.is_empty();
+                prop_assert!(is_seen, "{word} in {body}");
+            }
+        }
+    }
 
     #[test]
     fn anthropics_words_are_for_its_endpoints_and_its_clients() {

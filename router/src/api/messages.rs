@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use sluice_policies::Endpoint;
 
 use super::chat::{flag, is_hosted_part};
+use super::flat::is_data_url;
 use super::translation::{
     Fields,
     Kind::{Inert, Moved, Text},
-    Table, Translation, content, list, object, text,
+    Table, Translation, content, list, object, text, text_if_any,
 };
 use super::{ApiError, Hints, Request};
 use crate::identity::Caller;
@@ -66,7 +67,8 @@ const TOOL: Table = &[
     ("strict", Moved),
     ("type", Moved),
 ];
-const TOOL_CHOICE: Table =
+const TOOL_CHOICE: Table = &[("disable_parallel_tool_use", Moved), ("type", Moved)];
+const TOOL_CHOICE_BY_NAME: Table =
     &[("disable_parallel_tool_use", Moved), ("name", Moved), ("type", Moved)];
 const TEXT: Table =
     &[("cache_control", Moved), ("citations", Text), ("text", Moved), ("type", Moved)];
@@ -88,14 +90,11 @@ const SEARCH_RESULT: Table = &[
     ("title", Moved),
     ("type", Moved),
 ];
-const SOURCE: Table = &[
-    ("content", Moved),
-    ("data", Moved),
-    ("file_id", Moved),
-    ("media_type", Moved),
-    ("type", Moved),
-    ("url", Moved),
-];
+const BASE64_SOURCE: Table = &[("data", Moved), ("media_type", Moved), ("type", Moved)];
+const TEXT_SOURCE: Table = &[("data", Moved), ("media_type", Text), ("type", Moved)];
+const CONTENT_SOURCE: Table = &[("content", Moved), ("type", Moved)];
+const URL_SOURCE: Table = &[("type", Moved), ("url", Moved)];
+const FILE_SOURCE: Table = &[("file_id", Moved), ("type", Moved)];
 const THINKING: Table = &[("signature", Moved), ("thinking", Moved), ("type", Moved)];
 const REDACTED_THINKING: Table = &[("data", Moved), ("type", Moved)];
 const TOOL_USE: Table = &[
@@ -117,7 +116,7 @@ const TOOL_RESULT: Table = &[
 ];
 
 /// Names of the internal form, and the client's.
-const NAMES: &[(&str, &str)] = &[
+pub(super) const NAMES: &[(&str, &str)] = &[
     ("max_completion_tokens", "max_tokens"),
     ("reasoning_effort", "output_config.effort"),
     ("response_format", "output_config.format"),
@@ -309,16 +308,15 @@ fn part(at: &str, block: &Fields, to: &mut Translation) -> Result<Vec<Value>, Ap
         }
         "image" => {
             to.survey(at, block, IMAGE);
-            vec![image(&source(at, block, to)?)]
+            vec![image(at, block, to)?]
         }
         "document" => {
             to.survey(at, block, DOCUMENT);
-            let source = source(at, block, to)?;
-            document(at, block, &source, to)?
+            document(at, block, to)?
         }
         "search_result" => {
             to.survey(at, block, SEARCH_RESULT);
-            let mut parts = titles(block, &["title", "source"]);
+            let mut parts = titles(at, block, &["title", "source"])?;
             parts.extend(parts_of(at, block.get("content"), to)?);
             parts
         }
@@ -328,71 +326,97 @@ fn part(at: &str, block: &Fields, to: &mut Translation) -> Result<Vec<Value>, Ap
             return Ok(Vec::new());
         }
     };
-    if let Some(mark) = block.get("cache_control").filter(|mark| !mark.is_null())
-        && let Some(last) = parts.last_mut()
-    {
-        last["cache_control"] = mark.clone();
+    match (block.get("cache_control").filter(|mark| !mark.is_null()), parts.last_mut()) {
+        (Some(mark), Some(last)) => last["cache_control"] = mark.clone(),
+        (Some(mark), None) => to.unknown(format!("{at}.cache_control"), "cache_control", mark),
+        (None, _) => {}
     }
     Ok(parts)
 }
 
 /// What a picture or document is made of.
-fn source(at: &str, block: &Fields, to: &mut Translation) -> Result<Fields, ApiError> {
-    let at = format!("{at}.source");
-    let source = object(block.get("source").unwrap_or(&Value::Null), &at)?;
-    to.survey(&at, source, SOURCE);
-    Ok(source.clone())
+enum Source<'v> {
+    /// An address that holds the bytes, or says where they are.
+    Address(String),
+    /// A file at the provider.
+    File(&'v str),
+    Text(&'v str),
+    Blocks(Option<&'v Value>),
 }
 
-/// An address that holds the bytes, or says where they are.
-fn address(source: &Fields) -> Option<String> {
-    let text = |name: &str| source.get(name).and_then(Value::as_str);
-    match text("data") {
-        Some(data) => {
-            let media_type = text("media_type").unwrap_or("application/octet-stream");
-            Some(format!("data:{media_type};base64,{data}"))
+fn source<'v>(at: &str, block: &'v Fields, to: &mut Translation) -> Result<Source<'v>, ApiError> {
+    let source = object(block.get("source").unwrap_or(&Value::Null), at)?;
+    let mut survey = |table| to.survey(at, source, table);
+    match source.get("type").and_then(Value::as_str) {
+        Some("base64") => {
+            survey(BASE64_SOURCE);
+            let media_type = text_if_any(source, "media_type", at)?;
+            let media_type = media_type.unwrap_or("application/octet-stream");
+            Ok(Source::Address(format!("data:{media_type};base64,{}", text(source, "data", at)?)))
         }
-        None => text("url").map(str::to_owned),
-    }
-}
-
-fn image(source: &Fields) -> Value {
-    match (source.get("file_id"), address(source)) {
-        (None, Some(url)) => json!({"type": "image_url", "image_url": {"url": url}}),
-        (id, _) => json!({"type": "file", "file": {"file_id": id}}),
-    }
-}
-
-fn document(
-    at: &str,
-    block: &Fields,
-    source: &Fields,
-    to: &mut Translation,
-) -> Result<Vec<Value>, ApiError> {
-    let mut parts = titles(block, &["title", "context"]);
-    let kind = source.get("type").and_then(Value::as_str).unwrap_or_default();
-    match kind {
-        "text" => {
-            let data = text(source, "data", &format!("{at}.source"))?;
-            parts.push(json!({"type": "text", "text": data}));
+        Some("url") => {
+            survey(URL_SOURCE);
+            Ok(Source::Address(text(source, "url", at)?.to_owned()))
         }
-        "content" => parts.extend(parts_of(&format!("{at}.source"), source.get("content"), to)?),
+        Some("file") => {
+            survey(FILE_SOURCE);
+            Ok(Source::File(text(source, "file_id", at)?))
+        }
+        Some("text") => {
+            survey(TEXT_SOURCE);
+            Ok(Source::Text(text(source, "data", at)?))
+        }
+        Some("content") => {
+            survey(CONTENT_SOURCE);
+            Ok(Source::Blocks(source.get("content")))
+        }
         _ => {
-            let file = match (source.get("file_id"), address(source)) {
-                (None, Some(url)) if kind == "url" => json!({"file_url": url}),
-                (None, Some(data)) => json!({"file_data": data}),
-                (id, _) => json!({"file_id": id}),
-            };
-            parts.push(json!({"type": "file", "file": file}));
+            let what = "expected the type base64, url, file, text or content";
+            Err(ApiError::invalid(format!("{at}.type"), what))
         }
     }
+}
+
+fn image(at: &str, block: &Fields, to: &mut Translation) -> Result<Value, ApiError> {
+    let at = format!("{at}.source");
+    match source(&at, block, to)? {
+        Source::Address(url) => Ok(json!({"type": "image_url", "image_url": {"url": url}})),
+        Source::File(id) => Ok(json!({"type": "file", "file": {"file_id": id}})),
+        Source::Text(_) | Source::Blocks(_) => {
+            Err(ApiError::invalid(at, "expected a picture, got text"))
+        }
+    }
+}
+
+fn document(at: &str, block: &Fields, to: &mut Translation) -> Result<Vec<Value>, ApiError> {
+    let mut parts = titles(at, block, &["title", "context"])?;
+    let at = format!("{at}.source");
+    let file = match source(&at, block, to)? {
+        Source::Text(text) => {
+            parts.push(json!({"type": "text", "text": text}));
+            return Ok(parts);
+        }
+        Source::Blocks(blocks) => {
+            parts.extend(parts_of(&at, blocks, to)?);
+            return Ok(parts);
+        }
+        Source::File(id) => json!({"file_id": id}),
+        Source::Address(url) if is_data_url(&url) => json!({"file_data": url}),
+        Source::Address(url) => json!({"file_url": url}),
+    };
+    parts.push(json!({"type": "file", "file": file}));
     Ok(parts)
 }
 
 /// What an object says of itself, each a text.
-fn titles(object: &Fields, names: &[&str]) -> Vec<Value> {
-    let texts = names.iter().filter_map(|name| object.get(*name)?.as_str());
-    texts.map(|text| json!({"type": "text", "text": text})).collect()
+fn titles(at: &str, object: &Fields, names: &[&str]) -> Result<Vec<Value>, ApiError> {
+    let mut parts = Vec::new();
+    for name in names {
+        if let Some(text) = text_if_any(object, name, at)? {
+            parts.push(json!({"type": "text", "text": text}));
+        }
+    }
+    Ok(parts)
 }
 
 /// Blocks below a place, or one text.
@@ -474,8 +498,10 @@ fn tool_choice(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
         return Ok(());
     };
     let choice = object(choice, "tool_choice")?;
-    to.survey("tool_choice", choice, TOOL_CHOICE);
-    let chosen: Value = match choice.get("type").and_then(Value::as_str) {
+    let kind = choice.get("type").and_then(Value::as_str);
+    let table = if kind == Some("tool") { TOOL_CHOICE_BY_NAME } else { TOOL_CHOICE };
+    to.survey("tool_choice", choice, table);
+    let chosen: Value = match kind {
         Some("auto") => "auto".into(),
         Some("any") => "required".into(),
         Some("none") => "none".into(),

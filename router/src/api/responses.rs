@@ -19,7 +19,7 @@ use super::chat::{flag, is_hosted_part};
 use super::translation::{
     Fields,
     Kind::{Inert, Moved, Text},
-    Table, Translation, content, list, object, text,
+    Table, Translation, content, list, object, text, text_if_any,
 };
 use super::{ApiError, Hints, Request};
 use crate::identity::Caller;
@@ -90,6 +90,9 @@ const CUSTOM: Table = &[
     ("name", Moved),
     ("type", Moved),
 ];
+const CUSTOM_FORMAT: Table = &[("definition", Moved), ("syntax", Text), ("type", Text)];
+const ALLOWED_TOOLS: Table = &[("mode", Moved), ("tools", Moved), ("type", Moved)];
+const CHOSEN: Table = &[("name", Moved), ("type", Moved)];
 const MESSAGE: Table = &[
     ("content", Moved),
     ("id", Text),
@@ -133,6 +136,7 @@ const TEXT_PART: Table = &[
     ("text", Moved),
     ("type", Moved),
 ];
+const THOUGHT_PART: Table = &[("text", Moved), ("type", Text)];
 const REFUSAL_PART: Table = &[("refusal", Moved), ("type", Moved)];
 const IMAGE_PART: Table = &[
     ("detail", Moved),
@@ -153,8 +157,9 @@ const FILE_PART: Table = &[
 const AUDIO_PART: Table = &[("input_audio", Moved), ("type", Moved)];
 
 /// Names of the internal form, and the client's.
-const NAMES: &[(&str, &str)] = &[
+pub(super) const NAMES: &[(&str, &str)] = &[
     ("max_completion_tokens", "max_output_tokens"),
+    ("messages", "input"),
     ("reasoning_effort", "reasoning.effort"),
     ("response_format", "text.format"),
     ("verbosity", "text.verbosity"),
@@ -236,7 +241,7 @@ fn text_config(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
         let schema = only(format, &["description", "name", "schema", "strict"]);
         to.put("response_format", json!({"type": kind, "json_schema": schema}));
     } else {
-        to.put("response_format", json!({"type": kind}));
+        to.put("response_format", Value::Object(format.clone()));
     }
     Ok(())
 }
@@ -256,10 +261,10 @@ fn include(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
             }
         }
     }
-    let top = fields.get("top_logprobs").and_then(Value::as_u64).unwrap_or_default();
-    if scored || top > 0 {
+    to.carry(fields, "top_logprobs", "top_logprobs");
+    let wants_none = |top: &Value| top.is_null() || top == 0;
+    if scored || !fields.get("top_logprobs").is_none_or(wants_none) {
         to.put("logprobs", true);
-        to.carry(fields, "top_logprobs", "top_logprobs");
     }
     Ok(())
 }
@@ -280,7 +285,8 @@ fn tools(fields: &Fields, to: &mut Translation) -> Result<BTreeSet<String>, ApiE
                 to.survey(&place, tool, CUSTOM);
                 let name = text(tool, "name", &place)?;
                 customs.insert(name.to_owned());
-                tools.push(json!({"type": "function", "function": custom(name, tool)}));
+                let function = custom(name, &place, tool, to)?;
+                tools.push(json!({"type": "function", "function": function}));
             }
             _ => tools.push(Value::Object(tool.clone())),
         }
@@ -292,37 +298,52 @@ fn tools(fields: &Fields, to: &mut Translation) -> Result<BTreeSet<String>, ApiE
 }
 
 /// A tool that takes any text, as a function of one text. What its input must look like is told.
-fn custom(name: &str, tool: &Fields) -> Value {
-    let mut description = tool.get("description").and_then(Value::as_str).unwrap_or("").to_owned();
-    if let Some(definition) = tool.get("format").and_then(|it| it["definition"].as_str()) {
-        description.push_str("\nThe input follows this grammar:\n");
-        description.push_str(definition);
+fn custom(name: &str, place: &str, tool: &Fields, to: &mut Translation) -> Result<Value, ApiError> {
+    let mut description = text_if_any(tool, "description", place)?.unwrap_or_default().to_owned();
+    if let Some(format) = tool.get("format").filter(|format| !format.is_null()) {
+        let place = format!("{place}.format");
+        let format = object(format, &place)?;
+        to.survey(&place, format, CUSTOM_FORMAT);
+        if let Some(definition) = text_if_any(format, "definition", &place)? {
+            description.push_str("\nThe input follows this grammar:\n");
+            description.push_str(definition);
+        }
     }
     let schema = json!({
         "type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"],
         "additionalProperties": false,
     });
-    json!({"name": name, "description": description, "parameters": schema})
+    Ok(json!({"name": name, "description": description, "parameters": schema}))
 }
 
 fn tool_choice(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
-    let function = |tool: &Value| match tool["type"].as_str() {
-        Some("function" | "custom") => {
+    let Some(choice) = fields.get("tool_choice").filter(|choice| !choice.is_null()) else {
+        return Ok(());
+    };
+    if choice["type"] != "allowed_tools" {
+        let choice = chosen("tool_choice", choice, to);
+        to.put("tool_choice", choice);
+        return Ok(());
+    }
+    to.survey("tool_choice", object(choice, "tool_choice")?, ALLOWED_TOOLS);
+    let place = "tool_choice.tools";
+    let tools = list(choice.get("tools"), place)?.iter().enumerate();
+    let tools = tools.map(|(index, tool)| chosen(&format!("{place}[{index}]"), tool, to));
+    let tools: Vec<Value> = tools.collect();
+    let allowed = json!({"mode": choice["mode"], "tools": tools});
+    to.put("tool_choice", json!({"type": "allowed_tools", "allowed_tools": allowed}));
+    Ok(())
+}
+
+/// A choice of one tool; anything else goes as it is.
+fn chosen(place: &str, tool: &Value, to: &mut Translation) -> Value {
+    match (tool["type"].as_str(), tool.as_object()) {
+        (Some("function" | "custom"), Some(fields)) => {
+            to.survey(place, fields, CHOSEN);
             json!({"type": "function", "function": {"name": tool["name"]}})
         }
         _ => tool.clone(),
-    };
-    match fields.get("tool_choice") {
-        None | Some(Value::Null) => {}
-        Some(choice) if choice["type"] == "allowed_tools" => {
-            let tools = list(choice.get("tools"), "tool_choice.tools")?;
-            let tools: Vec<Value> = tools.iter().map(function).collect();
-            let allowed = json!({"mode": choice["mode"], "tools": tools});
-            to.put("tool_choice", json!({"type": "allowed_tools", "allowed_tools": allowed}));
-        }
-        Some(choice) => to.put("tool_choice", function(choice)),
     }
-    Ok(())
 }
 
 fn only(object: &Fields, names: &[&str]) -> Value {
@@ -427,14 +448,12 @@ fn call(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiError
 fn thoughts(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiError> {
     to.survey(place, item, REASONING);
     let mut thought = String::new();
-    for (name, part_of) in [("content", "reasoning_text"), ("summary", "summary_text")] {
+    for name in ["content", "summary"] {
         for (index, part) in list(item.get(name), place)?.iter().enumerate() {
             let at = format!("{place}.{name}[{index}]");
             let part = object(part, &at)?;
-            to.survey(&at, part, TEXT_PART);
-            if part.get("type").is_none_or(|kind| kind == part_of) {
-                thought.push_str(text(part, "text", &at)?);
-            }
+            to.survey(&at, part, THOUGHT_PART);
+            thought.push_str(text(part, "text", &at)?);
         }
     }
     if !thought.is_empty() {
@@ -461,7 +480,7 @@ fn parts(at: &str, said: &Value, to: &mut Translation) -> Result<Value, ApiError
                 let why = text(fields, "refusal", &at)?;
                 (REFUSAL_PART, json!({"type": "refusal", "refusal": why}))
             }
-            Some("input_image") => (IMAGE_PART, image(fields)),
+            Some("input_image") => (IMAGE_PART, image(&at, fields)?),
             Some("input_file") => {
                 let file = only(fields, &["file_data", "file_id", "file_url", "filename"]);
                 (FILE_PART, json!({"type": "file", "file": file}))
@@ -478,16 +497,19 @@ fn parts(at: &str, said: &Value, to: &mut Translation) -> Result<Value, ApiError
     Ok(content(out))
 }
 
-fn image(part: &Fields) -> Value {
-    match part.get("image_url").and_then(Value::as_str) {
-        Some(url) => {
-            let mut image = json!({"url": url});
-            if let Some(detail) = part.get("detail").filter(|it| !it.is_null()) {
-                image["detail"] = detail.clone();
-            }
-            json!({"type": "image_url", "image_url": image})
+fn image(at: &str, part: &Fields) -> Result<Value, ApiError> {
+    let file = only(part, &["file_id"]);
+    match text_if_any(part, "image_url", at)? {
+        None => Ok(json!({"type": "file", "file": only(part, &["detail", "file_id"])})),
+        Some(_) if file != json!({}) => {
+            let what = format!("{at}: expected image_url or file_id, got both");
+            Err(ApiError::invalid(at.to_owned(), what))
         }
-        None => json!({"type": "file", "file": {"file_id": part.get("file_id")}}),
+        Some(url) => {
+            let mut image = only(part, &["detail"]);
+            image["url"] = url.into();
+            Ok(json!({"type": "image_url", "image_url": image}))
+        }
     }
 }
 

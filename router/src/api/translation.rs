@@ -157,6 +157,18 @@ pub(super) fn text<'v>(fields: &'v Fields, name: &str, place: &str) -> Result<&'
     text.ok_or_else(|| ApiError::invalid(format!("{place}.{name}"), what))
 }
 
+/// The text at a place, if anything is there.
+pub(super) fn text_if_any<'v>(
+    fields: &'v Fields,
+    name: &str,
+    place: &str,
+) -> Result<Option<&'v str>, ApiError> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => text(fields, name, place).map(Some),
+    }
+}
+
 /// Content parts as a message has them: a single plain text is just that.
 pub(super) fn content(mut parts: Vec<Value>) -> Value {
     match &mut parts[..] {

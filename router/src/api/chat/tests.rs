@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
+use sluice_policies::{ContentKind, Role};
 
 use super::*;
 
