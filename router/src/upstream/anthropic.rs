@@ -340,3 +340,6 @@ fn output_config(fields: &Fields) -> Result<Option<Value>, UpstreamError> {
     }
     Ok((!config.is_empty()).then_some(Value::Object(config)))
 }
+
+#[cfg(test)]
+mod tests;
