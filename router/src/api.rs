@@ -4,12 +4,23 @@
 //! upstream gets. Both come from the same parsed value, so what was scanned is what is sent, even
 //! for bodies with duplicate keys or odd escapes.
 //!
+//! The one form is OpenAI's chat completion (`chat`). Every other dialect has a file that translates its
+//! body into it and its replies out of it; the gateway and the scan of replies see the one form only.
+//!
 //! Invariants: a field outside the dialect's table is scanned and named as unscanned content, never
 //! ignored; no error text quotes the body. Not here: HTTP (`server`), decisions (`gateway`).
 
 pub mod chat;
+mod completions;
+mod dialect;
+mod embeddings;
 mod error;
+mod flat;
+mod messages;
 mod place;
+pub mod responses;
+mod said;
+mod translation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +28,9 @@ use std::sync::Arc;
 use hyper::HeaderMap;
 use hyper::header::HeaderName;
 use serde_json::{Map, Value};
-use sluice_policies::{Prompt, RequestContext};
+use sluice_policies::{ContentKind, Endpoint, Prompt, RequestContext, Text, Unscanned};
 
+pub use dialect::{Dialect, Voice, expects_anthropic, in_anthropics_words};
 pub use error::ApiError;
 
 use crate::identity::Caller;
@@ -53,13 +65,66 @@ pub struct ChatBody {
     pub stream: bool,
     /// The client asked for a usage chunk at the end of the stream.
     pub include_usage: bool,
+    /// What kind of answer it asks for.
+    pub endpoint: Endpoint,
     unknown: Vec<UnknownField>,
+    native: Native,
 }
 
-/// A field that the dialect's table does not list.
+/// A field that the dialect's table does not list. One without a path has no words in the internal form
+/// and was left behind already.
 struct UnknownField {
     place: String,
     path: Vec<Step>,
+}
+
+/// What is kept of a body that was translated.
+#[derive(Clone, Default)]
+struct Native {
+    /// Where each message of the internal form stood.
+    messages: Vec<String>,
+    /// Fields that have another name in the internal form: that name, and the client's.
+    names: &'static [(&'static str, &'static str)],
+    /// Texts that were left behind. They are scanned once, with the body that they came in.
+    texts: Vec<Text>,
+    /// What was left behind and cannot be scanned; unknown fields are among it.
+    unscanned: Vec<Unscanned>,
+}
+
+impl Native {
+    /// Writes places as the client knows them, and adds what was left behind.
+    fn add_to(&mut self, prompt: &mut Prompt, unknown: &mut Vec<UnknownField>) {
+        let places = prompt.texts.iter_mut().map(|text| &mut text.place);
+        let places = places.chain(prompt.unscanned.iter_mut().map(|it| &mut it.place));
+        for place in places.chain(unknown.iter_mut().map(|field| &mut field.place)) {
+            if let Some(native) = self.place(place) {
+                *place = native;
+            }
+        }
+        prompt.texts.append(&mut self.texts);
+        prompt.unscanned.extend(self.unscanned.iter().cloned());
+        let left = self.unscanned.iter().filter(|it| it.kind == ContentKind::UnknownField);
+        unknown.extend(left.map(|it| UnknownField { place: it.place.clone(), path: Vec::new() }));
+    }
+
+    /// A place of the internal form as the client knows it; `None` if it is the same.
+    fn place(&self, place: &str) -> Option<String> {
+        if let Some(rest) = place.strip_prefix("messages[")
+            && let Some((index, rest)) = rest.split_once(']')
+        {
+            let native = self.messages.get(index.parse::<usize>().ok()?)?;
+            return Some(format!("{native}{rest}"));
+        }
+        renamed(place, self.names)
+    }
+}
+
+/// A place whose first name is another in the client's body; `None` if it is the same.
+fn renamed(place: &str, names: &[(&str, &str)]) -> Option<String> {
+    let end = place.find(['.', '[']).unwrap_or(place.len());
+    let (name, rest) = place.split_at(end);
+    let native = names.iter().find(|(internal, _)| *internal == name)?.1;
+    Some(format!("{native}{rest}"))
 }
 
 impl ChatBody {
@@ -69,12 +134,21 @@ impl ChatBody {
         let mut removed = Vec::new();
         // From the back: removing `content[1]` must not move `content[2]` before its turn.
         for unknown in self.unknown.iter().rev().filter(|u| places.contains(&u.place)) {
-            if place::remove(&mut self.fields, &unknown.path) {
+            if unknown.path.is_empty() || place::remove(&mut self.fields, &unknown.path) {
                 removed.push(unknown.place.clone());
             }
         }
         removed.reverse();
+        self.native.unscanned.retain(|it| !removed.contains(&it.place));
         removed
+    }
+}
+
+/// A body that must be a JSON object.
+fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    match serde_json::from_slice(body).map_err(|e| ApiError::broken_json(&e))? {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(ApiError::invalid(None, "expected the body to be a JSON object")),
     }
 }
 
@@ -82,7 +156,7 @@ impl ChatBody {
 pub struct Hints {
     /// For policy: headers, tags, class and latency as the client asks.
     pub context: RequestContext,
-    /// `x-sluice-session`, else `x-session-id`.
+    /// `x-sluice-session`, else `x-session-id`, else `x-claude-code-session-id`.
     pub session: Option<String>,
     /// `x-request-id`, or a fresh one.
     pub request_id: String,
@@ -102,7 +176,10 @@ impl Hints {
         };
         let session = match single(headers, "x-sluice-session")? {
             Some(session) => Some(session),
-            None => single(headers, "x-session-id")?,
+            None => match single(headers, "x-session-id")? {
+                Some(session) => Some(session),
+                None => single(headers, "x-claude-code-session-id")?,
+            },
         };
         Ok(Hints { context, session: session.map(str::to_owned), request_id: request_id(headers) })
     }

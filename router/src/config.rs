@@ -125,8 +125,8 @@ pub struct UpstreamConfig {
 pub enum UpstreamKind {
     /// `kind: edge`: the engine in this process.
     Edge(EdgeConfig),
-    /// `kind: openai`: any server that speaks OpenAI's chat completions.
-    OpenAi(OpenAiConfig),
+    /// `kind: openai` or `kind: anthropic`: a server across the network.
+    Server(ServerConfig),
 }
 
 /// The embedded engine. Fields left out are chosen from the machine and the model.
@@ -147,12 +147,23 @@ pub struct EdgeConfig {
     pub active_experts: Option<usize>,
 }
 
-/// A server that speaks OpenAI's chat completions.
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `kind: openai`: OpenAI's chat completions, as very many servers do.
+    OpenAi,
+    /// `kind: anthropic`: Anthropic's messages.
+    Anthropic,
+}
+
+/// A server across the network.
 #[derive(Clone, Debug)]
-pub struct OpenAiConfig {
-    /// Address up to and without `/chat/completions`: `https://llm.example/v1`.
+pub struct ServerConfig {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Address up to and without `/chat/completions` or `/messages`: `https://llm.example/v1`.
     pub base_url: BaseUrl,
-    /// Bearer key, from `key: "${NAME}"` or `key_file`. Default: none, for servers that want none.
+    /// Its key, from `key: "${NAME}"` or `key_file`. Default: none, for servers that want none.
     pub key: Option<Secret>,
     /// Model names of clients → names that this server knows. A name that is not listed is sent as
     /// it is, unless `model` is set.

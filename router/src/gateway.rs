@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
-use crate::api::{ApiError, Request};
+use crate::api::{ApiError, ChatBody, Request};
 use crate::audit::{AuditLog, RefusalRecord};
 use crate::identity::Callers;
 use crate::metrics::{Metrics, Snapshot};
@@ -312,7 +312,7 @@ impl Gateway {
             return Some("declared in the config".to_owned());
         }
         let mut servers =
-            self.parts.upstreams.iter().filter(|u| matches!(u, Upstream::OpenAi(_))).peekable();
+            self.parts.upstreams.iter().filter(|u| matches!(u, Upstream::Server(_))).peekable();
         if servers.peek().is_none() {
             return Some("no network upstream is configured".to_owned());
         }
@@ -406,6 +406,18 @@ impl Gateway {
         }
     }
 
+    /// How many tokens a request has for the embedded model.
+    pub async fn count_tokens(&self, chat: ChatBody) -> Result<usize, ApiError> {
+        let edge = self.parts.upstreams.iter().find_map(|upstream| match upstream {
+            Upstream::Edge(edge) => Some(edge),
+            Upstream::Server(_) => None,
+        });
+        match edge {
+            Some(edge) => edge.count_tokens(chat).await.map_err(|error| error.to_api()),
+            None => Err(ApiError::unsupported("model", "no embedded model counts its tokens")),
+        }
+    }
+
     /// Names of models for `GET /v1/models`: the edge's own, and those that the config lists.
     pub fn models(&self) -> Vec<(String, String)> {
         let mut models = Vec::<(String, String)>::new();
@@ -415,7 +427,7 @@ impl Gateway {
                 Upstream::Edge(edge) => {
                     models.push((edge.engine().info().name.clone(), owner.into()))
                 }
-                Upstream::OpenAi(server) => {
+                Upstream::Server(server) => {
                     let names = server.config().models.iter().map(|(name, _)| name);
                     models.extend(names.map(|name| (name.clone(), owner.to_owned())));
                 }
@@ -429,7 +441,7 @@ impl Gateway {
         let upstreams = &self.parts.upstreams;
         let engine = upstreams.iter().find_map(|upstream| match upstream {
             Upstream::Edge(edge) => Some(edge.now()),
-            Upstream::OpenAi(_) => None,
+            Upstream::Server(_) => None,
         });
         Snapshot {
             upstreams: upstreams.iter().map(|u| (u.id().as_str(), u.is_healthy())).collect(),

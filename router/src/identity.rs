@@ -1,4 +1,4 @@
-//! Who calls: a bearer key looked up in the platform's keys file.
+//! Who calls: a bearer key, or an `x-api-key`, looked up in the platform's keys file.
 //!
 //! The file holds SHA-256 hashes, never keys; every key has an id, a tenant and tags that rules can
 //! match. Keys are long and random, so one round of SHA-256 is enough; a password would need a slow
@@ -145,8 +145,8 @@ impl Callers {
         let Some(keys) = &self.keys else {
             return Caller::named(ANYONE);
         };
-        let Some(bearer) = bearer(headers) else { return Caller::unknown() };
-        let presented = digest(&SHA256, bearer.as_bytes());
+        let Some(presented) = presented(headers) else { return Caller::unknown() };
+        let presented = digest(&SHA256, presented.as_bytes());
         let mut found = None;
         for key in keys {
             if constant_time_eq(&key.hash, presented.as_ref()) {
@@ -167,8 +167,15 @@ impl Caller {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+/// The key as OpenAI's clients send it, else as Anthropic's do.
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    match headers.get(AUTHORIZATION) {
+        Some(value) => bearer(value.to_str().ok()?),
+        None => Some(headers.get("x-api-key")?.to_str().ok()?.trim()),
+    }
+}
+
+fn bearer(value: &str) -> Option<&str> {
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
 }
@@ -221,6 +228,19 @@ mod tests {
         assert_eq!(caller.id.as_deref(), Some("ward-app"));
         assert_eq!(&*caller.tenant, "north");
         assert!(caller.tags.contains("phi"));
+    }
+
+    #[test]
+    fn a_key_may_come_as_anthropics_clients_send_it_but_a_bearer_key_counts_first() {
+        let with = |key: &'static str, authorization: Option<&'static str>| {
+            let mut all = authorization.map(headers).unwrap_or_default();
+            all.insert("x-api-key", HeaderValue::from_static(key));
+            callers().identify(&all).id
+        };
+        assert_eq!(with("sk-ward", None).as_deref(), Some("ward-app"));
+        assert_eq!(with("sk-other", None), None);
+        assert_eq!(with("sk-ward", Some("Bearer sk-other")), None);
+        assert_eq!(with("sk-other", Some("Bearer sk-ward")).as_deref(), Some("ward-app"));
     }
 
     #[test]

@@ -50,7 +50,7 @@ use crate::policy_follower::Follower;
 use crate::redact::Redactor;
 use crate::server::{Probes, Stage};
 use crate::taint::{NoRandomness, TaintStore};
-use crate::upstream::{EdgeUpstream, OpenAiUpstream, Upstream, UpstreamId};
+use crate::upstream::{EdgeUpstream, ServerUpstream, Upstream, UpstreamId};
 
 /// A gateway that takes requests.
 pub struct Started {
@@ -179,8 +179,8 @@ fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
     let id = config.id.clone();
     Ok(match &config.kind {
         UpstreamKind::Edge(edge) => Upstream::Edge(self::edge(id, edge)?),
-        UpstreamKind::OpenAi(server) => {
-            Upstream::OpenAi(Box::new(OpenAiUpstream::new(id, server.clone())?))
+        UpstreamKind::Server(server) => {
+            Upstream::Server(Box::new(ServerUpstream::new(id, server.clone())?))
         }
     })
 }

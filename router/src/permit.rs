@@ -1,6 +1,6 @@
 //! The only key to the network: a permit for one decided, recorded request to one upstream.
 //!
-//! The client in `upstream::openai` sends what a permit carries and nothing else, so a byte can leave
+//! The client in `upstream::server` sends what a permit carries and nothing else, so a byte can leave
 //! this process only if a decision allowed that upstream and the attempt is on record. Retry, hedge
 //! and fallback need a permit each; it is consumed by use and cannot be copied.
 //!
@@ -11,6 +11,7 @@
 //! ```compile_fail,E0451
 //! let forged = sluice::permit::EgressPermit {
 //!     upstream: sluice::upstream::UpstreamId::new("cloud"),
+//!     endpoint: sluice_policies::Endpoint::Chat,
 //!     body: Default::default(),
 //! };
 //! ```
@@ -21,28 +22,31 @@
 //! ```
 
 use bytes::Bytes;
-use sluice_policies::{Decision, Route};
+use sluice_policies::{Decision, Endpoint, Route};
 
 use crate::audit::Recorded;
 use crate::upstream::UpstreamId;
 
-/// The serialised bytes of a translated request: exactly these are sent.
-pub struct OutboundBody(Bytes);
+/// The serialised bytes of a translated request, and what they ask for: exactly these are sent.
+pub struct OutboundBody {
+    bytes: Bytes,
+    endpoint: Endpoint,
+}
 
 impl OutboundBody {
     /// Seals bytes that are ready to send.
-    pub(crate) fn seal(bytes: Vec<u8>) -> OutboundBody {
-        OutboundBody(bytes.into())
+    pub(crate) fn seal(bytes: Vec<u8>, endpoint: Endpoint) -> OutboundBody {
+        OutboundBody { bytes: bytes.into(), endpoint }
     }
 
     /// How many bytes would leave.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 }
 
@@ -63,6 +67,7 @@ pub enum Denied {
 /// The right to send one body to one upstream, once.
 pub struct EgressPermit {
     upstream: UpstreamId,
+    endpoint: Endpoint,
     body: Bytes,
 }
 
@@ -90,12 +95,13 @@ impl EgressPermit {
         if decision.redact {
             return Err(Denied::NotRedacted);
         }
-        Ok(EgressPermit { upstream: upstream.clone(), body: body.0.clone() })
+        let (endpoint, body) = (body.endpoint, body.bytes.clone());
+        Ok(EgressPermit { upstream: upstream.clone(), endpoint, body })
     }
 
-    /// Spends the permit: where to send, and what.
-    pub(crate) fn spend(self) -> (UpstreamId, Bytes) {
-        (self.upstream, self.body)
+    /// Spends the permit: where to send, what it asks for, and the bytes.
+    pub(crate) fn spend(self) -> (UpstreamId, Endpoint, Bytes) {
+        (self.upstream, self.endpoint, self.body)
     }
 }
 
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn mints_only_what_the_decision_and_the_record_name() {
-        let body = OutboundBody::seal(b"{}".to_vec());
+        let body = OutboundBody::seal(b"{}".to_vec(), Endpoint::Chat);
         let cloud = UpstreamId::new("cloud");
         let denied = Err(Denied::NotAllowed);
         for (route, allowed, redact, never_cloud, recorded_for, expected) in [
@@ -147,11 +153,12 @@ mod tests {
     #[test]
     fn a_permit_carries_exactly_the_sealed_bytes() {
         let cloud = UpstreamId::new("cloud");
-        let body = OutboundBody::seal(b"{\"a\":1}".to_vec());
+        let body = OutboundBody::seal(b"{\"a\":1}".to_vec(), Endpoint::Completions);
         let recorded = Recorded::for_test(&cloud);
         let decision = decision(Route::Cloud, &["cloud"], false, false);
         let permit = EgressPermit::mint(&decision, &cloud, &body, &recorded).ok().unwrap();
-        let (upstream, bytes) = permit.spend();
-        assert_eq!((upstream, &bytes[..]), (cloud, &b"{\"a\":1}"[..]));
+        let (upstream, endpoint, bytes) = permit.spend();
+        let expected = (cloud, Endpoint::Completions, &b"{\"a\":1}"[..]);
+        assert_eq!((upstream, endpoint, &bytes[..]), expected);
     }
 }

@@ -4,8 +4,11 @@
 //! decided about and gives back an `Answer`: a whole body or a stream of pieces that ends with
 //! exactly one end. It never decides, retries or falls back; the gateway does.
 
+mod anthropic;
 mod edge;
 mod openai;
+mod seen;
+mod server;
 pub(crate) mod sse;
 
 use std::borrow::Cow;
@@ -21,7 +24,7 @@ use sluice_engine::EngineError;
 use sluice_policies::UpstreamFacts;
 
 pub use edge::EdgeUpstream;
-pub use openai::{OpenAiUpstream, UpstreamSetupError};
+pub use server::{ServerUpstream, UpstreamSetupError};
 
 use crate::api::ApiError;
 use crate::reply_scan::ReplyText;
@@ -59,7 +62,7 @@ pub enum Upstream {
     /// The engine in this process.
     Edge(EdgeUpstream),
     /// A server across the network.
-    OpenAi(Box<OpenAiUpstream>),
+    Server(Box<ServerUpstream>),
 }
 
 impl Upstream {
@@ -67,7 +70,7 @@ impl Upstream {
     pub fn id(&self) -> &UpstreamId {
         match self {
             Upstream::Edge(edge) => edge.id(),
-            Upstream::OpenAi(server) => server.id(),
+            Upstream::Server(server) => server.id(),
         }
     }
 
@@ -75,7 +78,7 @@ impl Upstream {
     pub fn is_healthy(&self) -> bool {
         match self {
             Upstream::Edge(edge) => edge.is_healthy(),
-            Upstream::OpenAi(server) => server.breaker.allows(),
+            Upstream::Server(server) => server.breaker.allows(),
         }
     }
 
@@ -83,7 +86,7 @@ impl Upstream {
     pub fn address(&self) -> &str {
         match self {
             Upstream::Edge(_) => "",
-            Upstream::OpenAi(server) => server.address(),
+            Upstream::Server(server) => server.address(),
         }
     }
 
@@ -91,7 +94,7 @@ impl Upstream {
     pub fn lossy(&self) -> &[String] {
         match self {
             Upstream::Edge(edge) => &edge.engine().info().lossy,
-            Upstream::OpenAi(_) => &[],
+            Upstream::Server(_) => &[],
         }
     }
 
@@ -109,7 +112,7 @@ impl Upstream {
             tokens_per_second: None,
         };
         match self {
-            Upstream::OpenAi(server) => {
+            Upstream::Server(server) => {
                 let url = &server.config().base_url;
                 let (scheme, host) = (url.scheme.clone(), url.host.clone());
                 UpstreamFacts { scheme, host, port: url.port, ..network }

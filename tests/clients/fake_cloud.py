@@ -1,4 +1,4 @@
-"""A cloud that answers like OpenAI's chat completions and keeps every byte that reaches it.
+"""A cloud that answers like OpenAI or Anthropic, by the path, and keeps every byte that reaches it.
 
 The bytes are the evidence: a test that says "this text never left" looks in `CloudServer.received`,
 which holds request line, headers and body of every connection, parsed by nobody.
@@ -41,12 +41,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
         self.server.requests.append(body)
+        self.server.paths.append(self.path)
+        events, whole = EVENTS.get(self.path, (chat_events, completion))
         if self.server.failing:
             self.answer_json(500, {"error": {"message": "the cloud is on fire", "type": "server_error"}})
         elif body.get("stream"):
-            self.answer_stream(body)
+            self.answer_stream(events(body))
         else:
-            self.answer_json(200, completion(body))
+            self.answer_json(200, whole(body))
 
     def answer_json(self, status, document):
         data = json.dumps(document).encode()
@@ -56,13 +58,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def answer_stream(self, body):
+    def answer_stream(self, events):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for event in events(body):
-            data = f"data: {event}\n\n".encode()
+        for event in events:
+            data = event.encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
@@ -79,6 +81,7 @@ class CloudServer(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests = []
+        self.paths = []
         self.failing = False
         self._received = bytearray()
         self._lock = threading.Lock()
@@ -121,11 +124,11 @@ def completion(body):
     }
 
 
-def events(body):
+def chat_events(body):
     def chunk(choices, usage=None):
         head = {"id": "chatcmpl-cloud", "object": "chat.completion.chunk", "created": 1}
         rest = {"model": body["model"], "choices": choices}
-        return json.dumps(head | rest | ({"usage": usage} if usage else {}))
+        return f"data: {json.dumps(head | rest | ({'usage': usage} if usage else {}))}\n\n"
 
     yield chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
     for piece in ANSWER:
@@ -133,4 +136,64 @@ def events(body):
     yield chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
     if (body.get("stream_options") or {}).get("include_usage"):
         yield chunk([], USAGE)
-    yield "[DONE]"
+    yield "data: [DONE]\n\n"
+
+
+def message(body):
+    """A message; a use of the first tool, if there are tools and no result of one yet."""
+    last = body["messages"][-1]["content"]
+    answered = isinstance(last, list) and any(block["type"] == "tool_result" for block in last)
+    content, stop = [{"type": "text", "text": "".join(ANSWER)}], "end_turn"
+    if body.get("tools") and not answered:
+        use = {"type": "tool_use", "id": "toolu_cloud", "name": body["tools"][0]["name"], "input": TOOL_INPUT}
+        content, stop = content + [use], "tool_use"
+    return {
+        "id": "msg_cloud",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": content,
+        "stop_reason": stop,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 7, "output_tokens": 3},
+    }
+
+
+def message_events(body):
+    whole = message(body)
+
+    def event(kind, **fields):
+        return f"event: {kind}\ndata: {json.dumps({'type': kind} | fields)}\n\n"
+
+    yield event("message_start", message=whole | {"content": [], "stop_reason": None})
+    yield event("ping")
+    for index, block in enumerate(whole["content"]):
+        if block["type"] == "text":
+            begun, deltas = block | {"text": ""}, [{"type": "text_delta", "text": t} for t in ANSWER]
+        else:
+            text = json.dumps(block["input"])
+            pieces = [text[:5], text[5:]]
+            begun = block | {"input": {}}
+            deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+        yield event("content_block_start", index=index, content_block=begun)
+        for delta in deltas:
+            yield event("content_block_delta", index=index, delta=delta)
+        yield event("content_block_stop", index=index)
+    delta = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+    yield event("message_delta", delta=delta, usage={"output_tokens": 3})
+    yield event("message_stop")
+
+
+def embeddings(body):
+    texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+    # The SDK asks for base64: two float32 numbers, 1.0 and 2.0.
+    vectors = ["AACAPwAAAEA=" if body.get("encoding_format") == "base64" else [1.0, 2.0] for _ in texts]
+    data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(vectors)]
+    return {"object": "list", "model": body["model"], "data": data, "usage": {"prompt_tokens": 2, "total_tokens": 2}}
+
+
+TOOL_INPUT = {"city": "Paris", "unit": "celsius"}
+EVENTS = {
+    "/v1/messages": (message_events, message),
+    "/v1/embeddings": (chat_events, embeddings),
+}

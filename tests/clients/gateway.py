@@ -18,20 +18,20 @@ upstreams:
 {cloud}audit: {{path: {audit}}}
 """
 CLOUD = """\
-  cloud: {{kind: openai, base_url: "{base_url}", key: "${{SLUICE_TEST_CLOUD_KEY}}"}}
+  cloud: {{kind: {kind}, base_url: "{base_url}", key: "${{SLUICE_TEST_CLOUD_KEY}}"}}
 """
 
 
 class Gateway:
     """`sluice serve` with the embedded model and, if given, one cloud; use as a context manager."""
 
-    def __init__(self, binary, cloud_url=None, cloud_key="sk-of-the-gateway"):
-        self.binary, self.cloud_url, self.cloud_key = binary, cloud_url, cloud_key
+    def __init__(self, binary, cloud_url=None, cloud_key="sk-of-the-gateway", kind="openai"):
+        self.binary, self.cloud_url, self.cloud_key, self.kind = binary, cloud_url, cloud_key, kind
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="sluice-clients-")
         config = Path(self.folder.name, "sluice.yaml")
-        cloud = CLOUD.format(base_url=self.cloud_url) if self.cloud_url else ""
+        cloud = CLOUD.format(base_url=self.cloud_url, kind=self.kind) if self.cloud_url else ""
         config.write_text(CONFIG.format(cloud=cloud, audit=Path(self.folder.name, "audit")))
         self.log = Path(self.folder.name, "log")
         with self.log.open("w") as log:

@@ -143,7 +143,8 @@ async fn a_prompt_beyond_the_edges_context_is_a_clear_error() {
 async fn unknown_endpoints_and_methods_are_errors_in_json() {
     let gateway = Gateway::start(&with_upstreams("")).await;
     for (method, path, status) in [
-        (Method::POST, "/v1/embeddings", 404),
+        (Method::POST, "/v1/moderations", 404),
+        (Method::GET, "/v1/embeddings", 405),
         (Method::POST, "/v1/files", 404),
         (Method::GET, "/", 404),
         (Method::GET, PATH, 405),

@@ -8,7 +8,9 @@ mod gateway;
 
 mod activation;
 mod cancellation;
+mod dialects;
 mod failover;
+mod goldens;
 mod hostile;
 mod privacy;
 mod redaction;

@@ -59,8 +59,24 @@ impl ApiError {
 
     /// 404: no such endpoint.
     pub fn unknown_endpoint(method: &str) -> Self {
-        let message = format!("found no endpoint at this path for {method}");
+        let message = format!(
+            "found no endpoint at this path for {method}; served are /v1/chat/completions, \
+             /v1/completions, /v1/embeddings, /v1/messages, /v1/models and /v1/responses"
+        );
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", message)
+    }
+
+    /// 400: the request refers to something that a provider would have stored.
+    pub fn stored_state(param: &str, what: &str) -> Self {
+        let mut e = Self::invalid(param.to_owned(), format!("failed to serve {param}: {what}"));
+        e.code = Some("stored_state_not_served");
+        e
+    }
+
+    /// 404: nothing is stored that could be asked for by its id.
+    pub fn not_stored() -> Self {
+        let message = "found no response of this id: responses are not stored here".to_owned();
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_stored", message)
     }
 
     /// 404: no such model.

@@ -182,7 +182,7 @@ fn upstream_words(upstream: &Upstream) -> String {
                 model.quality
             )
         }
-        Upstream::OpenAi(server) => format!("{}: {}", server.id(), upstream.address()),
+        Upstream::Server(server) => format!("{}: {}", server.id(), upstream.address()),
     }
 }
 

@@ -16,7 +16,7 @@ use super::diagnose::{self, ConfigError};
 use super::scalar::{BaseUrl, Bytes, Plain, Secret, SecretName, Span};
 use super::{
     ApproverKeys, AuditConfig, BundleFiles, Config, Drain, EdgeConfig, Fsync, Identity, Limits,
-    Listen, Offline, OpenAiConfig, PolicyFiles, SIGNATURES_MIN, Timeouts, UpstreamConfig,
+    Listen, Offline, PolicyFiles, Protocol, SIGNATURES_MIN, ServerConfig, Timeouts, UpstreamConfig,
     UpstreamKind, state_folder,
 };
 use crate::upstream::UpstreamId;
@@ -132,6 +132,7 @@ enum Kind {
     Edge,
     #[serde(rename = "openai")]
     OpenAi,
+    Anthropic,
 }
 
 #[derive(Default, Deserialize)]
@@ -313,7 +314,8 @@ impl Lowering<'_> {
                 context_tokens: s.context_tokens,
                 active_experts: s.active_experts,
             }),
-            Kind::OpenAi => UpstreamKind::OpenAi(self.openai(&name, s)?),
+            Kind::OpenAi => UpstreamKind::Server(self.server(&name, Protocol::OpenAi, s)?),
+            Kind::Anthropic => UpstreamKind::Server(self.server(&name, Protocol::Anthropic, s)?),
         };
         Ok(UpstreamConfig { id: UpstreamId::new(&name), kind })
     }
@@ -331,8 +333,8 @@ impl Lowering<'_> {
                     ("timeouts", s.timeouts.is_some()),
                 ],
             ),
-            Kind::OpenAi => (
-                "openai",
+            Kind::OpenAi | Kind::Anthropic => (
+                if s.kind == Kind::OpenAi { "openai" } else { "anthropic" },
                 &[
                     ("memory", s.memory.is_some()),
                     ("expert_cache", s.expert_cache.is_some()),
@@ -352,7 +354,12 @@ impl Lowering<'_> {
         }
     }
 
-    fn openai(&self, name: &str, s: UpstreamSection) -> Result<OpenAiConfig, ConfigError> {
+    fn server(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        s: UpstreamSection,
+    ) -> Result<ServerConfig, ConfigError> {
         let base_url = s.base_url.ok_or_else(|| {
             let message = format!("upstreams.{name}: expected a base_url, got none");
             self.error(&["upstreams", name], &message, Some("base_url: https://llm.example/v1"))
@@ -373,7 +380,8 @@ impl Lowering<'_> {
         let given = s.timeouts.unwrap_or_default();
         let standard = Timeouts::default();
         let or = |given: Option<Span>, standard| given.map_or(standard, |s| s.0);
-        Ok(OpenAiConfig {
+        Ok(ServerConfig {
+            protocol,
             base_url,
             key,
             models: s.models.0,

@@ -11,10 +11,10 @@ fn parse(source: &str) -> Result<Config, ConfigError> {
     Config::parse("sluice.yaml", source, Path::new("/etc/sluice"))
 }
 
-fn openai(config: &Config, name: &str) -> OpenAiConfig {
+fn server(config: &Config, name: &str) -> ServerConfig {
     let upstream = config.upstreams.iter().find(|u| u.id.as_str() == name).unwrap();
     match &upstream.kind {
-        UpstreamKind::OpenAi(server) => server.clone(),
+        UpstreamKind::Server(server) => server.clone(),
         UpstreamKind::Edge(_) => panic!("{name} is the edge"),
     }
 }
@@ -57,7 +57,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!((edge.expert_cache, edge.threads), (Some(2 << 30), Some(3)));
     assert_eq!(edge.active_experts, Some(2));
     assert_eq!(edge.memory, Some(8 << 30));
-    let ward = openai(&config, "ward");
+    let ward = server(&config, "ward");
     assert_eq!(ward.base_url.as_text(), "https://llm.ward.internal:8443/v1");
     assert_eq!(ward.models[0], ("fast".to_owned(), "small".to_owned()));
     assert_eq!(ward.timeouts.total, Duration::from_secs(3600));
@@ -76,10 +76,10 @@ fn secrets_come_from_the_environment_or_a_file() {
     let file = folder.path().join("key");
     std::fs::write(&file, "sk-from-file\n").unwrap();
     let config = parse(&upstream(&format!("key_file: {:?}", file.display().to_string()))).unwrap();
-    assert_eq!(openai(&config, "a").key.unwrap().expose(), "sk-from-file");
+    assert_eq!(server(&config, "a").key.unwrap().expose(), "sk-from-file");
     // PATH is set wherever tests run.
     let config = parse(&upstream("key: \"${PATH}\"")).unwrap();
-    assert_eq!(openai(&config, "a").key.unwrap().expose(), std::env::var("PATH").unwrap());
+    assert_eq!(server(&config, "a").key.unwrap().expose(), std::env::var("PATH").unwrap());
 
     let unset = parse(&upstream("key: \"${SLUICE_TEST_UNSET}\"")).unwrap_err();
     assert_eq!(unset.at, Some((2, 41)), "{unset}");
@@ -87,7 +87,7 @@ fn secrets_come_from_the_environment_or_a_file() {
     let path = folder.path().join("sluice.yaml");
     std::fs::write(&path, upstream("key: \"${SLUICE_TEST_UNSET}\"")).unwrap();
     assert!(Config::load(&path).is_err());
-    assert!(openai(&Config::load_for_decisions(&path).unwrap(), "a").key.is_none());
+    assert!(server(&Config::load_for_decisions(&path).unwrap(), "a").key.is_none());
 
     let literal = parse(&upstream("key: sk-literal")).unwrap_err().message;
     assert!(literal.contains("keep secrets out of this file"), "{literal}");
@@ -145,7 +145,10 @@ fn what_would_be_misread_is_refused() {
         ("upstreams:\n  a: {kind: edge}\n  a: {kind: edge}\n", "\"a\" twice"),
         ("upstreams:\n  a: {kind: edge}\n  b: {kind: edge}\n", "at most one upstream of kind edge"),
         ("upstreams:\n  \"a b\": {kind: edge}\n", "expected a name of letters"),
-        ("upstreams:\n  a: {kind: anthropic}\n", "expected one of the words (edge, openai)"),
+        (
+            "upstreams:\n  a: {kind: gemini}\n",
+            "expected one of the words (edge, openai, anthropic)",
+        ),
         ("upstreams:\n  a: {model: m}\n", "upstreams.a: expected the field kind, got none"),
         (
             "upstreams:\n  a: {kind: openai, base_url: \"http://u:p@a\"}\n",
@@ -159,6 +162,18 @@ fn what_would_be_misread_is_refused() {
         let error = parse(source).unwrap_err().to_string();
         assert!(error.contains(part), "{source}{error}");
         assert!(error.starts_with("sluice.yaml:"), "{error}");
+    }
+}
+
+#[test]
+fn a_server_speaks_what_its_kind_says() {
+    for (kind, protocol) in [("openai", Protocol::OpenAi), ("anthropic", Protocol::Anthropic)] {
+        let source =
+            format!("upstreams:\n  a: {{kind: {kind}, base_url: \"https://a.example/v1\"}}\n");
+        assert_eq!(server(&parse(&source).unwrap(), "a").protocol, protocol);
+        let foreign = source.replace("}", ", threads: 3}");
+        let error = parse(&foreign).unwrap_err().message;
+        assert!(error.contains(&format!("no threads on an upstream of kind {kind}")), "{error}");
     }
 }
 

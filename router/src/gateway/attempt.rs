@@ -27,7 +27,7 @@ use crate::reply_mask::Mask;
 use crate::reply_scan::{Channel, HoldBack, ReplyScan, ReplyText};
 use crate::taint::{ReplyPrint, TaintStore};
 use crate::upstream::{
-    Answer, AnswerBody, Events, OpenAiUpstream, Piece, Shape, Upstream, UpstreamError, Usage,
+    Answer, AnswerBody, Events, Piece, ServerUpstream, Shape, Upstream, UpstreamError, Usage,
 };
 
 /// Why an attempt brought no reply.
@@ -51,9 +51,10 @@ impl Gateway {
     ) -> Result<Reply, Missed> {
         let sealed = match upstream {
             Upstream::Edge(_) => None,
-            Upstream::OpenAi(server) => {
+            Upstream::Server(server) => {
+                let body = server.outbound(&ask.request.chat).map_err(Missed::Failed)?;
                 let pass = server.breaker.pass().ok_or(Missed::Failed(UpstreamError::Resting))?;
-                Some((server, server.outbound(&ask.request.chat), pass))
+                Some((server, body, pass))
             }
         };
         let bytes = sealed.as_ref().map_or(0, |(_, body, _)| body.len());
@@ -69,12 +70,12 @@ impl Gateway {
         };
         let answer = match (upstream, sealed) {
             (Upstream::Edge(edge), _) => edge.answer(&ask.request.chat, &ask.id, shape).await,
-            (Upstream::OpenAi(_), Some((server, body, pass))) => {
+            (Upstream::Server(_), Some((server, body, pass))) => {
                 meter.pass = Some(pass);
                 let permit = permit(decision, server, &body, &mut meter)?;
                 server.send(permit, shape).await
             }
-            (Upstream::OpenAi(_), None) => unreachable!("a body was sealed for every server above"),
+            (Upstream::Server(_), None) => unreachable!("a body was sealed for every server above"),
         };
         match answer {
             Ok(answer) => Ok(self.reply(ask, decision, upstream, answer, meter)),
@@ -193,7 +194,7 @@ fn masked_whole(mask: Option<Mask>, bytes: Bytes) -> (Bytes, bool) {
 
 fn permit(
     decision: &Decision,
-    server: &OpenAiUpstream,
+    server: &ServerUpstream,
     body: &OutboundBody,
     meter: &mut Meter,
 ) -> Result<EgressPermit, Missed> {

@@ -9,16 +9,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Server;
 use super::body::{self, WireBody};
-use crate::api::{self, ApiError, Hints, Request};
+use crate::api::{self, ApiError, Dialect, Hints};
 use crate::config::Limits;
+use crate::identity::Caller;
 use crate::metrics::{GaugeGuard, Metrics};
 use crate::reply::Reply;
 
 /// Bodies from this length on are parsed on a thread of their own.
 const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
 
-/// Where chat completions are asked for.
-const CHAT_PATH: &str = "/v1/chat/completions";
 /// Where models are listed.
 const MODELS_PATH: &str = "/v1/models";
 
@@ -42,10 +41,15 @@ impl Traffic {
     /// Answers one request; always with `x-request-id`.
     pub(super) async fn answer(&self, request: HttpRequest<Incoming>) -> Response<WireBody> {
         let request_id = api::request_id(request.headers());
-        let (reply, held) = match self.admit() {
+        let path = request.uri().path().to_owned();
+        let to_anthropics = api::expects_anthropic(&path, request.headers());
+        let (mut reply, held) = match self.admit() {
             Err(error) => (self.turned_away("overloaded", &error), None),
-            Ok(held) => (self.route(request, &request_id).await, Some(held)),
+            Ok(held) => (self.route(request, &path, &request_id).await, Some(held)),
         };
+        if to_anthropics {
+            reply = api::in_anthropics_words(reply, &path, &request_id);
+        }
         wire(reply, &request_id, held)
     }
 
@@ -54,43 +58,83 @@ impl Traffic {
         Ok((place, self.metrics().in_flight()))
     }
 
-    async fn route(&self, request: HttpRequest<Incoming>, request_id: &str) -> Reply {
-        let path = request.uri().path();
-        match (path, request.method()) {
-            (CHAT_PATH, &Method::POST) => self.chat(request, request_id).await,
-            (CHAT_PATH, _) => self.turned_away("method", &ApiError::wrong_method("POST")),
-            (MODELS_PATH, &Method::GET) => self.models(),
-            (MODELS_PATH, _) => self.turned_away("method", &ApiError::wrong_method("GET")),
-            _ => match path.strip_prefix("/v1/models/") {
-                Some(name) => self.model(name),
-                None => {
-                    let error = ApiError::unknown_endpoint(request.method().as_str());
-                    self.turned_away("endpoint", &error)
-                }
-            },
+    async fn route(&self, request: HttpRequest<Incoming>, path: &str, request_id: &str) -> Reply {
+        let is_post = request.method() == Method::POST;
+        for dialect in Dialect::ALL {
+            let counts = dialect.count_path() == Some(path);
+            match path == dialect.path() || counts {
+                false => {}
+                true if !is_post => return self.wrong_method("POST"),
+                true if counts => return self.count(dialect, request, request_id).await,
+                true => return self.ask(dialect, request, request_id).await,
+            }
         }
+        if path == MODELS_PATH {
+            return match *request.method() {
+                Method::GET => self.models(),
+                _ => self.wrong_method("GET"),
+            };
+        }
+        if let Some(name) = path.strip_prefix("/v1/models/") {
+            return self.model(name);
+        }
+        let error = match path.strip_prefix("/v1/responses/") {
+            Some(_) => ApiError::not_stored(),
+            None => ApiError::unknown_endpoint(request.method().as_str()),
+        };
+        self.turned_away("endpoint", &error)
     }
 
-    async fn chat(&self, request: HttpRequest<Incoming>, request_id: &str) -> Reply {
-        match self.read_chat(request, request_id).await {
-            Ok(request) => self.server.gateway.handle(request).await,
+    fn wrong_method(&self, allowed: &str) -> Reply {
+        self.turned_away("method", &ApiError::wrong_method(allowed))
+    }
+
+    async fn ask(
+        &self,
+        dialect: Dialect,
+        request: HttpRequest<Incoming>,
+        request_id: &str,
+    ) -> Reply {
+        let read = move |bytes: &[u8], hints, caller| dialect.read(bytes, hints, caller);
+        match self.read(dialect.path(), request, request_id, read).await {
+            Ok((request, voice)) => voice.say(self.server.gateway.handle(request).await),
             Err(error) => self.turned_away("invalid", &error),
         }
     }
 
-    async fn read_chat(
+    /// Counts a request's tokens here, whatever it holds: nothing leaves for that.
+    async fn count(
         &self,
+        dialect: Dialect,
         request: HttpRequest<Incoming>,
         request_id: &str,
-    ) -> Result<Request, ApiError> {
+    ) -> Reply {
+        let read = move |bytes: &[u8], hints, caller| dialect.read_to_count(bytes, hints, caller);
+        let counted = match self.read(dialect.path(), request, request_id, read).await {
+            Ok(request) => self.server.gateway.count_tokens(request.chat).await,
+            Err(error) => Err(error),
+        };
+        match counted {
+            Ok(tokens) => Reply::json(StatusCode::OK, dialect.counted(tokens).to_string()),
+            Err(error) => self.turned_away("invalid", &error),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        path: &str,
+        request: HttpRequest<Incoming>,
+        request_id: &str,
+        read: impl FnOnce(&[u8], Hints, Caller) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let caller = self.server.gateway.callers().identify(request.headers());
-        let mut hints = Hints::read(request.headers(), CHAT_PATH)?;
+        let mut hints = Hints::read(request.headers(), path)?;
         hints.request_id = request_id.to_owned();
         let bytes = body::read(request.into_body(), self.limits.body).await?;
         if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-            return api::chat::read(&bytes, hints, caller);
+            return read(&bytes, hints, caller);
         }
-        tokio::task::spawn_blocking(move || api::chat::read(&bytes, hints, caller))
+        tokio::task::spawn_blocking(move || read(&bytes, hints, caller))
             .await
             .unwrap_or_else(|_| Err(ApiError::internal()))
     }

@@ -85,7 +85,7 @@ impl EdgeUpstream {
         reply_id: &str,
         shape: Shape,
     ) -> Result<Answer, UpstreamError> {
-        let asked = request::read(&chat.fields)?;
+        let asked = request::read(&chat.fields, chat.endpoint)?;
         let scored = asked.request.logprobs.is_some();
         let reply = ChatReply {
             id: reply_id.to_owned(),
@@ -96,6 +96,17 @@ impl EdgeUpstream {
         match shape.stream {
             true => self.events(choices, reply, shape).await,
             false => self.whole(choices, &reply, scored).await,
+        }
+    }
+
+    /// How many tokens a request has, the model's template included.
+    pub(crate) async fn count_tokens(&self, chat: ChatBody) -> Result<usize, UpstreamError> {
+        let asked = request::read(&chat.fields, chat.endpoint)?;
+        let engine = self.engine.clone();
+        match tokio::task::spawn_blocking(move || engine.count_tokens(&asked.request.prompt)).await
+        {
+            Ok(counted) => counted.map_err(|error| self.failed(Arc::new(error))),
+            Err(_) => Err(self.failed(Arc::new(EngineError::Stopped))),
         }
     }
 

@@ -92,6 +92,19 @@ pub(crate) fn data(event: &[u8]) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("data:")).map(str::trim)
 }
 
+/// Writes an event of one line of JSON, with its name if the dialect gives names.
+pub(crate) fn write(out: &mut Vec<u8>, name: Option<&str>, json: &serde_json::Value) {
+    if let Some(name) = name {
+        out.extend_from_slice(b"event: ");
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'\n');
+    }
+    out.extend_from_slice(b"data: ");
+    // Writing JSON to memory cannot fail.
+    let _ = serde_json::to_writer(&mut *out, json);
+    out.extend_from_slice(b"\n\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
+use sluice_policies::{ContentKind, Role};
 
 use super::*;
 
@@ -30,7 +31,10 @@ fn words(value: &Value, out: &mut BTreeSet<String>) {
 
 #[test]
 fn the_table_is_sorted_and_lists_each_field_once() {
-    assert!(FIELDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    for table in [FIELDS, COMPLETION_FIELDS, EMBEDDING_FIELDS] {
+        assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+    assert!(HOSTED_PARTS.is_sorted());
 }
 
 #[test]

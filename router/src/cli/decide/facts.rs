@@ -72,7 +72,7 @@ fn configured(upstream: &UpstreamConfig) -> UpstreamFacts {
     let id = upstream.id.as_str();
     match &upstream.kind {
         UpstreamKind::Edge(model) => UpstreamFacts { quality: Some(declared(model)), ..edge(id) },
-        UpstreamKind::OpenAi(server) => UpstreamFacts {
+        UpstreamKind::Server(server) => UpstreamFacts {
             scheme: server.base_url.scheme.clone(),
             port: server.base_url.port,
             ..cloud(id, &server.base_url.host)

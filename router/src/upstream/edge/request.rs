@@ -11,6 +11,7 @@ use sluice_engine::{
     ChatMessage, Conversation, GenerationRequest, PromptInput, ReplyFormat, SamplingOptions, Tool,
     ToolCall, ToolChoice,
 };
+use sluice_policies::Endpoint;
 
 use crate::upstream::UpstreamError;
 
@@ -31,8 +32,8 @@ pub(super) struct Asked {
 }
 
 /// Reads a body. Errors name the field that is wrong or cannot be served.
-pub(super) fn read(fields: &Fields) -> Result<Asked, UpstreamError> {
-    if let Some((param, what)) = unsupported(fields) {
+pub(super) fn read(fields: &Fields, endpoint: Endpoint) -> Result<Asked, UpstreamError> {
+    if let Some((param, what)) = unsupported(fields, endpoint) {
         return Err(UpstreamError::Unsupported { param: param.into(), what: what.into() });
     }
     let max_tokens = match whole_number(fields, "max_completion_tokens")? {
@@ -40,7 +41,11 @@ pub(super) fn read(fields: &Fields) -> Result<Asked, UpstreamError> {
         given => given,
     };
     let request = GenerationRequest {
-        prompt: PromptInput::Chat(conversation(fields)?),
+        prompt: match endpoint {
+            // A text that goes on is no turn of a conversation.
+            Endpoint::Completions => PromptInput::Text(plain_text(fields)),
+            Endpoint::Chat | Endpoint::Embeddings => PromptInput::Chat(conversation(fields)?),
+        },
         sampling: sampling(fields)?,
         max_tokens,
         stop: stop(fields)?,
@@ -51,9 +56,21 @@ pub(super) fn read(fields: &Fields) -> Result<Asked, UpstreamError> {
 }
 
 /// What the request asks for and the engine cannot do.
-fn unsupported(fields: &Fields) -> Option<(&'static str, &'static str)> {
+fn unsupported(fields: &Fields, endpoint: Endpoint) -> Option<(&'static str, &'static str)> {
     let field = |name: &str| fields.get(name).unwrap_or(&Value::Null);
     let filled = |list: &Value| list.as_array().is_some_and(|l| !l.is_empty());
+    if endpoint == Endpoint::Embeddings {
+        return Some(("input", "the embedded model makes no vectors"));
+    }
+    if field("echo") == true {
+        return Some(("echo", "the embedded model does not repeat its prompt"));
+    }
+    if field("suffix").as_str().is_some_and(|suffix| !suffix.is_empty()) {
+        return Some(("suffix", "the embedded model writes on, not in between"));
+    }
+    if field("best_of").as_u64().is_some_and(|best_of| best_of > 1) {
+        return Some(("best_of", "the embedded model does not compare its replies"));
+    }
     if filled(field("functions")) && field("function_call").as_str() != Some("none") {
         return Some(("functions", "the embedded model takes functions as \"tools\""));
     }
@@ -71,6 +88,11 @@ fn unsupported(fields: &Fields) -> Option<(&'static str, &'static str)> {
     messages(fields)
         .any(|m| !is_text_only(m))
         .then_some(("messages", "the embedded model reads text only: no pictures, sound or files"))
+}
+
+fn plain_text(fields: &Fields) -> String {
+    let text = messages(fields).next().and_then(|message| message["content"].as_str());
+    text.unwrap_or_default().to_owned()
 }
 
 fn messages(fields: &Fields) -> impl Iterator<Item = &Value> {
@@ -241,7 +263,9 @@ fn tool_choice(
 /// on others.
 fn thinking(fields: &Fields) -> Result<Option<bool>, UpstreamError> {
     let inputs = match fields.get("chat_template_kwargs") {
-        None | Some(Value::Null) => return flag(fields, "enable_thinking"),
+        None | Some(Value::Null) => {
+            return Ok(flag(fields, "enable_thinking")?.or(anthropics_thinking(fields)));
+        }
         Some(Value::Object(inputs)) => inputs,
         Some(_) => return Err(invalid("chat_template_kwargs", "expected an object")),
     };
@@ -253,6 +277,15 @@ fn thinking(fields: &Fields) -> Result<Option<bool>, UpstreamError> {
     match flag(inputs, "enable_thinking")? {
         None => flag(fields, "enable_thinking"),
         given => Ok(given),
+    }
+}
+
+/// Anthropic's way to ask for thoughts; `adaptive` leaves it to the model.
+fn anthropics_thinking(fields: &Fields) -> Option<bool> {
+    match fields.get("thinking")?["type"].as_str()? {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        _ => None,
     }
 }
 

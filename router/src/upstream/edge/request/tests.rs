@@ -19,7 +19,7 @@ fn with(name: &str, value: Value) -> Fields {
 
 /// The field that is at fault: `!` before those that another upstream may serve.
 fn fault(body: &Fields) -> Option<String> {
-    match read(body) {
+    match read(body, Endpoint::Chat) {
         Ok(_) => None,
         Err(UpstreamError::Invalid { param, .. }) => Some(param.into_owned()),
         Err(UpstreamError::Unsupported { param, .. }) => Some(format!("!{param}")),
@@ -93,15 +93,14 @@ fn every_field_works_or_is_turned_away_by_name() {
 
 #[test]
 fn fields_reach_the_engine() {
-    let Asked { request, choices } = read(&fields(json!({
+    let body = fields(json!({
         "messages": [{"role": "developer", "content": [{"type": "text", "text": "a"},
                                                        {"type": "text", "text": "b"}]}],
         "temperature": 0, "seed": -1, "max_tokens": 9, "max_completion_tokens": 5,
         "stop": "x", "logit_bias": {"7": -100}, "n": 2, "logprobs": true, "top_logprobs": 4,
         "reasoning_effort": "none"
-    })))
-    .ok()
-    .unwrap();
+    }));
+    let Asked { request, choices } = read(&body, Endpoint::Chat).ok().unwrap();
     assert_eq!(request.sampling.temperature, Some(0.0));
     assert_eq!(request.sampling.seed, Some(u64::MAX));
     assert_eq!(request.sampling.logit_bias, [(7, -100.0)]);
@@ -113,6 +112,43 @@ fn fields_reach_the_engine() {
 }
 
 #[test]
+fn a_legacy_completion_is_bare_text_and_embeddings_are_turned_away() {
+    let body = |more: Value| {
+        let mut body = fields(json!({"messages": [{"role": "user", "content": "Once upon"}]}));
+        body.extend(fields(more));
+        body
+    };
+    let Asked { request, .. } = read(&body(json!({})), Endpoint::Completions).ok().unwrap();
+    let PromptInput::Text(text) = request.prompt else { panic!("not a text") };
+    assert_eq!(text, "Once upon");
+    let ids = json!([{"role": "user", "content": [{"type": "token_ids", "token_ids": [1]}]}]);
+    for (more, endpoint, param) in [
+        (json!({"echo": true}), Endpoint::Completions, "echo"),
+        (json!({"suffix": "end"}), Endpoint::Completions, "suffix"),
+        (json!({"best_of": 2}), Endpoint::Completions, "best_of"),
+        (json!({"messages": ids}), Endpoint::Completions, "messages"),
+        (json!({}), Endpoint::Embeddings, "input"),
+    ] {
+        match read(&body(more), endpoint) {
+            Err(UpstreamError::Unsupported { param: got, .. }) => assert_eq!(got, param),
+            _ => panic!("{param} is not turned away"),
+        }
+    }
+}
+
+#[test]
+fn thoughts_are_asked_for_in_anthropics_words_too() {
+    for (kind, thinks) in [("enabled", Some(true)), ("disabled", Some(false)), ("adaptive", None)] {
+        let body = with("thinking", json!({"type": kind}));
+        let PromptInput::Chat(chat) = read(&body, Endpoint::Chat).ok().unwrap().request.prompt
+        else {
+            panic!("not a conversation")
+        };
+        assert_eq!(chat.thinking, thinks, "{kind}");
+    }
+}
+
+#[test]
 fn calls_and_their_results_reach_the_template() {
     let body = fields(json!({"messages": [
         {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [
@@ -120,7 +156,7 @@ fn calls_and_their_results_reach_the_template() {
         {"role": "tool", "tool_call_id": "c1", "content": "noon"},
         {"role": "assistant", "function_call": {"name": "clock", "arguments": "{\"a\": 1}"}},
         {"role": "function", "name": "clock", "content": "one"}]}));
-    let PromptInput::Chat(chat) = read(&body).ok().unwrap().request.prompt else {
+    let PromptInput::Chat(chat) = read(&body, Endpoint::Chat).ok().unwrap().request.prompt else {
         panic!("not a conversation")
     };
     let [call, result, legacy, old] = &chat.messages[..] else { panic!("four messages") };
@@ -137,7 +173,7 @@ fn allowed_tools_are_a_choice_among_tools() {
         "messages": [], "tools": [tool("a"), tool("b")],
         "tool_choice": {"type": "allowed_tools",
                         "allowed_tools": {"mode": "required", "tools": [tool("b")]}}}));
-    let PromptInput::Chat(chat) = read(&body).ok().unwrap().request.prompt else {
+    let PromptInput::Chat(chat) = read(&body, Endpoint::Chat).ok().unwrap().request.prompt else {
         panic!("not a conversation")
     };
     assert_eq!(chat.tool_choice, ToolChoice::Required);

@@ -1,4 +1,4 @@
-//! What leaves for the cloud, byte for byte, and what is read from its streams.
+//! What leaves for a server, byte for byte, and what is read from its streams.
 
 use std::collections::BTreeSet;
 
@@ -8,16 +8,18 @@ use super::*;
 use crate::api::{Hints, chat};
 use crate::config::BaseUrl;
 use crate::identity::Caller;
+use crate::reply_scan::Channel;
 
-fn upstream(models: &[(&str, &str)], model: Option<&str>) -> OpenAiUpstream {
-    let config = OpenAiConfig {
+fn upstream(models: &[(&str, &str)], model: Option<&str>) -> ServerUpstream {
+    let config = ServerConfig {
+        protocol: Protocol::OpenAi,
         base_url: BaseUrl::parse("http://127.0.0.1:9/v1").unwrap(),
         key: None,
         models: models.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect(),
         model: model.map(str::to_owned),
         timeouts: Timeouts::default(),
     };
-    OpenAiUpstream::new(UpstreamId::new("cloud"), config).unwrap()
+    ServerUpstream::new(UpstreamId::new("cloud"), config).unwrap()
 }
 
 fn body(value: &Value) -> ChatBody {
@@ -26,17 +28,17 @@ fn body(value: &Value) -> ChatBody {
     chat::read(value.to_string().as_bytes(), hints, caller).ok().unwrap().chat
 }
 
-fn sent(upstream: &OpenAiUpstream, value: &Value) -> Value {
+fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
     let decision = serde_json::from_value(json!({
         "route": "cloud", "upstream": "cloud", "allowed": ["cloud"], "class": "c", "labels": [],
         "latency": "l", "redact": false, "rules": [], "raised_by": [], "never_cloud": false,
         "reason": "", "refusal": null, "policy_digest": "",
     }))
     .unwrap();
-    let sealed = upstream.outbound(&body(value));
+    let sealed = upstream.outbound(&body(value)).ok().unwrap();
     let recorded = crate::audit::Recorded::for_test(upstream.id());
     let permit = EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap();
-    serde_json::from_slice(&permit.spend().1).unwrap()
+    serde_json::from_slice(&permit.spend().2).unwrap()
 }
 
 #[test]
@@ -53,6 +55,11 @@ fn the_cloud_gets_the_clients_fields_but_for_those_that_the_gateway_sets() {
         json!({"model": "m", "messages": messages, "store": false})
     );
 
+    let personal =
+        json!({"model": "m", "messages": messages, "user": "u", "safety_identifier": "s"});
+    let bare = json!({"model": "m", "messages": messages, "store": false});
+    assert_eq!(sent(&upstream, &personal), bare, "who asks is nobody's business there");
+
     let stream = json!({"model": "m", "messages": messages, "stream": true,
                         "stream_options": {"include_usage": false, "include_obfuscation": false}});
     assert_eq!(
@@ -60,6 +67,30 @@ fn the_cloud_gets_the_clients_fields_but_for_those_that_the_gateway_sets() {
         json!({"model": "m", "messages": messages, "stream": true, "store": false,
                "stream_options": {"include_usage": true, "include_obfuscation": false}})
     );
+}
+
+#[test]
+fn what_only_another_protocol_knows_is_left_out_where_it_stands() {
+    let parameters = json!({"properties": {"cache_control": {"type": "string"}}});
+    let function = json!({"name": "f", "parameters": parameters});
+    let mark = json!({"type": "ephemeral"});
+    let body = json!({
+        "model": "m", "thinking": {"type": "adaptive"},
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": mark}]},
+            {"role": "assistant", "content": "b", "thinking_blocks": [], "reasoning_content": "c"},
+            {"role": "tool", "tool_call_id": "1", "content": "d", "is_error": true}],
+        "tools": [{"type": "function", "function": function, "cache_control": mark}],
+    });
+    let expected = json!({
+        "model": "m", "store": false,
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
+            {"role": "assistant", "content": "b", "reasoning_content": "c"},
+            {"role": "tool", "tool_call_id": "1", "content": "d"}],
+        "tools": [{"type": "function", "function": function}],
+    });
+    assert_eq!(sent(&upstream(&[], None), &body), expected);
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! Bodies of the internal form in Anthropic's words, field by field. Whole conversations are in
+//! `tests/golden`.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::api::Hints;
+use crate::identity::Caller;
+
+/// What a chat body with these fields becomes.
+fn sent(more: Value) -> Result<Value, UpstreamError> {
+    let mut fields = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    for (name, value) in more.as_object().unwrap() {
+        fields[name] = value.clone();
+    }
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/").unwrap();
+    let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
+    let request = crate::api::chat::read(fields.to_string().as_bytes(), hints, caller);
+    let bytes = body(&request.ok().unwrap().chat, "theirs")?;
+    Ok(serde_json::from_slice(&bytes).unwrap())
+}
+
+#[test]
+fn what_has_no_words_is_turned_away_by_name_and_what_asks_for_nothing_is_not() {
+    for (more, param) in [
+        (json!({"n": 2}), Some("n")),
+        (json!({"n": 1}), None),
+        (json!({"logprobs": true}), Some("logprobs")),
+        (json!({"logprobs": false}), None),
+        (json!({"logit_bias": {"1": 2}}), Some("logit_bias")),
+        (json!({"logit_bias": {}}), None),
+        (json!({"presence_penalty": 0.5}), Some("presence_penalty")),
+        (json!({"presence_penalty": 0}), None),
+        (json!({"modalities": ["text", "audio"]}), Some("modalities")),
+        (json!({"modalities": ["text"]}), None),
+        (json!({"response_format": {"type": "json_object"}}), Some("response_format")),
+        (json!({"response_format": {"type": "text"}}), None),
+        (json!({"tools": [{"type": "custom", "custom": {"name": "c"}}]}), Some("tools")),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}),
+            Some("messages"),
+        ),
+    ] {
+        let got = match sent(more.clone()) {
+            Ok(_) => None,
+            Err(UpstreamError::Unsupported { param, .. }) => Some(param.into_owned()),
+            Err(other) => panic!("{more}: {other}"),
+        };
+        assert_eq!(got.as_deref(), param, "{more}");
+    }
+}
+
+#[test]
+fn settings_are_said_in_its_words() {
+    let tool = json!([{"type": "function", "function": {"name": "f"}}]);
+    for (more, name, expected) in [
+        (json!({}), "model", json!("theirs")),
+        (json!({}), "max_tokens", json!(MAX_TOKENS_DEFAULT)),
+        (json!({"max_tokens": 5, "max_completion_tokens": 7}), "max_tokens", json!(7)),
+        (json!({"temperature": 2}), "temperature", json!(1.0)),
+        (json!({"stop": "x"}), "stop_sequences", json!(["x"])),
+        (json!({"user": "somebody"}), "metadata", Value::Null),
+        (json!({"reasoning_effort": "minimal"}), "output_config", json!({"effort": "low"})),
+        (json!({"reasoning_effort": "none"}), "output_config", Value::Null),
+        (json!({"tool_choice": "none", "tools": tool}), "tool_choice", json!({"type": "none"})),
+        (
+            json!({"parallel_tool_calls": false, "tools": tool}),
+            "tool_choice",
+            json!({"type": "auto", "disable_parallel_tool_use": true}),
+        ),
+        (
+            json!({"tools": tool}),
+            "tools",
+            json!([{"name": "f", "input_schema": {"type": "object", "properties": {}}}]),
+        ),
+    ] {
+        assert_eq!(sent(more.clone()).unwrap()[name], expected, "{more}");
+    }
+}
+
+#[test]
+fn messages_are_turns_and_what_the_system_says_comes_first() {
+    let url = |url: &str| json!({"type": "image_url", "image_url": {"url": url}});
+    let messages = json!([
+        {"role": "user", "content": [url("data:image/png;base64,AA"), url("https://x.example/1")]},
+        {"role": "developer", "content": "be kind"},
+        {"role": "user", "content": ""},
+        {"role": "user", "content": [{"type": "file", "file": {
+            "filename": "a.pdf", "file_data": "data:application/pdf;base64,BB"}}]},
+    ]);
+    let got = sent(json!({"messages": messages})).unwrap();
+    assert_eq!(got["system"], json!([{"type": "text", "text": "be kind"}]));
+    let inline =
+        |kind: &str, data: &str| json!({"type": "base64", "media_type": kind, "data": data});
+    let expected = json!([{"role": "user", "content": [
+        {"type": "image", "source": inline("image/png", "AA")},
+        {"type": "image", "source": {"type": "url", "url": "https://x.example/1"}},
+        {"type": "document", "title": "a.pdf", "source": inline("application/pdf", "BB")}]}]);
+    assert_eq!(got["messages"], expected);
+}
+
+#[test]
+fn arguments_that_are_no_object_are_the_client_s_fault() {
+    for (arguments, input) in
+        [("", Some(json!({}))), ("{\"a\":1}", Some(json!({"a": 1}))), ("{\"a\"", None), ("1", None)]
+    {
+        let call = json!([{"id": "c", "function": {"name": "f", "arguments": arguments}}]);
+        let messages = json!([{"role": "assistant", "tool_calls": call}]);
+        match (sent(json!({"messages": messages})), input) {
+            (Ok(got), Some(input)) => assert_eq!(got["messages"][0]["content"][0]["input"], input),
+            (Err(UpstreamError::Invalid { param, .. }), None) => {
+                assert_eq!(param, "messages[0].tool_calls");
+            }
+            _ => panic!("{arguments}"),
+        }
+    }
+}
+
+#[test]
+fn its_words_come_back_as_openais() {
+    let message = |stop_reason: &str| {
+        completion(&json!({"id": "msg_1", "model": "m", "stop_reason": stop_reason,
+            "content": [{"type": "new", "x": 1}, {"type": "text", "text": "a"}],
+            "usage": {"input_tokens": 1, "cache_creation_input_tokens": 2, "output_tokens": 3}}))
+        .unwrap()
+    };
+    for (theirs, ours) in [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "content_filter"),
+        ("pause_turn", "stop"),
+    ] {
+        assert_eq!(message(theirs)["choices"][0]["finish_reason"], ours);
+    }
+    assert_eq!(message("end_turn")["usage"]["total_tokens"], 6);
+    assert_eq!(message("end_turn")["choices"][0]["message"]["content"], "a");
+    assert!(completion(&json!({"type": "error"})).is_none());
+    assert!(error(b"<html>").is_none() && error(b"{\"detail\": 1}").is_none());
+}

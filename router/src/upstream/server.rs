@@ -1,0 +1,485 @@
+//! A server across the network, whatever it speaks.
+//!
+//! The only file that owns an HTTP client, and its only way out is [`ServerUpstream::send`], which
+//! spends an [`EgressPermit`]. The client follows no redirect, reads no proxy variable and never
+//! retries on its own: bytes go to the address that policy compared, once. Of the client's headers
+//! none is passed on; the key comes from the config.
+//!
+//! What goes out and what comes back is translated by the file of the server's protocol (`openai`,
+//! `anthropic`); between the two everything is the internal form. Streams of chat completions are
+//! passed through as they come, cut at the edges of events. Usage is always asked for, and taken out
+//! again if the client did not ask.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::StatusCode;
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use serde_json::Value;
+use sluice_policies::Endpoint;
+use tokio::time::{Instant, timeout_at};
+
+use super::seen::{Seen, collect_texts, usage};
+use super::sse::{self, Splitter};
+use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
+use super::{anthropic, openai};
+use crate::api::{ApiError, ChatBody};
+use crate::breaker::Breaker;
+use crate::config::{Protocol, ServerConfig, Timeouts};
+use crate::permit::{EgressPermit, OutboundBody};
+use crate::reply::error_event;
+use crate::reply_scan::ReplyText;
+
+/// Longest whole reply that is held in memory, bytes.
+const REPLY_BYTES_MAX: usize = 32 << 20;
+/// Longest error reply that is passed on, bytes.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// A configured server.
+pub struct ServerUpstream {
+    id: UpstreamId,
+    config: ServerConfig,
+    client: reqwest::Client,
+    address: String,
+    /// The key, and what the protocol wants besides.
+    headers: HeaderMap,
+    /// Keeps requests away while it fails.
+    pub breaker: Breaker,
+}
+
+/// An upstream whose settings make no usable client.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamSetupError {
+    /// The address reads differently to the client than to policy.
+    #[error("upstream {id}: expected an address that every reader takes alike, got {address}")]
+    Address {
+        /// The upstream.
+        id: UpstreamId,
+        /// Its address.
+        address: String,
+    },
+    /// The key holds characters that a header cannot.
+    #[error("upstream {id}: expected a key of visible ASCII characters")]
+    Key {
+        /// The upstream.
+        id: UpstreamId,
+    },
+    /// The TLS client could not be built.
+    #[error("upstream {id}: failed to build the HTTP client")]
+    Client {
+        /// The upstream.
+        id: UpstreamId,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+impl ServerUpstream {
+    /// Builds the client of one upstream.
+    pub fn new(id: UpstreamId, config: ServerConfig) -> Result<ServerUpstream, UpstreamSetupError> {
+        install_tls_provider();
+        let url = url(&id, &config, Endpoint::Chat)?;
+        let headers = headers(&config).ok_or(UpstreamSetupError::Key { id: id.clone() })?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(config.timeouts.connect)
+            .pool_idle_timeout(Duration::from_secs(60))
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|source| UpstreamSetupError::Client { id: id.clone(), source })?;
+        let address = url.origin().ascii_serialization();
+        let breaker = Breaker::new();
+        Ok(ServerUpstream { id, config, client, address, headers, breaker })
+    }
+
+    /// `scheme://host:port`, the port left out where it is the scheme's own.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &UpstreamId {
+        &self.id
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+
+    /// Translates a request into the bytes that this upstream gets; an error where its protocol has no
+    /// words for what is asked.
+    pub(crate) fn outbound(&self, chat: &ChatBody) -> Result<OutboundBody, UpstreamError> {
+        let model = self.model_name(&chat.model);
+        let bytes = match self.config.protocol {
+            Protocol::OpenAi => openai::body(chat, model)?,
+            Protocol::Anthropic => anthropic::body(chat, model)?,
+        };
+        Ok(OutboundBody::seal(bytes, chat.endpoint))
+    }
+
+    fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
+        let listed = self.config.models.iter().find(|(name, _)| name == client_name);
+        match (listed, &self.config.model) {
+            (Some((_, server_name)), _) => server_name,
+            (None, Some(standard)) => standard,
+            (None, None) => client_name,
+        }
+    }
+
+    /// Sends what the permit carries and waits for the head of the answer, or for all of it.
+    ///
+    /// Panics if the permit is for another upstream (caller bug).
+    pub(crate) async fn send(
+        &self,
+        permit: EgressPermit,
+        shape: Shape,
+    ) -> Result<Answer, UpstreamError> {
+        let (upstream, endpoint, body) = permit.spend();
+        assert!(upstream == self.id, "a permit for {upstream} was given to {}", self.id);
+        let clock = Clock::start(self.config.timeouts);
+        let response = self.request(endpoint, body, shape, clock).await?;
+        let incoming = Incoming::new(self.config.protocol, endpoint);
+        let status = response.status();
+        if status.is_success() && shape.stream {
+            return events(response, incoming, shape, clock);
+        }
+        if status.is_success() {
+            return whole(response, incoming, clock).await;
+        }
+        failed(response, incoming, clock).await
+    }
+
+    async fn request(
+        &self,
+        endpoint: Endpoint,
+        body: Bytes,
+        shape: Shape,
+        clock: Clock,
+    ) -> Result<reqwest::Response, UpstreamError> {
+        let accept = if shape.stream { "text/event-stream" } else { "application/json" };
+        let url = url(&self.id, &self.config, endpoint)
+            .map_err(|_| UpstreamError::BadReply("its address is odd"))?;
+        let request = self
+            .client
+            .post(url)
+            .headers(self.headers.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(ACCEPT, HeaderValue::from_static(accept))
+            .body(body);
+        match timeout_at(clock.first_byte, request.send()).await {
+            Err(_) => Err(UpstreamError::Timeout("no first byte of the answer")),
+            Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Timeout("no connection")),
+            // The address is in the config; the error's text would repeat it into logs.
+            Ok(Err(error)) => Err(UpstreamError::Unreachable(error.without_url())),
+            Ok(Ok(response)) => Ok(response),
+        }
+    }
+}
+
+/// Deadlines of one exchange.
+#[derive(Clone, Copy)]
+struct Clock {
+    first_byte: Instant,
+    total: Instant,
+    idle: Duration,
+}
+
+impl Clock {
+    fn start(timeouts: Timeouts) -> Clock {
+        let now = Instant::now();
+        let total = now + timeouts.total;
+        let first_byte = (now + timeouts.connect + timeouts.first_byte).min(total);
+        Clock { first_byte, total, idle: timeouts.idle }
+    }
+
+    /// The next piece of a reply's body; `None` at its end.
+    async fn chunk(&self, response: &mut reqwest::Response) -> Result<Option<Bytes>, &'static str> {
+        let deadline = (Instant::now() + self.idle).min(self.total);
+        match timeout_at(deadline, response.chunk()).await {
+            Err(_) => Err("timeout"),
+            Ok(Err(_)) => Err("broken_off"),
+            Ok(Ok(chunk)) => Ok(chunk),
+        }
+    }
+}
+
+/// The way of a server's replies into the internal form.
+enum Incoming {
+    /// It speaks that form.
+    AsIs,
+    /// OpenAI's legacy completions.
+    Completions,
+    /// Anthropic's messages; with what is known of a stream so far.
+    Messages(Box<anthropic::EventReader>),
+}
+
+impl Incoming {
+    fn new(protocol: Protocol, endpoint: Endpoint) -> Incoming {
+        match (protocol, endpoint) {
+            (Protocol::Anthropic, _) => Incoming::Messages(Box::default()),
+            (Protocol::OpenAi, Endpoint::Completions) => Incoming::Completions,
+            (Protocol::OpenAi, _) => Incoming::AsIs,
+        }
+    }
+
+    /// A whole reply and its bytes.
+    fn whole(&self, json: Value, bytes: Bytes) -> Result<(Value, Bytes), UpstreamError> {
+        let json = match self {
+            Incoming::AsIs => return Ok((json, bytes)),
+            Incoming::Completions => openai::chat_of_completion(json, "message"),
+            Incoming::Messages(_) => anthropic::completion(&json)
+                .ok_or(UpstreamError::BadReply("it is not a message"))?,
+        };
+        let bytes = json.to_string().into();
+        Ok((json, bytes))
+    }
+
+    /// Whole events.
+    fn events(&mut self, bytes: Bytes) -> Bytes {
+        match self {
+            Incoming::AsIs => bytes,
+            Incoming::Completions => openai::chat_of_completion_events(&bytes),
+            Incoming::Messages(reader) => reader.push(&bytes),
+        }
+    }
+
+    /// The error that an upstream answered with; `None` if it is not one.
+    fn error(&self, bytes: Bytes) -> Option<Bytes> {
+        match self {
+            Incoming::AsIs | Incoming::Completions => {
+                serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).ok().map(|_| bytes)
+            }
+            Incoming::Messages(_) => anthropic::error(&bytes),
+        }
+    }
+}
+
+async fn whole(
+    mut response: reqwest::Response,
+    incoming: Incoming,
+    clock: Clock,
+) -> Result<Answer, UpstreamError> {
+    let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
+    let json: Value =
+        serde_json::from_slice(&bytes).map_err(|_| UpstreamError::BadReply("it is not JSON"))?;
+    if !json.is_object() {
+        return Err(UpstreamError::BadReply("it is not a JSON object"));
+    }
+    let (json, bytes) = incoming.whole(json, bytes)?;
+    let usage = usage(&json["usage"]);
+    let mut texts = Vec::new();
+    collect_texts(&json, "message", &mut texts);
+    Ok(Answer { status: StatusCode::OK, body: AnswerBody::Whole { bytes, usage, texts } })
+}
+
+async fn collect(
+    response: &mut reqwest::Response,
+    clock: Clock,
+    bytes_max: usize,
+) -> Result<Bytes, UpstreamError> {
+    let mut all = Vec::new();
+    loop {
+        match clock.chunk(response).await {
+            Ok(None) => return Ok(all.into()),
+            Ok(Some(chunk)) if all.len() + chunk.len() > bytes_max => {
+                return Err(UpstreamError::BadReply("it is too long"));
+            }
+            Ok(Some(chunk)) => all.extend_from_slice(&chunk),
+            Err("timeout") => return Err(UpstreamError::Timeout("the answer stopped coming")),
+            Err(_) => return Err(UpstreamError::BadReply("it broke off")),
+        }
+    }
+}
+
+/// Sorts an error status: the client's fault is passed on, ours and theirs may fall back.
+async fn failed(
+    mut response: reqwest::Response,
+    incoming: Incoming,
+    clock: Clock,
+) -> Result<Answer, UpstreamError> {
+    let status = response.status();
+    match status.as_u16() {
+        401 | 403 | 407 => Err(UpstreamError::Credentials(status)),
+        300..=399 => Err(UpstreamError::BadReply("it is a redirect")),
+        408 | 429 | 500..=599 => {
+            let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+            let retry_after_s = header.and_then(|v| v.trim().parse().ok());
+            Err(UpstreamError::Status { status, retry_after_s })
+        }
+        _ => {
+            let bytes = collect(&mut response, clock, ERROR_BYTES_MAX).await?;
+            let bytes = incoming
+                .error(bytes)
+                .ok_or(UpstreamError::Status { status, retry_after_s: None })?;
+            let body = AnswerBody::Whole { bytes, usage: Usage::default(), texts: Vec::new() };
+            Ok(Answer { status, body })
+        }
+    }
+}
+
+fn events(
+    response: reqwest::Response,
+    incoming: Incoming,
+    shape: Shape,
+    clock: Clock,
+) -> Result<Answer, UpstreamError> {
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    if !content_type.unwrap_or_default().starts_with("text/event-stream") {
+        return Err(UpstreamError::BadReply("it is not an event stream"));
+    }
+    let relay = Relay {
+        response,
+        incoming,
+        clock,
+        shape,
+        splitter: Splitter::default(),
+        seen: Seen::default(),
+        over: false,
+    };
+    let pieces = stream::unfold(relay, |mut relay| async {
+        let piece = relay.next().await?;
+        Some((piece, relay))
+    });
+    Ok(Answer { status: StatusCode::OK, body: AnswerBody::Events(Box::pin(pieces)) })
+}
+
+/// Passes a stream of events through.
+struct Relay {
+    response: reqwest::Response,
+    incoming: Incoming,
+    clock: Clock,
+    shape: Shape,
+    splitter: Splitter,
+    seen: Seen,
+    over: bool,
+}
+
+impl Relay {
+    async fn next(&mut self) -> Option<Piece> {
+        if self.over {
+            return None;
+        }
+        loop {
+            let whole = match self.clock.chunk(&mut self.response).await {
+                Ok(Some(chunk)) => self.splitter.push(chunk),
+                Ok(None) => return Some(self.end()),
+                Err(cut) => return Some(self.cut(cut)),
+            };
+            let Ok(whole) = whole else { return Some(self.cut("event_too_long")) };
+            if whole.is_empty() {
+                continue;
+            }
+            let whole = self.incoming.events(whole);
+            let (bytes, texts) = self.inspect(whole);
+            if !bytes.is_empty() {
+                return Some(Piece::Data { bytes, texts });
+            }
+        }
+    }
+
+    fn end(&mut self) -> Piece {
+        // Some servers leave out `[DONE]`; a finish reason says the same.
+        if (self.seen.done || self.seen.finished) && !self.splitter.has_rest() {
+            self.over = true;
+            return Piece::End { cut: None, bytes: None, usage: self.seen.usage };
+        }
+        self.cut("broken_off")
+    }
+
+    fn cut(&mut self, why: &'static str) -> Piece {
+        self.over = true;
+        if self.seen.done {
+            return Piece::End { cut: None, bytes: None, usage: self.seen.usage };
+        }
+        let message = "failed to finish the answer: the upstream broke off".to_owned();
+        let error = ApiError::bad_gateway("upstream_broke_off", message);
+        let bytes = Some(error_event(&error));
+        Piece::End { cut: Some(why), bytes, usage: self.seen.usage }
+    }
+
+    /// Looks into events on their way; the usage event is taken out if the client did not ask.
+    fn inspect(&mut self, whole: Bytes) -> (Bytes, Vec<ReplyText>) {
+        let mut texts = Vec::new();
+        let mut dropped: Vec<(usize, usize)> = Vec::new();
+        let mut at = 0;
+        for event in sse::events(&whole) {
+            let start = at;
+            at += event.len();
+            if self.seen.event(event, &mut texts) && !self.shape.include_usage {
+                dropped.push((start, at));
+            }
+        }
+        if dropped.is_empty() {
+            return (whole, texts);
+        }
+        let mut kept = Vec::with_capacity(whole.len());
+        let mut from = 0;
+        for (start, end) in dropped {
+            kept.extend_from_slice(&whole[from..start]);
+            from = end;
+        }
+        kept.extend_from_slice(&whole[from..]);
+        (kept.into(), texts)
+    }
+}
+
+fn url(
+    id: &UpstreamId,
+    config: &ServerConfig,
+    endpoint: Endpoint,
+) -> Result<reqwest::Url, UpstreamSetupError> {
+    let base = &config.base_url;
+    let path = match (config.protocol, endpoint) {
+        (Protocol::Anthropic, _) => "messages",
+        (Protocol::OpenAi, Endpoint::Chat) => "chat/completions",
+        (Protocol::OpenAi, Endpoint::Completions) => "completions",
+        (Protocol::OpenAi, Endpoint::Embeddings) => "embeddings",
+    };
+    let address = format!("{}/{path}", base.as_text());
+    let odd = || UpstreamSetupError::Address { id: id.clone(), address: address.clone() };
+    let url = reqwest::Url::parse(&address).map_err(|_| odd())?;
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let same = url.scheme() == base.scheme
+        && host == base.host
+        && url.port_or_known_default() == Some(base.port);
+    if same { Ok(url) } else { Err(odd()) }
+}
+
+/// The key and what the protocol wants besides; `None` if a header cannot hold the key.
+fn headers(config: &ServerConfig) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if config.protocol == Protocol::Anthropic {
+        let version = HeaderValue::from_static(anthropic::VERSION);
+        headers.insert(HeaderName::from_static("anthropic-version"), version);
+    }
+    let Some(key) = &config.key else { return Some(headers) };
+    let (name, text) = match config.protocol {
+        Protocol::OpenAi => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+        Protocol::Anthropic => (HeaderName::from_static("x-api-key"), key.expose().to_owned()),
+    };
+    let mut value = HeaderValue::from_str(&text).ok()?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Some(headers)
+}
+
+/// The TLS client needs to be told once per process which cryptography to use.
+fn install_tls_provider() {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        // An error means that the program that embeds us has chosen already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+#[cfg(test)]
+mod tests;
