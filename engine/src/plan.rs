@@ -7,8 +7,8 @@
 //! unless the caller said how many and how long. What does not fit at all is refused, with the least
 //! that would.
 //!
-//! Without a budget it is what the machine has: see [`machine`]. `sluice model plan` shows a plan with
-//! the speed that it promises ([`outlook`]); loading a model makes the same plan from what the process
+//! Without a budget it is what the machine has: see `machine`. `sluice model plan` shows a plan with
+//! the speed that it promises (`outlook`); loading a model makes the same plan from what the process
 //! has taken already.
 
 pub(crate) mod machine;
