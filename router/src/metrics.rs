@@ -1,24 +1,30 @@
 //! What operators watch: counts, times and states of this gateway in Prometheus' text format.
 //!
-//! The `prometheus` crate stays inside this file. Label values come from closed or configured sets
+//! The `prometheus` crate stays inside this module. Label values come from closed or configured sets
 //! (routes, classes of the site, statuses, upstreams), never from a client, so the number of series
 //! is bounded; none carries text of a request.
+
+mod engine;
+mod make;
+mod policy;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
-use sluice_engine::ExpertUse;
+
+use engine::EngineMetrics;
+pub use engine::EngineNow;
+use make::{counter, counters, gauge, gauges, histogram, histograms};
+pub use policy::Activation;
+use policy::PolicyMetrics;
 
 /// Buckets for decisions, seconds: 20 µs to 80 ms.
 const DECISION_BUCKETS: &[f64] =
     &[2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2];
-/// Buckets for first tokens and whole requests, seconds; those of OpenTelemetry's GenAI conventions.
-const REQUEST_BUCKETS: &[f64] =
-    &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
 
 /// All metrics of one gateway.
 pub struct Metrics {
@@ -33,22 +39,10 @@ pub struct Metrics {
     in_flight: IntGauge,
     connections: IntGauge,
     upstream_healthy: IntGaugeVec,
-    engine_running: IntGauge,
-    engine_waiting: IntGauge,
-    engine_lookups: IntCounterVec,
-    engine_read_ahead: IntCounterVec,
-    engine_read: IntCounter,
-    engine_seconds: GaugeVec,
-    engine_cache: IntGauge,
+    engine: EngineMetrics,
+    policy: PolicyMetrics,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
-    policy_reload_failed: IntGauge,
-    policy_activations: IntCounterVec,
-    policy_activated: IntGauge,
-    policy_age: IntGauge,
-    policy_info: IntGaugeVec,
-    policy_candidate: IntGaugeVec,
-    policy_differences: IntCounterVec,
     reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
@@ -63,19 +57,6 @@ pub struct Snapshot<'a> {
     pub audit_writable: bool,
     /// Records that could not be written.
     pub audit_failures: u64,
-}
-
-/// What the embedded engine is at.
-#[derive(Clone, Copy, Default)]
-pub struct EngineNow {
-    /// Generations running.
-    pub running: usize,
-    /// Generations waiting.
-    pub waiting: usize,
-    /// How experts were found and read since the start.
-    pub experts: ExpertUse,
-    /// Bytes that the cache of experts may hold.
-    pub cache_bytes: u64,
 }
 
 impl Metrics {
@@ -136,81 +117,11 @@ impl Metrics {
                 "1 if the upstream takes requests.",
                 &["upstream"],
             )?,
-            engine_running: gauge(r, "sluice_engine_running", "Generations running.")?,
-            engine_waiting: gauge(r, "sluice_engine_waiting", "Generations waiting.")?,
-            engine_lookups: counters(
-                r,
-                "sluice_engine_expert_lookups_total",
-                "Look-ups of experts, by whether they were in memory (hit) or read (miss).",
-                &["result"],
-            )?,
-            engine_read_ahead: counters(
-                r,
-                "sluice_engine_experts_read_ahead_total",
-                "Experts read before their layer, by whether they were wanted then.",
-                &["result"],
-            )?,
-            engine_read: counter(
-                r,
-                "sluice_engine_expert_read_bytes_total",
-                "Bytes of experts read from flash.",
-            )?,
-            engine_seconds: gauge_seconds(
-                r,
-                "sluice_engine_seconds_total",
-                "Time of the model: computing, or waiting for experts with nothing to compute.",
-                &["state"],
-            )?,
-            engine_cache: gauge(
-                r,
-                "sluice_engine_expert_cache_bytes",
-                "Bytes that the cache of experts may hold.",
-            )?,
             audit_writable: gauge(r, "sluice_audit_writable", "1 if the audit log takes records.")?,
             audit_failures: gauge(
                 r,
                 "sluice_audit_write_failures",
                 "Audit records that could not be written since the start.",
-            )?,
-            policy_reload_failed: gauge(
-                r,
-                "sluice_policy_reload_failed",
-                "1 if the present policy files were refused and an older set, or none, is in force.",
-            )?,
-            policy_activations: counters(
-                r,
-                "sluice_policy_activations_total",
-                "Readings of the policy files: activated, unchanged, refused (broken) or held \
-                 (they loosen what nobody accepted, or are older than what was in force).",
-                &["result"],
-            )?,
-            policy_activated: gauge(
-                r,
-                "sluice_policy_activated_timestamp_seconds",
-                "When the policies in force were put in force, seconds since 1970; 0 for none.",
-            )?,
-            policy_age: gauge(
-                r,
-                "sluice_policy_age_seconds",
-                "Time since the policies in force were put in force; 0 for none.",
-            )?,
-            policy_info: gauges(
-                r,
-                "sluice_policy_info",
-                "1 for the policies in force.",
-                &["digest", "site", "version"],
-            )?,
-            policy_candidate: gauges(
-                r,
-                "sluice_policy_shadow_loaded",
-                "1 if the candidate policies are compared with those in force; 0 if refused.",
-                &[],
-            )?,
-            policy_differences: counters(
-                r,
-                "sluice_policy_shadow_differences_total",
-                "Requests that candidate policies would decide otherwise, by rule.",
-                &["kind", "rule"],
             )?,
             reply_findings: counters(
                 r,
@@ -223,6 +134,8 @@ impl Metrics {
                 "sluice_clients_left_total",
                 "Clients that left before the end of their reply.",
             )?,
+            engine: EngineMetrics::registered(r)?,
+            policy: PolicyMetrics::registered(r)?,
             registry,
         })
     }
@@ -286,30 +199,22 @@ impl Metrics {
 
     /// Policy files were read.
     pub fn policy_activation(&self, result: Activation) {
-        self.policy_activations.with_label_values(&[result.in_words()]).inc();
-        let refused = matches!(result, Activation::Refused | Activation::Held);
-        self.policy_reload_failed.set(i64::from(refused));
+        self.policy.activation(result);
     }
 
     /// These policies are in force, since then.
     pub fn policy_in_force(&self, digest: &str, site: &str, version: &str, since: Timestamp) {
-        self.policy_activated.set(since.as_second());
-        self.policy_info.reset();
-        self.policy_info.with_label_values(&[digest, site, version]).set(1);
+        self.policy.in_force(digest, site, version, since);
     }
 
     /// Candidate policies were read, or refused.
     pub fn policy_candidate(&self, loaded: bool) {
-        let none: &[&str] = &[];
-        self.policy_candidate.with_label_values(none).set(i64::from(loaded));
+        self.policy.candidate(loaded);
     }
 
     /// Candidate policies would have decided otherwise, by one of these rules or by none.
     pub fn policy_difference(&self, kind: &str, rules: &[&str]) {
-        let rules = if rules.is_empty() { &["none"] } else { rules };
-        for rule in rules {
-            self.policy_differences.with_label_values(&[kind, rule]).inc();
-        }
+        self.policy.difference(kind, rules);
     }
 
     /// Everything in Prometheus' text format.
@@ -318,68 +223,21 @@ impl Metrics {
             self.upstream_healthy.with_label_values(&[upstream]).set(i64::from(*healthy));
         }
         if let Some(engine) = &now.engine {
-            self.engine(engine);
+            self.engine.set(engine);
         }
         self.audit_writable.set(i64::from(now.audit_writable));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
         self.render_at_start()
     }
 
-    /// The engine counts for itself: its totals replace those of the scrape before.
-    fn engine(&self, now: &EngineNow) {
-        self.engine_running.set(now.running as i64);
-        self.engine_waiting.set(now.waiting as i64);
-        self.engine_cache.set(i64::try_from(now.cache_bytes).unwrap_or(i64::MAX));
-        let used = &now.experts;
-        let set = |counter: IntCounter, total: u64| {
-            counter.inc_by(total.saturating_sub(counter.get()));
-        };
-        set(self.engine_lookups.with_label_values(&["hit"]), used.hits);
-        set(self.engine_lookups.with_label_values(&["miss"]), used.misses);
-        let wasted = used.read_ahead.saturating_sub(used.read_ahead_useful);
-        set(self.engine_read_ahead.with_label_values(&["wanted"]), used.read_ahead_useful);
-        set(self.engine_read_ahead.with_label_values(&["wasted"]), wasted);
-        set(self.engine_read.clone(), used.bytes_read);
-        let seconds = |state: &str| self.engine_seconds.with_label_values(&[state]);
-        seconds("computing").set(used.computed.as_secs_f64());
-        seconds("stalled").set(used.stalled.as_secs_f64());
-    }
-
     /// What there is to show before requests are taken.
     pub fn render_at_start(&self) -> String {
-        if self.policy_activated.get() > 0 {
-            let age = Timestamp::now().as_second() - self.policy_activated.get();
-            self.policy_age.set(age.max(0));
-        }
+        self.policy.grow_older();
         let mut text = String::new();
         TextEncoder::new()
             .encode_utf8(&self.registry.gather(), &mut text)
             .expect("gathered families are well formed");
         text
-    }
-}
-
-/// How a reading of the policy files ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// Another set is in force.
-    Activated,
-    /// They are what is in force already.
-    Unchanged,
-    /// They are broken.
-    Refused,
-    /// They are sound and were held back.
-    Held,
-}
-
-impl Activation {
-    fn in_words(self) -> &'static str {
-        match self {
-            Activation::Activated => "activated",
-            Activation::Unchanged => "unchanged",
-            Activation::Refused => "refused",
-            Activation::Held => "held",
-        }
     }
 }
 
@@ -416,72 +274,10 @@ fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
     std::str::from_utf8(digits).expect("ASCII digits are UTF-8")
 }
 
-fn counter(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-    let metric = IntCounter::new(name, help)?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn counters(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntCounterVec> {
-    let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-    let metric = IntGauge::new(name, help)?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn gauges(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<IntGaugeVec> {
-    let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-/// Totals of seconds that are counted elsewhere.
-fn gauge_seconds(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> prometheus::Result<GaugeVec> {
-    let metric = GaugeVec::new(Opts::new(name, help), labels)?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn histogram(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-) -> prometheus::Result<Histogram> {
-    let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
-fn histograms(r: &Registry, name: &str, help: &str) -> prometheus::Result<HistogramVec> {
-    let options = HistogramOpts::new(name, help).buckets(REQUEST_BUCKETS.to_vec());
-    let metric = HistogramVec::new(options, &["route"])?;
-    r.register(Box::new(metric.clone()))?;
-    Ok(metric)
-}
-
 #[cfg(test)]
 mod tests {
+    use sluice_engine::ExpertUse;
+
     use super::*;
 
     #[test]
