@@ -20,6 +20,8 @@ mod messages;
 mod place;
 pub mod responses;
 mod said;
+#[cfg(test)]
+mod testing;
 mod translation;
 
 use std::collections::BTreeMap;

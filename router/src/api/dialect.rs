@@ -244,6 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::testing::words;
 
     /// A body of each dialect that holds every kind of thing.
     fn bodies() -> Vec<(Dialect, Value)> {
@@ -352,18 +353,6 @@ mod tests {
                 put(&mut list[place], rest, value);
             }
             other => *other = value,
-        }
-    }
-
-    fn words(value: &Value, out: &mut BTreeSet<String>) {
-        match value {
-            Value::String(text) => drop(out.insert(text.clone())),
-            Value::Array(list) => list.iter().for_each(|item| words(item, out)),
-            Value::Object(map) => map.iter().for_each(|(key, inner)| {
-                out.insert(key.clone());
-                words(inner, out);
-            }),
-            _ => {}
         }
     }
 

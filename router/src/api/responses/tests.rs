@@ -4,6 +4,7 @@ use sluice_policies::ContentKind;
 
 use super::*;
 use crate::api::said;
+use crate::api::testing::words;
 use crate::api::translation::is_sorted;
 
 fn asked(body: &Value) -> Result<(Request, ReplyWriter), ApiError> {
@@ -41,19 +42,6 @@ fn the_tables_are_sorted() {
         AUDIO_PART,
     ] {
         assert!(is_sorted(table), "{table:?}");
-    }
-}
-
-/// Every string of a body, keys included.
-fn words(value: &Value, out: &mut BTreeSet<String>) {
-    match value {
-        Value::String(text) => drop(out.insert(text.clone())),
-        Value::Array(list) => list.iter().for_each(|item| words(item, out)),
-        Value::Object(map) => map.iter().for_each(|(key, inner)| {
-            out.insert(key.clone());
-            words(inner, out);
-        }),
-        _ => {}
     }
 }
 
