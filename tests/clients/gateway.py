@@ -8,6 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
 READY_SECONDS_MAX = 60
 
 CONFIG = """\

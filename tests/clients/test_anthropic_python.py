@@ -4,33 +4,20 @@ Run by `.ci/run`; by hand: SLUICE_BINARY=target/release/sluice python -m unittes
 """
 
 import json
-import os
 import unittest
 
 import anthropic
 from fake_cloud import ANSWER, TOOL_INPUT, CloudServer
-from gateway import Gateway
+from gateway import BINARY, Gateway
+from prompts import ORDINARY, REGULATED, WEATHER_SCHEMA
 
-BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
-# A number that card networks publish for tests; it passes the Luhn check like a real one.
-CARD = "4111 1111 1111 1111"
-ORDINARY = [{"role": "user", "content": "Name three fruits."}]
-REGULATED = [{"role": "user", "content": f"Charge my card {CARD}, expiry 04/29, please."}]
 # Settings of sampling are no longer among the arguments of the SDK.
 GREEDY = {"temperature": 0}
 WEATHER = {
     "name": "get_weather",
     "description": "Weather of a city",
     "strict": True,
-    "input_schema": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "maxLength": 12},
-            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-        },
-        "required": ["city", "unit"],
-        "additionalProperties": False,
-    },
+    "input_schema": WEATHER_SCHEMA,
 }
 
 

@@ -9,9 +9,8 @@ import unittest
 from pathlib import Path
 
 from fake_cloud import CloudServer
-from gateway import Gateway
+from gateway import BINARY, Gateway
 
-BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
 FOLDER = Path(__file__).parent
 SECONDS_MAX = 300
 

@@ -4,7 +4,6 @@ Run by `.ci/run`; by hand: SLUICE_BINARY=target/release/sluice python -m unittes
 """
 
 import json
-import os
 import unittest
 import urllib.request
 from typing import Annotated, Literal
@@ -12,13 +11,9 @@ from typing import Annotated, Literal
 import openai
 import pydantic
 from fake_cloud import ANSWER, CloudServer
-from gateway import Gateway
+from gateway import BINARY, Gateway
+from prompts import ORDINARY, REGULATED, WEATHER_SCHEMA
 
-BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
-# A number that card networks publish for tests; it passes the Luhn check like a real one.
-CARD = "4111 1111 1111 1111"
-ORDINARY = [{"role": "user", "content": "Name three fruits."}]
-REGULATED = [{"role": "user", "content": f"Charge my card {CARD}, expiry 04/29, please."}]
 
 
 Short = Annotated[str, pydantic.Field(max_length=40)]
@@ -42,15 +37,7 @@ WEATHER = {
         "name": "get_weather",
         "description": "Weather of a city",
         "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "maxLength": 12},
-                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-            },
-            "required": ["city", "unit"],
-            "additionalProperties": False,
-        },
+        "parameters": WEATHER_SCHEMA,
     },
 }
 

@@ -4,31 +4,20 @@ Run by `.ci/run`; by hand: SLUICE_BINARY=target/release/sluice python -m unittes
 """
 
 import json
-import os
 import unittest
 
 import openai
 import pydantic
 from fake_cloud import ANSWER, CloudServer
-from gateway import Gateway
+from gateway import BINARY, Gateway
+from prompts import CARD, WEATHER_SCHEMA
 
-BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
-# A number that card networks publish for tests; it passes the Luhn check like a real one.
-CARD = "4111 1111 1111 1111"
 WEATHER = {
     "type": "function",
     "name": "get_weather",
     "description": "Weather of a city",
     "strict": True,
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "maxLength": 12},
-            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-        },
-        "required": ["city", "unit"],
-        "additionalProperties": False,
-    },
+    "parameters": WEATHER_SCHEMA,
 }
 
 

@@ -1,0 +1,16 @@
+"""What the client suites ask, whatever the dialect."""
+
+# A number that card networks publish for tests; it passes the Luhn check like a real one.
+CARD = "4111 1111 1111 1111"
+ORDINARY = [{"role": "user", "content": "Name three fruits."}]
+REGULATED = [{"role": "user", "content": f"Charge my card {CARD}, expiry 04/29, please."}]
+# What the tool get_weather takes.
+WEATHER_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+    },
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
