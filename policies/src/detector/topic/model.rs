@@ -92,12 +92,15 @@ impl TopicModel {
         lexicon: &Lexicon,
         kinds: WordKinds,
     ) -> Result<TopicModel, usize> {
-        let lines = || file.lines().enumerate().filter(|(_, line)| !line.starts_with("# "));
-        let is_word = |line: &str| name_of(line).is_some_and(is_word);
-        let (rows, words) = (lines().count(), lines().filter(|(_, line)| is_word(line)).count());
+        let mut lines = Vec::new();
+        for (index, line) in file.lines().enumerate().filter(|(_, l)| !l.starts_with("# ")) {
+            let (name, numbers) = line.split_once('\t').ok_or(index + 1)?;
+            lines.push((index + 1, name, numbers, is_word(name)));
+        }
+        let words = lines.iter().filter(|(.., is_word)| *is_word).count();
         let never = [f32::INFINITY; TOPICS.len()];
         let mut model = TopicModel {
-            slots: table(rows - words),
+            slots: table(lines.len() - words),
             sieve: vec![0; SIEVE_BITS / 64].into_boxed_slice(),
             words: table(words),
             constants: Constants { bias: [0.0; TOPICS.len()], likely: never, very_likely: never },
@@ -105,16 +108,14 @@ impl TopicModel {
             kinds,
         };
         // Words come last: they take what their pieces weigh.
-        for of_words in [false, true] {
-            for (number, line) in lines().filter(|(_, line)| is_word(line) == of_words) {
-                model.parse_line(line, lexicon).ok_or(number + 1)?;
-            }
+        lines.sort_by_key(|(.., is_word)| *is_word);
+        for (number, name, numbers, _) in lines {
+            model.parse_line(name, numbers, lexicon).ok_or(number)?;
         }
         Ok(model)
     }
 
-    fn parse_line(&mut self, line: &str, lexicon: &Lexicon) -> Option<()> {
-        let (name, numbers) = line.split_once('\t')?;
+    fn parse_line(&mut self, name: &str, numbers: &str, lexicon: &Lexicon) -> Option<()> {
         match name {
             "=bias" => return read_columns(numbers, &mut self.constants.bias),
             "=likely" => return read_columns(numbers, &mut self.constants.likely),
@@ -217,10 +218,6 @@ fn add<W: Copy + Into<i32>>(sums: &mut Sums, weights: &[W; LANES]) {
 /// From other bits than the tag and the slot are made of.
 fn sieve_bit(feature: Feature) -> usize {
     (feature.0 >> 20) as usize & (SIEVE_BITS - 1)
-}
-
-fn name_of(line: &str) -> Option<&str> {
-    line.split_once('\t').map(|(name, _)| name)
 }
 
 /// The feature is a word, a number or a name, and nothing else.
