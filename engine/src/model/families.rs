@@ -4,14 +4,11 @@
 //! transformers computed in f32. Weights are bf16, so nothing is quantised on either side: what remains
 //! is the order of f32 sums. The same weights lie there as GGUF, by the rules of llama.cpp's converter.
 
-use std::path::{Path, PathBuf};
-
 use super::parity::{Text, best_and_margin, load, reference};
 use super::tests::chunked;
-use super::tiny::{FAMILIES, checkpoint, gguf};
+use super::tiny::{FAMILIES, checkpoint, gguf, packed};
 use super::{LoadedModel, Step};
 use crate::engine::{BackendChoice, EngineOptions};
-use crate::pack::{PackOptions, pack};
 use crate::tokenizer::TokenId;
 
 /// Largest difference of a logit from transformers', with sums in f64.
@@ -133,26 +130,11 @@ fn in_a_batch(model: &mut LoadedModel, prompts: &[&Vec<TokenId>]) -> Vec<Vec<f32
     logits
 }
 
-/// Packs a checkpoint with one type for all matrices.
-fn packed(source: &Path, destination: &Path, dtype: &str) -> PathBuf {
-    let options = PackOptions {
-        source: source.to_owned(),
-        destination: destination.join(dtype),
-        experts: dtype.to_owned(),
-        dense: dtype.to_owned(),
-        classes: Vec::new(),
-        name: None,
-        quality: None,
-    };
-    pack(&options, &mut |_| {}).expect("packs");
-    options.destination
-}
-
 #[test]
 fn a_pack_in_the_source_s_own_type_changes_no_bit_of_any_family() {
     for family in FAMILIES {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let pack = packed(&checkpoint(family), dir.path(), "bf16");
+        let pack = packed(&checkpoint(family), dir.path().join("pack"), "bf16");
         let prompt = &texts(family)[0].ids;
         let run = |model| chunked(&mut load(model, BackendChoice::Cpu), prompt, &[prompt.len()]);
         assert_eq!(run(pack), run(checkpoint(family)), "{family}");
@@ -163,7 +145,7 @@ fn a_pack_in_the_source_s_own_type_changes_no_bit_of_any_family() {
 fn quantised_packs_of_any_family_run_near_the_oracle() {
     for (family, dtype) in FAMILIES.iter().flat_map(|f| ["q8_0", "q4_0"].map(|d| (*f, d))) {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let pack = packed(&checkpoint(family), dir.path(), dtype);
+        let pack = packed(&checkpoint(family), dir.path().join("pack"), dtype);
         let text = &texts(family)[0];
         let [fast, exact] = [BackendChoice::Cpu, BackendChoice::Reference].map(|backend| {
             let mut model = load(pack.clone(), backend);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::pack::{PackOptions, pack};
 use crate::tensor::DType;
 
 /// The families, each with a tiny model in `testdata/tiny/`, as safetensors and as GGUF.
@@ -21,6 +22,21 @@ pub(crate) fn checkpoint(family: &str) -> PathBuf {
 /// The same weights as a GGUF file, by the rules of llama.cpp's converter.
 pub(crate) fn gguf(family: &str) -> PathBuf {
     testdata("tiny").join(format!("{family}.gguf"))
+}
+
+/// Packs a model, all matrices in one type (`auto`: each in its own).
+pub(crate) fn packed(source: &Path, destination: PathBuf, dtype: &str) -> PathBuf {
+    let options = PackOptions {
+        source: source.to_owned(),
+        destination,
+        experts: dtype.to_owned(),
+        dense: dtype.to_owned(),
+        classes: Vec::new(),
+        name: None,
+        quality: None,
+    };
+    pack(&options, &mut |_| {}).expect("packs");
+    options.destination
 }
 
 /// A committed file of test data.

@@ -16,7 +16,6 @@ use super::tiny::{self, FAMILIES, Noise, StoredTensor};
 use super::{LoadedModel, Step};
 use crate::clock::Clock;
 use crate::engine::{BackendChoice, EngineOptions};
-use crate::pack::{PackOptions, pack};
 use crate::quant::quantise_row;
 use crate::tensor::DType;
 use crate::tokenizer::TokenId;
@@ -216,21 +215,6 @@ fn block_scales(dtype: DType) -> (Scale, Option<(usize, f32)>) {
     (Scale { at, levels_deviation }, min)
 }
 
-/// Packs a model in its own types.
-fn packed(source: &Path, dtype: &str) -> PathBuf {
-    let options = PackOptions {
-        source: source.to_owned(),
-        destination: source.with_extension("pack"),
-        experts: dtype.to_owned(),
-        dense: dtype.to_owned(),
-        classes: Vec::new(),
-        name: None,
-        quality: None,
-    };
-    pack(&options, &mut |_| {}).expect("packs");
-    options.destination
-}
-
 fn prompt(tokens: usize) -> Vec<TokenId> {
     (0..tokens as u32).map(|i| (i * 37 + i * i * 5) % 256).collect()
 }
@@ -267,7 +251,7 @@ fn every_weight_type_runs_from_gguf_and_from_its_pack() {
         let error = relative_error(&fast, &exact);
         println!("{dtype}: {error:.6}");
         assert!(error <= error_max(dtype), "{dtype}: {error}");
-        let pack = packed(&file, "auto");
+        let pack = tiny::packed(&file, file.with_extension("pack"), "auto");
         assert_eq!(logits(&mut load(pack, BackendChoice::Cpu), 2), fast, "{dtype}");
         std::fs::remove_file(file).expect("there");
     }
@@ -336,7 +320,7 @@ fn table_of_families() {
             let (fast, error, speed) = measured(&file);
             assert!(error <= 5.0 * error_max(dtype), "{family} {dtype}: {error}");
             rows.entry((1, place)).or_default().push(cell(error, speed));
-            let mut pack = load_fast(packed(&file, "auto"));
+            let mut pack = load_fast(tiny::packed(&file, file.with_extension("pack"), "auto"));
             assert_eq!(logits(&mut pack, 12), fast, "{family} {dtype}");
             rows.entry((2, place)).or_default().push(format!("0, {:.0}", decode_speed(&mut pack)));
         }
