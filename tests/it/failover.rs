@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cloud::{Cloud, Script, http, until};
-use crate::gateway::{Gateway, say, say_streamed, with_cloud, with_upstreams};
+use crate::gateway::{Gateway, say, say_streamed, shows_card, with_cloud, with_upstreams};
 
 #[tokio::test]
 async fn one_sent_while_the_cloud_is_down_is_answered_here() {
@@ -106,7 +106,7 @@ async fn without_an_edge_a_failing_cloud_is_a_plain_error_with_headers() {
         assert_ne!(reply.header("x-sluice-decision"), "");
         let private = gateway.chat(say("Refund the card 4539 5787 6362 1486")).await;
         assert_eq!(private.header("x-sluice-route"), "refuse", "{}", private.text());
-        assert!(!cloud.seen().contains("4539"));
+        assert!(!shows_card(&cloud.seen()));
     }
 }
 

@@ -306,6 +306,16 @@ impl Reply {
     }
 }
 
+/// A card number whose check digit is right.
+pub(crate) const CARD: &str = "4539 5787 6362 1486";
+
+/// Whether a text shows a part of [`CARD`], no part so short that a hash or a time would have it by chance.
+pub(crate) fn shows_card(text: &str) -> bool {
+    ["4539 5", "787 63", "62 1486", "45395787", "57876362", "63621486"]
+        .iter()
+        .any(|part| text.contains(part))
+}
+
 /// A chat body of one user message.
 pub(crate) fn say(text: &str) -> Value {
     json!({"model": "auto", "max_tokens": 4, "messages": [{"role": "user", "content": text}]})

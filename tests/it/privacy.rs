@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use crate::cloud::{Cloud, Script};
-use crate::gateway::{Gateway, say, say_streamed, with_cloud};
+use crate::gateway::{CARD, Gateway, say, say_streamed, shows_card, with_cloud};
 
-const CARD: &str = "4539 5787 6362 1486";
 const CARD_PROMPT: &str = "Refund the card 4539 5787 6362 1486 please";
 /// SHA-256 of `sk-ward`, tagged for patient data.
 const KEYS: &str = "keys:\n\
@@ -108,7 +107,7 @@ async fn of_two_fields_with_one_name_the_scanned_one_is_sent() {
     let post = hyper::Method::POST;
     let reply = gateway.send(post, "/v1/chat/completions", &[], body).await;
     reply.came_from("cloud", 200);
-    assert!(!cloud.seen().contains("4539"), "{}", cloud.seen());
+    assert!(!shows_card(&cloud.seen()), "{}", cloud.seen());
 }
 
 #[tokio::test]
@@ -197,9 +196,10 @@ async fn every_attempt_is_on_record_before_and_after_without_content() {
     assert!(!lines[2]["findings"].as_array().unwrap().is_empty());
     assert_eq!(lines[2]["facts"]["upstreams"].as_array().unwrap().len(), 2);
     let text = std::fs::read_to_string(gateway.audit_folder().join("audit.jsonl")).unwrap();
-    for content in ["capital", "France", "Refund", "4539", "1486"] {
+    for content in ["capital", "France", "Refund"] {
         assert!(!text.contains(content), "{content} is in the audit log");
     }
+    assert!(!shows_card(&text), "the card is in the audit log");
 }
 
 #[tokio::test]

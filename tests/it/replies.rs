@@ -3,12 +3,11 @@
 use serde_json::json;
 
 use crate::cloud::{Cloud, Script};
-use crate::gateway::{Gateway, say, say_streamed, with_cloud};
+use crate::gateway::{Gateway, say, say_streamed, shows_card, with_cloud};
 
 /// A reply that gives away a card number, whole or cut into events in the middle of the number.
 const GIVEN_AWAY: &str = "The card on file is 4539 5787 6362 1486, shall I go on with the refund?";
 const PIECES: [&str; 4] = ["The card on file is 4539 5", "787 63", "62 1486", ", shall I go on?"];
-const DIGITS: &str = "1486";
 
 fn whole() -> Script {
     let choice = json!({"index": 0, "finish_reason": "stop",
@@ -64,7 +63,7 @@ async fn a_finding_in_a_reply_keeps_the_conversation_here() {
         let session = [("x-sluice-session", "s-9")];
         let reply = gateway.chat_with(&session, body).await;
         reply.came_from("cloud", 200);
-        assert!(reply.text().contains(DIGITS), "taint lets the reply pass");
+        assert!(shows_card(&reply.text()), "taint lets the reply pass");
         let outcome = &gateway.audit_lines(2).await[1];
         assert_eq!(outcome["reply_finding"], json!(true), "{outcome}");
         assert_eq!(gateway.metric("sluice_reply_findings_total{upstream=\"cloud\"} ").await, 1.0);
@@ -83,7 +82,7 @@ async fn cut_withholds_a_whole_reply() {
     let reply = gateway.chat(say("Hello")).await;
     assert_eq!(reply.status, 403);
     assert_eq!(reply.header("x-sluice-upstream"), "cloud");
-    assert!(!reply.text().contains(DIGITS) && reply.text().contains("policy_blocked"));
+    assert!(!shows_card(&reply.text()) && reply.text().contains("policy_blocked"));
     let outcome = &gateway.audit_lines(2).await[1];
     assert_eq!((&outcome["ending"], &outcome["error"]), (&json!("cut"), &json!("reply_finding")));
 }
@@ -95,7 +94,7 @@ async fn cut_ends_a_stream_before_the_finding_leaves() {
     let reply = gateway.chat(say_streamed("Hello")).await;
     let text = reply.text();
     assert_eq!(reply.status, 200);
-    assert!(!text.contains("4539") && !text.contains(DIGITS), "{text}");
+    assert!(!shows_card(&text), "{text}");
     assert!(text.contains("policy_blocked") && !text.contains("[DONE]"), "{text}");
 }
 
@@ -120,7 +119,7 @@ async fn mask_takes_the_finding_out_and_keeps_the_conversation_here() {
         let reply = gateway.chat_with(&session, body).await;
         reply.came_from("cloud", 200);
         let text = reply.text();
-        assert!(!text.contains("4539") && !text.contains(DIGITS), "{text}");
+        assert!(!shows_card(&text), "{text}");
         assert!(
             text.contains("[withheld: payment_card]") && text.contains("shall I go on"),
             "{text}"
