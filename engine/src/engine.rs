@@ -19,6 +19,7 @@ mod submission;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -41,6 +42,8 @@ use worker::Worker;
 
 /// Generations that may wait when the options say nothing.
 const WAITING_MAX_DEFAULT: usize = 64;
+/// How soon a first token is wanted where a request does not say.
+pub(crate) const WANTED_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
 /// Replies to one prompt; each holds a state of its own in memory.
 pub const CHOICES_MAX: usize = 16;
 
@@ -77,6 +80,7 @@ pub struct TokenStream {
     events: mpsc::Receiver<StreamEvent>,
     queue: Arc<Queue>,
     ended: bool,
+    ahead: usize,
 }
 
 impl Engine {
@@ -146,9 +150,15 @@ impl Engine {
         let Submission { mut jobs, events } = shared.submission(request, choices)?;
         let mut first = jobs.remove(0);
         first.siblings = jobs;
-        shared.queue.push(first)?;
-        let stream = |events| TokenStream { events, queue: shared.queue.clone(), ended: false };
+        let ahead = shared.queue.push(first)?;
+        let queue = || shared.queue.clone();
+        let stream = |events| TokenStream { events, queue: queue(), ended: false, ahead };
         Ok(events.into_iter().map(stream).collect())
+    }
+
+    /// The model's chat template shows tools and how they are called.
+    pub fn calls_tools(&self) -> bool {
+        self.shared.vocabulary.markup.call_form.is_some()
     }
 
     /// How many tokens a prompt has, its template included. A text that is far longer than the
@@ -161,6 +171,18 @@ impl Engine {
     pub fn forecast(&self) -> Forecast {
         let load = self.shared.queue.load();
         self.shared.speeds.forecast(load.running, load.waiting)
+    }
+
+    /// How long until a generation starts that has so many waiting before it, all places being taken; no
+    /// time if one is free.
+    pub fn starts_in(&self, ahead: usize) -> Duration {
+        let load = self.shared.queue.load();
+        self.shared.speeds.queue_time(load.running + ahead)
+    }
+
+    /// Generations that may wait; a further one is refused as `Busy`.
+    pub fn waiting_max(&self) -> usize {
+        self.shared.queue.waiting_max()
     }
 
     /// How experts were found and read since the model was loaded.
@@ -217,6 +239,11 @@ impl Drop for Shared {
 }
 
 impl TokenStream {
+    /// Generations that waited before it when it came, and had no place yet.
+    pub fn ahead(&self) -> usize {
+        self.ahead
+    }
+
     /// The next event, or `None` after the end.
     pub async fn next(&mut self) -> Option<StreamEvent> {
         let event = self.events.recv().await;

@@ -22,6 +22,7 @@ use sluice_policies::Mode;
 pub use diagnose::ConfigError;
 pub use scalar::{BaseUrl, Bytes, Plain, Secret, Span, parse_bytes, parse_duration};
 
+use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
 
 /// No config is longer; a longer file is not one.
@@ -118,6 +119,8 @@ pub struct UpstreamConfig {
     pub id: UpstreamId,
     /// What it is.
     pub kind: UpstreamKind,
+    /// `capabilities`: what it can do, as far as that is less than its kind can.
+    pub capabilities: Capabilities,
 }
 
 /// The kinds of upstream.
@@ -340,6 +343,7 @@ impl UpstreamConfig {
         UpstreamConfig {
             id: UpstreamId::new("edge"),
             kind: UpstreamKind::Edge(EdgeConfig::default()),
+            capabilities: Capabilities::default(),
         }
     }
 }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode,
-    Route, ScanCache, ScanMemory,
+    Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal,
+    RefusalCode, Route, ScanCache, ScanMemory, Wish,
 };
 use tokio::time::Instant;
 
@@ -24,6 +24,7 @@ use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
 use crate::api::{ApiError, ChatBody, Request};
 use crate::audit::{AuditLog, RefusalRecord};
+use crate::capability::Needs;
 use crate::identity::Callers;
 use crate::metrics::{Metrics, Snapshot};
 use crate::redact::{Redaction, Redactor, Tools};
@@ -84,6 +85,8 @@ struct Ask {
     /// The policies in force when it came: all its decisions are theirs.
     policy: Arc<PolicySet>,
     request: Request,
+    /// What it needs of an upstream.
+    needs: Needs,
     classification: Classification,
     /// What the classification rested on.
     evidence: Evidence,
@@ -140,7 +143,8 @@ impl Gateway {
             return Reply::error(&ApiError::internal());
         };
         let mut stripped = request.chat.strip(&classification.strip);
-        let mut facts = self.facts(&request);
+        let needs = Needs::of(&request.chat.fields, &request.prompt, request.chat.endpoint);
+        let mut facts = self.facts(&request, &needs);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
             self.compare(&policy, &decision, &candidate, &classification, &facts)
@@ -177,6 +181,7 @@ impl Gateway {
             id,
             policy,
             request,
+            needs,
             classification,
             evidence,
             stripped,
@@ -202,7 +207,7 @@ impl Gateway {
                 tokio::time::sleep(step).await;
                 step = (step * 2).min(QUEUE_STEP_MAX);
                 asked.clear();
-                facts = self.facts(&ask.request);
+                facts = self.facts(&ask.request, &ask.needs);
                 decision = ask.policy.decide(&ask.classification, &facts);
                 continue;
             };
@@ -229,7 +234,11 @@ impl Gateway {
             }
             decision = ask.policy.decide(&ask.classification, &facts);
         }
-        let error = final_error(&decision, last.as_ref());
+        let error = match last {
+            None => incapable(&ask, &decision, &facts),
+            Some(_) => None,
+        };
+        let error = error.unwrap_or_else(|| final_error(&decision, last.as_ref()));
         self.refuse(&ask, &decision, &facts, &error).await
     }
 
@@ -292,7 +301,7 @@ impl Gateway {
         Some(would)
     }
 
-    fn facts(&self, request: &Request) -> Facts {
+    fn facts(&self, request: &Request, needs: &Needs) -> Facts {
         let session = request.session.as_deref();
         let taint = self.parts.taint.look_up(&request.caller, session, &request.prompt);
         Facts {
@@ -302,7 +311,8 @@ impl Gateway {
             audit_writable: self.parts.audit.is_writable(),
             tainted: taint == Taint::Tainted,
             taint_unknown: taint == Taint::Unknown,
-            upstreams: self.parts.upstreams.iter().map(Upstream::facts).collect(),
+            request: needs.said.clone(),
+            upstreams: self.parts.upstreams.iter().map(|it| it.facts_for(needs)).collect(),
         }
     }
 
@@ -418,7 +428,8 @@ impl Gateway {
         }
     }
 
-    /// Names of models for `GET /v1/models`: the edge's own, and those that the config lists.
+    /// Names of models for `GET /v1/models`: the edge's own, those that the config lists, and the virtual
+    /// ones.
     pub fn models(&self) -> Vec<(String, String)> {
         let mut models = Vec::<(String, String)>::new();
         for upstream in &self.parts.upstreams {
@@ -431,6 +442,11 @@ impl Gateway {
                     let names = server.config().models.iter().map(|(name, _)| name);
                     models.extend(names.map(|name| (name.clone(), owner.to_owned())));
                 }
+            }
+        }
+        for wish in Wish::ALL.map(Wish::in_words) {
+            if !models.iter().any(|(name, _)| name == wish) {
+                models.push((wish.to_owned(), "sluice".to_owned()));
             }
         }
         models
@@ -496,6 +512,27 @@ fn final_error(decision: &Decision, last: Option<&UpstreamError>) -> ApiError {
             retry_after_s: None,
         }),
     }
+}
+
+/// What the client is told where every upstream that policy allows lacks something: which field asks for
+/// it. `None` if that is not what the decision says.
+fn incapable(ask: &Ask, decision: &Decision, facts: &Facts) -> Option<ApiError> {
+    let refusal = decision.refusal.as_ref()?;
+    if refusal.code != RefusalCode::LacksCapability {
+        return None;
+    }
+    let mut able = facts.clone();
+    able.upstreams.iter_mut().for_each(|upstream| upstream.lacks.clear());
+    let allowed = ask.policy.decide(&ask.classification, &able).allowed;
+    let counts = |id: &String| allowed.contains(id);
+    let upstreams = facts.upstreams.iter().filter(|upstream| counts(&upstream.id));
+    let lacking: Vec<Capability> = upstreams.flat_map(|u| u.lacks.iter().copied()).collect();
+    let mut error = ApiError::refused(refusal);
+    if lacking.iter().all(|what| *what == Capability::ContextTokens) {
+        error = ApiError::context_length(refusal.message.clone());
+    }
+    error.param = lacking.first().map(|what| ask.needs.field(*what).to_owned());
+    Some(error)
 }
 
 fn audit_down() -> Refusal {

@@ -13,6 +13,7 @@ pub mod active_policy;
 pub mod api;
 pub mod audit;
 pub mod breaker;
+pub mod capability;
 pub mod config;
 mod error;
 pub mod gateway;
@@ -177,12 +178,14 @@ fn scan_cache() -> Result<ScanCache, NoRandomness> {
 
 fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
     let id = config.id.clone();
-    Ok(match &config.kind {
+    let mut upstream = match &config.kind {
         UpstreamKind::Edge(edge) => Upstream::Edge(self::edge(id, edge)?),
         UpstreamKind::Server(server) => {
             Upstream::Server(Box::new(ServerUpstream::new(id, server.clone())?))
         }
-    })
+    };
+    upstream.narrow(&config.capabilities);
+    Ok(upstream)
 }
 
 fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError> {

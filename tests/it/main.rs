@@ -8,7 +8,9 @@ mod gateway;
 
 mod activation;
 mod cancellation;
+mod choice;
 mod dialects;
+mod edge;
 mod failover;
 mod goldens;
 mod hostile;
@@ -16,6 +18,8 @@ mod privacy;
 mod redaction;
 mod replies;
 mod routing;
-mod storm;
 mod streaming;
 mod tools;
+
+#[path = "../sim/mod.rs"]
+mod sim;

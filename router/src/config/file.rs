@@ -19,6 +19,7 @@ use super::{
     Listen, Offline, PolicyFiles, Protocol, SIGNATURES_MIN, ServerConfig, Timeouts, UpstreamConfig,
     UpstreamKind, state_folder,
 };
+use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
 
 /// Whether secrets are read: a decision that contacts nothing needs none.
@@ -124,6 +125,8 @@ struct UpstreamSection {
     #[serde(default)]
     models: Aliases,
     timeouts: Option<TimeoutsSection>,
+    #[serde(default)]
+    capabilities: Capabilities,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]
@@ -305,6 +308,16 @@ impl Lowering<'_> {
             ));
         }
         self.refuse_foreign_fields(&name, &s)?;
+        let capabilities = s.capabilities.clone();
+        if s.kind == Kind::Edge && capabilities.quality.is_some() {
+            return Err(self.error(
+                &["upstreams", &name, "capabilities", "quality"],
+                &format!(
+                    "upstreams.{name}.capabilities: expected no quality on an upstream of kind edge"
+                ),
+                Some("the quality of the edge stands in its model's file"),
+            ));
+        }
         let kind = match s.kind {
             Kind::Edge => UpstreamKind::Edge(EdgeConfig {
                 model: s.model.map(|p| self.folder.join(p.0)),
@@ -317,7 +330,7 @@ impl Lowering<'_> {
             Kind::OpenAi => UpstreamKind::Server(self.server(&name, Protocol::OpenAi, s)?),
             Kind::Anthropic => UpstreamKind::Server(self.server(&name, Protocol::Anthropic, s)?),
         };
-        Ok(UpstreamConfig { id: UpstreamId::new(&name), kind })
+        Ok(UpstreamConfig { id: UpstreamId::new(&name), kind, capabilities })
     }
 
     /// A field of the other kind would do nothing, and the file would read as if it did.

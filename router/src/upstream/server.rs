@@ -20,7 +20,7 @@ use hyper::header::{
     ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use serde_json::Value;
-use sluice_policies::Endpoint;
+use sluice_policies::{Endpoint, Wish};
 use tokio::time::{Instant, timeout_at};
 
 use super::seen::{Seen, collect_texts, usage};
@@ -29,6 +29,7 @@ use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
 use super::{anthropic, openai};
 use crate::api::{ApiError, ChatBody};
 use crate::breaker::Breaker;
+use crate::capability::Capabilities;
 use crate::config::{Protocol, ServerConfig, Timeouts};
 use crate::permit::{EgressPermit, OutboundBody};
 use crate::reply::error_event;
@@ -49,6 +50,8 @@ pub struct ServerUpstream {
     headers: HeaderMap,
     /// Keeps requests away while it fails.
     pub breaker: Breaker,
+    /// What it can do: its protocol's, and less where the config says so.
+    pub capabilities: Capabilities,
 }
 
 /// An upstream whose settings make no usable client.
@@ -97,7 +100,9 @@ impl ServerUpstream {
             .map_err(|source| UpstreamSetupError::Client { id: id.clone(), source })?;
         let address = url.origin().ascii_serialization();
         let breaker = Breaker::new();
-        Ok(ServerUpstream { id, config, client, address, headers, breaker })
+        let embeddings = config.protocol == Protocol::OpenAi;
+        let capabilities = Capabilities { embeddings, ..Capabilities::default() };
+        Ok(ServerUpstream { id, config, client, address, headers, breaker, capabilities })
     }
 
     /// `scheme://host:port`, the port left out where it is the scheme's own.
@@ -131,6 +136,10 @@ impl ServerUpstream {
         match (listed, &self.config.model) {
             (Some((_, server_name)), _) => server_name,
             (None, Some(standard)) => standard,
+            // No server knows the virtual models: the first that it was given names for will do.
+            (None, None) if Wish::named(client_name).is_some() => {
+                self.config.models.first().map_or(client_name, |(_, server_name)| server_name)
+            }
             (None, None) => client_name,
         }
     }
