@@ -33,6 +33,7 @@ mod name_words;
 mod national_id;
 mod pattern;
 mod reading;
+mod recovery_phrase;
 mod secret;
 mod spec;
 mod token;

@@ -14,8 +14,8 @@ use super::spec::{DetectorSpec, SpecError};
 use super::topic::{TopicModel, WordKinds};
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
 use super::{
-    bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern, secret,
-    token, topic, words,
+    bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern,
+    recovery_phrase, secret, token, topic, words,
 };
 use crate::evidence::Likelihood;
 
@@ -323,6 +323,7 @@ fn builtin(name: &str, spec: &DetectorSpec, compiler: &mut Compiler) -> Option<K
         .or_else(|| contact::builtin(name, compiler))
         .or_else(|| birth::builtin(name, compiler))
         .or_else(|| secret::builtin(name, compiler))
+        .or_else(|| recovery_phrase::builtin(name, compiler))
         .or_else(|| name::builtin(name, compiler))
         .or_else(|| clinical::builtin(name, compiler))
         .or_else(|| marking::builtin(name, spec, compiler))
