@@ -216,9 +216,8 @@ fn is_decimal_part(text: &str, range: &Range<usize>) -> bool {
     let before = range.start.checked_sub(1).map(|i| bytes[i]);
     let digit_before = range.start >= 2 && bytes[range.start - 2].is_ascii_digit();
     // `28,380,4111111111111111` is a row of values.
-    let whole_part = bytes[..range.start.saturating_sub(1)].iter().rev();
-    let is_listed =
-        before == Some(b',') && whole_part.skip_while(|b| b.is_ascii_digit()).next() == Some(&b',');
+    let mut whole_part = bytes[..range.start.saturating_sub(1)].iter().rev();
+    let is_listed = before == Some(b',') && whole_part.find(|b| !b.is_ascii_digit()) == Some(&b',');
     let comes_after_point = matches!(before, Some(b'.' | b',')) && digit_before && !is_listed;
     let after = bytes.get(range.end).copied();
     let goes_on = after == Some(b'.') && bytes.get(range.end + 1).is_some_and(u8::is_ascii_digit);
