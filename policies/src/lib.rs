@@ -50,7 +50,7 @@ pub use detector::{
 };
 pub use error::{Diagnostic, PolicyError};
 pub use evidence::{Finding, Likelihood};
-pub use explain::{Clause, Explanation, RuleExplanation};
+pub use explain::{Clause, Explanation, FindingExplanation, RuleExplanation};
 pub use latency::LatencyClass;
 pub use pack::LANGUAGE_VERSION;
 pub use policy_set::check::{Branch, CaseResult, TestCase, TestFailure, TestReport};

@@ -35,8 +35,8 @@ pub(crate) struct Compiled {
 pub(crate) struct CompiledDetector {
     pub(crate) spec: DetectorSpec,
     pub(crate) kind: Kind,
-    near: Option<ListId>,
-    negative: Option<ListId>,
+    pub(super) near: Option<ListId>,
+    pub(super) negative: Option<ListId>,
     exclude: Vec<String>,
 }
 
@@ -244,7 +244,11 @@ impl CompiledDetector {
         }
     }
 
-    fn context_distance(&self, reading: &Reading<'_>, range: &Range<usize>) -> Option<usize> {
+    pub(super) fn context_distance(
+        &self,
+        reading: &Reading<'_>,
+        range: &Range<usize>,
+    ) -> Option<usize> {
         let near = self.near?;
         let reach = self.spec.near_characters.map_or(CONTEXT_BYTES, usize::from);
         reading.distance(near, range, reach).or_else(|| {
