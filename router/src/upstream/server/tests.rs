@@ -6,18 +6,16 @@ use serde_json::json;
 
 use super::*;
 use crate::api::{Hints, chat};
-use crate::config::BaseUrl;
+use crate::config::{BaseUrl, PassField};
 use crate::identity::Caller;
 use crate::reply_scan::Channel;
 
 fn upstream(models: &[(&str, &str)], model: Option<&str>) -> ServerUpstream {
+    let base_url = BaseUrl::parse("http://127.0.0.1:9/v1").unwrap();
     let config = ServerConfig {
-        protocol: Protocol::OpenAi,
-        base_url: BaseUrl::parse("http://127.0.0.1:9/v1").unwrap(),
-        key: None,
         models: models.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect(),
         model: model.map(str::to_owned),
-        timeouts: Timeouts::default(),
+        ..ServerConfig::at(Protocol::OpenAi, base_url)
     };
     ServerUpstream::new(UpstreamId::new("cloud"), config).unwrap()
 }
@@ -35,7 +33,7 @@ fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
         "reason": "", "refusal": null, "policy_digest": "",
     }))
     .unwrap();
-    let sealed = upstream.outbound(&body(value)).ok().unwrap();
+    let sealed = upstream.outbound(&body(value), &ClientHeaders::default()).ok().unwrap();
     let recorded = crate::audit::Recorded::for_test(upstream.id());
     let permit = EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap();
     serde_json::from_slice(&permit.spend().2).unwrap()
@@ -67,6 +65,42 @@ fn the_cloud_gets_the_clients_fields_but_for_those_that_the_gateway_sets() {
         json!({"model": "m", "messages": messages, "stream": true, "store": false,
                "stream_options": {"include_usage": true, "include_obfuscation": false}})
     );
+}
+
+#[test]
+fn fields_that_name_persons_leave_where_the_config_lists_them() {
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let asked = json!({"model": "m", "messages": messages, "user": "u", "safety_identifier": "s",
+                       "metadata": {"user_id": "v"}});
+    for (listed, expected) in [
+        (vec![PassField::User], json!({"user": "u"})),
+        (vec![PassField::Metadata], json!({"metadata": {"user_id": "v"}})),
+        (
+            vec![PassField::User, PassField::SafetyIdentifier],
+            json!({"user": "u", "safety_identifier": "s"}),
+        ),
+    ] {
+        let mut upstream = upstream(&[], None);
+        upstream.config.connection.pass_fields = listed;
+        let mut sent = sent(&upstream, &asked);
+        for name in ["model", "messages", "store"] {
+            assert!(sent.as_object_mut().unwrap().remove(name).is_some(), "{name}");
+        }
+        assert_eq!(sent, expected);
+    }
+}
+
+#[test]
+fn anthropic_gets_the_user_in_its_own_words_where_the_config_lists_it() {
+    let asked = json!({"model": "m", "user": "u", "messages": [{"role": "user", "content": "hi"}]});
+    for (listed, expected) in
+        [(vec![], Value::Null), (vec![PassField::User], json!({"user_id": "u"}))]
+    {
+        let mut upstream = upstream(&[], None);
+        upstream.config.protocol = Protocol::Anthropic;
+        upstream.config.connection.pass_fields = listed;
+        assert_eq!(sent(&upstream, &asked)["metadata"], expected);
+    }
 }
 
 #[test]
