@@ -23,8 +23,9 @@ struct Fault {
 }
 
 enum Strikes {
-    /// Before the first byte: status and code, streamed or not.
-    Before(u16, &'static str),
+    /// Before the first byte: status and code, streamed or not; a name that nobody knows fails at once or
+    /// late, as the machine's resolver likes.
+    Before(&'static [(u16, &'static str)]),
     /// In the middle of a stream.
     Within,
 }
@@ -100,8 +101,20 @@ impl Dialect {
     }
 }
 
-fn before(name: &'static str, script: Script, status: u16, code: &'static str) -> Fault {
-    Fault { name, script, address: None, strikes: Strikes::Before(status, code) }
+/// What a client is told.
+type Told = [(u16, &'static str)];
+const UNAVAILABLE: &Told = &[(502, "upstream_unavailable")];
+const TIMEOUT: &Told = &[(504, "upstream_timeout")];
+const EITHER: &Told = &[(502, "upstream_unavailable"), (504, "upstream_timeout")];
+const TOO_MANY: &Told = &[(429, "rate_limit_exceeded")];
+
+fn before(name: &'static str, script: Script, told: &'static Told) -> Fault {
+    Fault { name, script, address: None, strikes: Strikes::Before(told) }
+}
+
+/// A cloud that is not where the config says, or not as it says.
+fn elsewhere(name: &'static str, address: fn(SocketAddr) -> String, told: &'static Told) -> Fault {
+    Fault { address: Some(address), ..before(name, Script::Answer, told) }
 }
 
 fn within(name: &'static str, script: Script) -> Fault {
@@ -113,21 +126,17 @@ fn faults() -> Vec<Fault> {
     let huge = format!("HTTP/1.1 200 OK\r\nx-huge: {}\r\n\r\n", "h".repeat(2 << 20)).into_bytes();
     let garbage = http("200 OK", "application/json", b"{\"id\": \xff");
     let page = http("200 OK", "text/html", b"<html>");
-    let unavailable = "upstream_unavailable";
-    let elsewhere = |name, address: fn(SocketAddr) -> String| Fault {
-        address: Some(address),
-        ..before(name, Script::Answer, 502, unavailable)
-    };
     vec![
-        before("429 with retry-after", Script::Raw(slow), 429, "rate_limit_exceeded"),
-        before("500", Script::Raw(http("500 Oh", "text/plain", b"trace")), 502, unavailable),
-        before("hangs before the head", Script::Silence, 504, "upstream_timeout"),
-        before("no JSON", Script::Raw(garbage), 502, unavailable),
-        before("wrong content type", Script::Raw(page), 502, unavailable),
-        before("huge headers", Script::Raw(huge), 502, unavailable),
-        before("no answer at all", Script::Raw(Vec::new()), 502, unavailable),
-        elsewhere("no such name", |_| "http://llm.invalid".to_owned()),
-        elsewhere("no TLS", |cloud| format!("https://{cloud}")),
+        before("429 with retry-after", Script::Raw(slow), TOO_MANY),
+        before("500", Script::Raw(http("500 Oh", "text/plain", b"trace")), UNAVAILABLE),
+        before("hangs before the head", Script::Silence, TIMEOUT),
+        before("no JSON", Script::Raw(garbage), UNAVAILABLE),
+        before("wrong content type", Script::Raw(page), UNAVAILABLE),
+        before("huge headers", Script::Raw(huge), UNAVAILABLE),
+        before("no answer at all", Script::Raw(Vec::new()), UNAVAILABLE),
+        elsewhere("no such name", |_| "http://llm.invalid".to_owned(), EITHER),
+        // It waits for the end of a head that never comes.
+        elsewhere("no TLS", |cloud| format!("https://{cloud}"), TIMEOUT),
         within("hangs within", Script::StallMidStream),
         within("reset within a chunk", Script::BreakMidEvent),
         within("slow trickle", Script::Trickle),
@@ -160,11 +169,12 @@ async fn check(fault: &Fault) {
         for stream in [true, false] {
             let what = format!("{}: {dialect:?}, stream: {stream}", fault.name);
             match fault.strikes {
-                Strikes::Before(status, code) => {
+                Strikes::Before(told) => {
                     let reply = dialect.ask(&gateway, "Hello", stream).await;
-                    assert_eq!(reply.status, status, "{what}: {}", reply.text());
-                    assert_eq!(dialect.code(&reply), code, "{what}: {}", reply.text());
-                    let retry_after = if status == 429 { "7" } else { "" };
+                    let code = dialect.code(&reply);
+                    let got = (reply.status.as_u16(), code.as_str().unwrap_or_default());
+                    assert!(told.contains(&got), "{what}: {got:?} {}", reply.text());
+                    let retry_after = if reply.status == 429 { "7" } else { "" };
                     assert_eq!(reply.header("retry-after"), retry_after, "{what}");
                     assert!(!reply.text().contains("trace"), "{what}: the upstream's own words");
                 }

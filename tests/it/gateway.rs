@@ -144,7 +144,10 @@ impl Gateway {
     /// Stops, and starts again over the same folder.
     pub(crate) async fn restart(mut self, config: &str) -> Gateway {
         self.finish().await;
-        Gateway::start_in(self.folder, config).await
+        let Gateway { folder, inside, .. } = self;
+        // It holds the audit log open.
+        drop(inside);
+        Gateway::start_in(folder, config).await
     }
 
     /// Asks `/readyz` until its answer is as wanted, and returns it.

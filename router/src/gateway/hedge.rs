@@ -58,36 +58,35 @@ impl Gateway {
             outrun: outrun_second.clone(),
         };
         let mut second = pin!(self.attempt(ask, &that));
-        let won = |winner| self.parts.metrics.hedge(upstream.id().as_str(), winner);
-        tokio::select! {
-            done = first.as_mut() => match done {
-                Ok(reply) => {
-                    outrun_second.set();
-                    won("first");
-                    Ok(reply)
+        let count = |winner| self.parts.metrics.hedge(upstream.id().as_str(), winner);
+        let won = |first: bool| count(if first { "first" } else { "second" });
+        let (done, is_first) = tokio::select! {
+            done = first.as_mut() => (done, true),
+            done = second.as_mut() => (done, false),
+        };
+        let missed = match done {
+            Ok(reply) => {
+                if is_first {
+                    outrun_second.set()
+                } else {
+                    outrun.set()
                 }
-                Err(missed) => match second.await {
-                    Ok(reply) => { won("second"); Ok(reply) }
-                    Err(too) => {
-                        won("none");
-                        Err(vec![(upstream, missed), (other.upstream, too)])
-                    }
-                },
-            },
-            done = second.as_mut() => match done {
-                Ok(reply) => {
-                    outrun.set();
-                    won("second");
-                    Ok(reply)
-                }
-                Err(too) => match first.await {
-                    Ok(reply) => { won("first"); Ok(reply) }
-                    Err(missed) => {
-                        won("none");
-                        Err(vec![(upstream, missed), (other.upstream, too)])
-                    }
-                },
-            },
+                won(is_first);
+                return Ok(reply);
+            }
+            Err(missed) => missed,
+        };
+        let later = if is_first { second.await } else { first.await };
+        match later {
+            Ok(reply) => {
+                won(!is_first);
+                Ok(reply)
+            }
+            Err(too) => {
+                count("none");
+                let (missed, too) = if is_first { (missed, too) } else { (too, missed) };
+                Err(vec![(upstream, missed), (other.upstream, too)])
+            }
         }
     }
 

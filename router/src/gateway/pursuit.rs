@@ -7,6 +7,7 @@
 //!
 //! Invariant: an upstream that the first decision did not allow is never asked.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use sluice_policies::{Decision, Facts};
@@ -23,6 +24,9 @@ use crate::upstream::{Upstream, UpstreamError};
 pub(super) const QUEUE_STEP_MIN: Duration = Duration::from_millis(100);
 /// The longest such wait.
 const QUEUE_STEP_MAX: Duration = Duration::from_secs(2);
+
+/// Longest wait for an upstream while another could answer at once.
+const WAIT_BESIDE_OTHERS_MAX: Duration = Duration::from_secs(2);
 
 /// What one request has tried so far.
 pub(super) struct Course<'g> {
@@ -63,31 +67,25 @@ impl Gateway {
                 Ok(reply) => return reply,
                 Err(misses) => misses,
             };
+            // A breaker that opened just now may mean that there is no network: noticed before it rests.
+            self.offline();
             let alone = misses.len() == 1;
             for (upstream, missed) in misses {
-                let error = match missed {
-                    Missed::NotRecorded if facts.audit_writable => {
-                        facts.audit_writable = false;
-                        continue;
-                    }
-                    Missed::NotRecorded => {
-                        let error = ApiError::refused(&audit_down());
-                        return self.refuse(ask, &decision, &facts, &error).await;
-                    }
-                    Missed::NotPermitted => {
-                        return self.refuse(ask, &decision, &facts, &ApiError::internal()).await;
-                    }
-                    Missed::Failed(error) if !error.falls_back() => {
-                        return self.fail(ask, &decision, upstream, &error.to_api());
-                    }
-                    Missed::Failed(error) => error,
+                if matches!(missed, Missed::NotRecorded) && facts.audit_writable {
+                    facts.audit_writable = false;
+                    continue;
+                }
+                let error = match self.judge(ask, &decision, &facts, upstream, missed).await {
+                    ControlFlow::Continue(error) => error,
+                    ControlFlow::Break(reply) => return reply,
                 };
-                match self.again(upstream, &error, &mut course) {
-                    Some(wait) if alone => {
+                let patience = course.patience(upstream, &decision, &facts).filter(|_| alone);
+                match patience.and_then(|left| self.again(upstream, &error, left, &mut course)) {
+                    Some(wait) => {
                         tokio::time::sleep(wait).await;
                         self.refresh(&mut facts);
                     }
-                    _ => course.asked.push(upstream.id().as_str()),
+                    None => course.asked.push(upstream.id().as_str()),
                 }
                 course.last = Some(error);
                 course.mark_down(&mut facts);
@@ -98,19 +96,37 @@ impl Gateway {
         self.refuse(ask, &decision, &facts, &error).await
     }
 
+    /// Whether somebody else may be asked after an attempt that brought nothing, or what the client is told.
+    async fn judge(
+        &self,
+        ask: &Ask,
+        decision: &Decision,
+        facts: &Facts,
+        upstream: &Upstream,
+        missed: Missed,
+    ) -> ControlFlow<Reply, UpstreamError> {
+        ControlFlow::Break(match missed {
+            Missed::NotRecorded => {
+                self.refuse(ask, decision, facts, &ApiError::refused(&audit_down())).await
+            }
+            Missed::NotPermitted => self.refuse(ask, decision, facts, &ApiError::internal()).await,
+            Missed::Failed(error) if !error.falls_back() => {
+                self.fail(ask, decision, upstream, &error.to_api())
+            }
+            Missed::Failed(error) => return ControlFlow::Continue(error),
+        })
+    }
+
     /// How long to wait before the same upstream is asked again; `None` if it is not.
     fn again(
         &self,
         upstream: &Upstream,
         error: &UpstreamError,
+        left: Duration,
         course: &mut Course<'_>,
     ) -> Option<Duration> {
-        let Upstream::Server(server) = upstream else { return None };
-        let (_, since, done) = course.at.as_mut()?;
-        let timeouts = server.config().timeouts;
-        let patience = timeouts.connect + timeouts.first_byte;
-        let left = patience.saturating_sub(since.elapsed());
-        let verdict = server.retrier.after(error, *done, left, &self.dice);
+        let (_, _, done) = course.at.as_mut()?;
+        let verdict = upstream.server()?.retrier.after(error, *done, left, &self.dice);
         if let Some(word) = verdict.word() {
             self.parts.metrics.retry(upstream.id().as_str(), word);
         }
@@ -149,6 +165,26 @@ impl<'g> Course<'g> {
                 server.retrier.count();
             }
         }
+    }
+
+    /// How long the client would wait for an upstream to be asked again; `None` for the edge, which is not.
+    /// As long as for its first byte, but not so long where somebody else could answer at once.
+    fn patience(
+        &self,
+        upstream: &Upstream,
+        decision: &Decision,
+        facts: &Facts,
+    ) -> Option<Duration> {
+        let timeouts = upstream.server()?.config().timeouts;
+        let (_, since, _) = self.at?;
+        let left = (timeouts.connect + timeouts.first_byte).saturating_sub(since.elapsed());
+        let could_answer = |id: &str| {
+            id != upstream.id().as_str()
+                && decision.allowed.iter().any(|allowed| allowed == id)
+                && !self.asked.contains(&id)
+        };
+        let others = facts.upstreams.iter().any(|other| other.healthy && could_answer(&other.id));
+        Some(if others { left.min(WAIT_BESIDE_OTHERS_MAX) } else { left })
     }
 
     /// Waits for a place in the queue; then everybody may be asked afresh.

@@ -162,6 +162,9 @@ fn install_tls_provider() {
 }
 
 #[cfg(test)]
+mod tls;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{BaseUrl, Secret};

@@ -377,8 +377,7 @@ async fn failed(
         401 | 403 | 407 => Err(UpstreamError::Credentials(status)),
         300..=399 => Err(UpstreamError::BadReply("it is a redirect")),
         408 | 429 | 500..=599 => {
-            let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-            let retry_after_s = header.and_then(|v| v.trim().parse().ok());
+            let retry_after_s = retry_after_s(response.headers(), jiff::Timestamp::now());
             Err(UpstreamError::Status { status, retry_after_s })
         }
         _ => {
@@ -390,6 +389,16 @@ async fn failed(
             Ok(Answer { status, body })
         }
     }
+}
+
+/// When to come back, in seconds from now; servers say it in seconds or as a date.
+fn retry_after_s(headers: &HeaderMap, now: jiff::Timestamp) -> Option<u32> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    u32::try_from(at.as_second().saturating_sub(now.as_second()).max(0)).ok()
 }
 
 fn events(
@@ -503,3 +512,6 @@ impl Relay {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod timeouts;

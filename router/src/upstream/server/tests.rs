@@ -26,7 +26,8 @@ fn body(value: &Value) -> ChatBody {
     chat::read(value.to_string().as_bytes(), hints, caller).ok().unwrap().chat
 }
 
-fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
+/// A permit to send a body.
+pub(super) fn permit(upstream: &ServerUpstream, value: &Value) -> EgressPermit {
     let decision = serde_json::from_value(json!({
         "route": "cloud", "upstream": "cloud", "allowed": ["cloud"], "class": "c", "labels": [],
         "latency": "l", "redact": false, "rules": [], "raised_by": [], "never_cloud": false,
@@ -35,8 +36,11 @@ fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
     .unwrap();
     let sealed = upstream.outbound(&body(value), &ClientHeaders::default()).ok().unwrap();
     let recorded = crate::audit::Recorded::for_test(upstream.id());
-    let permit = EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap();
-    serde_json::from_slice(&permit.spend().2).unwrap()
+    EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap()
+}
+
+fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
+    serde_json::from_slice(&permit(upstream, value).spend().2).unwrap()
 }
 
 #[test]
@@ -138,6 +142,24 @@ fn model_names_are_rewritten_by_the_config() {
     ] {
         assert_eq!(upstream(models, standard).model_name(asked), expected, "{asked}");
     }
+}
+
+#[test]
+fn a_retry_after_is_read_in_seconds_or_as_a_date() {
+    let now = "2026-11-28T12:00:00Z".parse().unwrap();
+    for (text, expected) in [
+        ("7", Some(7)),
+        (" 120 ", Some(120)),
+        ("Sat, 28 Nov 2026 12:00:30 GMT", Some(30)),
+        ("Sat, 28 Nov 2026 11:00:00 GMT", Some(0)),
+        ("soon", None),
+        ("-1", None),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+        assert_eq!(retry_after_s(&headers, now), expected, "{text}");
+    }
+    assert_eq!(retry_after_s(&HeaderMap::new(), now), None);
 }
 
 #[test]
