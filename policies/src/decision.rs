@@ -155,6 +155,10 @@ pub struct UpstreamFacts {
     /// Expected tokens a second, if known.
     #[serde(default)]
     pub tokens_per_second: Option<f64>,
+    /// Milliseconds until its last answers began, if it was asked of late: for the wish `fast` alone, since
+    /// an answer that is not streamed begins when it is whole.
+    #[serde(default)]
+    pub begins_ms: Option<u64>,
     /// What the request needs and the upstream cannot do.
     #[serde(default)]
     pub lacks: Vec<Capability>,
@@ -178,6 +182,7 @@ impl UpstreamFacts {
             quality: None,
             first_token_ms: None,
             tokens_per_second: None,
+            begins_ms: None,
             lacks: Vec::new(),
         }
     }

@@ -47,7 +47,9 @@ fn decide(set: &PolicySet, model: &str, text: &str, change: impl FnOnce(&mut Fac
 
 fn speed(facts: &mut Facts, first_token_ms: [u64; 3]) {
     for (upstream, ms) in facts.upstreams.iter_mut().zip(first_token_ms) {
-        upstream.first_token_ms = Some(ms);
+        let known = Some(ms);
+        (upstream.first_token_ms, upstream.begins_ms) =
+            if upstream.edge { (known, None) } else { (None, known) };
     }
 }
 
@@ -78,7 +80,7 @@ fn a_virtual_model_orders_what_policy_allows_and_adds_nothing() {
 fn who_was_never_measured_is_tried_by_a_wish_for_speed() {
     let decision = decide(&set(""), "fast", "Hello", |facts| {
         speed(facts, [40, 20, 300]);
-        facts.upstreams[2].first_token_ms = None;
+        facts.upstreams[2].begins_ms = None;
     });
     assert_eq!(decision.upstream.as_deref(), Some("cloud"));
 }
@@ -91,7 +93,8 @@ fn no_wish_puts_first_who_is_down_or_too_slow() {
         facts.upstreams[1].healthy = false;
     });
     assert_eq!(down.allowed, ["edge", "cloud", "ward"]);
-    let slow = decide(&set, "best", "Hello", |facts| speed(facts, [40, 60_000, 300]));
+    let slow =
+        decide(&set, "best", "Hello", |facts| facts.upstreams[1].first_token_ms = Some(60_000));
     assert_eq!(slow.allowed, ["cloud", "edge", "ward"]);
 }
 

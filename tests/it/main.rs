@@ -12,14 +12,17 @@ mod choice;
 mod dialects;
 mod edge;
 mod failover;
+mod faults;
 mod goldens;
 mod hostile;
 mod privacy;
 mod redaction;
 mod replies;
+mod retries;
 mod routing;
 mod streaming;
 mod tools;
+mod upstreams;
 
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -49,7 +49,7 @@ impl Order<'_> {
         let (facts, zone) = (candidate.facts, candidate.standing.zone);
         let by_wish = match self.wish {
             // Who was never measured is tried, or nobody would ever know.
-            Some(Wish::Fast) => facts.first_token_ms.unwrap_or(0),
+            Some(Wish::Fast) => facts.first_token_ms.or(facts.begins_ms).unwrap_or(0),
             Some(Wish::Best) => worse_than_best(candidate),
             _ => 0,
         };
