@@ -14,6 +14,7 @@ pub mod api;
 pub mod audit;
 pub mod breaker;
 pub mod config;
+mod dice;
 mod error;
 pub mod gateway;
 pub mod identity;
@@ -42,7 +43,7 @@ pub use error::ServeError;
 
 use crate::active_policy::ActivePolicy;
 use crate::audit::AuditLog;
-use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
+use crate::config::{Config, EdgeConfig, ServerConfig, UpstreamConfig, UpstreamKind};
 use crate::gateway::{Gateway, Parts};
 use crate::identity::Callers;
 use crate::metrics::Metrics;
@@ -159,6 +160,10 @@ pub fn assemble(
         policy,
         callers,
         upstreams: config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+        choose: config.choose,
+        hedge: config.hedge.clone(),
+        passthrough: config.passthrough.clone(),
+        seed: u64::from_le_bytes(random()?),
         offline_declared: config.offline.declared,
         audit: AuditLog::open(&config.audit)?,
         taint: Arc::new(TaintStore::new()?),
@@ -171,8 +176,12 @@ pub fn assemble(
 /// Memory of what earlier turns of conversations held: some ten thousand messages.
 fn scan_cache() -> Result<ScanCache, NoRandomness> {
     const BYTES_MAX: usize = 16 << 20;
-    let key = ring::rand::generate(&ring::rand::SystemRandom::new()).map_err(|_| NoRandomness)?;
-    Ok(ScanCache::new(BYTES_MAX, &key.expose()))
+    Ok(ScanCache::new(BYTES_MAX, &random()?))
+}
+
+fn random<T: ring::rand::RandomlyConstructable>() -> Result<T, NoRandomness> {
+    let random = ring::rand::generate(&ring::rand::SystemRandom::new());
+    Ok(random.map_err(|_| NoRandomness)?.expose())
 }
 
 fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
@@ -180,7 +189,7 @@ fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
     Ok(match &config.kind {
         UpstreamKind::Edge(edge) => Upstream::Edge(self::edge(id, edge)?),
         UpstreamKind::Server(server) => {
-            Upstream::Server(Box::new(ServerUpstream::new(id, server.clone())?))
+            Upstream::Server(Box::new(ServerUpstream::new(id, ServerConfig::clone(server))?))
         }
     })
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,8 @@ use crate::cloud::spawn;
 pub(crate) struct Gateway {
     pub(crate) traffic: SocketAddr,
     pub(crate) metrics: SocketAddr,
+    /// What the admin listener would hold.
+    pub(crate) inside: Arc<sluice::gateway::Gateway>,
     folder: TempDir,
     client: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -141,7 +144,10 @@ impl Gateway {
     /// Stops, and starts again over the same folder.
     pub(crate) async fn restart(mut self, config: &str) -> Gateway {
         self.finish().await;
-        Gateway::start_in(self.folder, config).await
+        let Gateway { folder, inside, .. } = self;
+        // It holds the audit log open.
+        drop(inside);
+        Gateway::start_in(folder, config).await
     }
 
     /// Asks `/readyz` until its answer is as wanted, and returns it.
@@ -198,7 +204,7 @@ impl Gateway {
 pub(crate) struct Starting {
     folder: TempDir,
     stop: oneshot::Sender<()>,
-    started: oneshot::Receiver<(SocketAddr, SocketAddr)>,
+    started: oneshot::Receiver<(SocketAddr, SocketAddr, Arc<sluice::gateway::Gateway>)>,
     serving: JoinHandle<()>,
 }
 
@@ -210,7 +216,7 @@ impl Starting {
         let (ready, started) = oneshot::channel();
         let serving = spawn(async move {
             let tell = |at: &sluice::Started| {
-                let _ = ready.send((at.traffic, at.metrics));
+                let _ = ready.send((at.traffic, at.metrics, at.gateway.clone()));
             };
             let stop = async {
                 let _ = stopped.await;
@@ -227,9 +233,10 @@ impl Starting {
     /// Waits until it takes requests.
     pub(crate) async fn ready(self) -> Gateway {
         let Starting { folder, stop, started, serving } = self;
-        let (traffic, metrics) = started.await.expect("the gateway starts");
+        let (traffic, metrics, inside) = started.await.expect("the gateway starts");
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Gateway { traffic, metrics, folder, client, stop: Some(stop), serving: Some(serving) }
+        let (stop, serving) = (Some(stop), Some(serving));
+        Gateway { traffic, metrics, inside, folder, client, stop, serving }
     }
 
     /// Tells it to stop before it has started, and waits until it has.
