@@ -11,8 +11,10 @@ const LETTERS_MIN: usize = 8;
 /// Fewer small words may stand in any text.
 const WORDS_MIN: usize = 4;
 
-/// Scripts by their blocks, and who writes them.
-static SCRIPTS: [(&[(char, char)], &[&str]); 9] = [
+/// The blocks of a script, and the languages that are written in it.
+type Script = (&'static [(char, char)], &'static [&'static str]);
+
+static SCRIPTS: [Script; 9] = [
     (&[('\u{3040}', '\u{30FF}')], &["ja"]),
     (&[('\u{AC00}', '\u{D7AF}')], &["ko"]),
     (&[('\u{4E00}', '\u{9FFF}')], &["zh", "ja"]),
