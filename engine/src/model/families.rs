@@ -127,13 +127,13 @@ const QUANTISED: [DType; 5] = [DType::Q4_0, DType::Q8_0, DType::Q4K, DType::Q6K,
 #[test]
 fn quantised_weights_give_the_same_bits_however_tokens_and_rows_are_divided() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let prompt: Vec<TokenId> = (0..23).map(|i| (i * 37 + i * i * 5) % 256).collect();
+    let prompt: Vec<TokenId> = (0..11).map(|i| (i * 37 + i * i * 5) % 256).collect();
     for dtype in QUANTISED {
         let model = wide::gguf("qwen3_5_moe", dtype, dir.path());
         for (backend, _) in BACKENDS {
             let mut alone = load(model.clone(), backend);
             let whole = chunked(&mut alone, &prompt, &[prompt.len()]);
-            for sizes in [&[1][..], &[5, 1, 9]] {
+            for sizes in [&[1][..], &[3, 1, 4]] {
                 assert_eq!(
                     chunked(&mut alone, &prompt, sizes),
                     whole,
@@ -175,7 +175,7 @@ fn mixed_batch(model: &mut LoadedModel, prompt: &[TokenId]) -> [Vec<f32>; 2] {
     let mut neighbour = model.new_sequence();
     let [mut ours, mut rest, mut others] = [const { Vec::new() }; 3];
     let (read, last) = prompt.split_at(prompt.len() - 1);
-    let (begin, end) = prompt.split_at(8);
+    let (begin, end) = prompt.split_at(4);
     // Prefill beside prefill.
     let batch = &mut [step(&mut first, read, None), step(&mut neighbour, &[3, 200, 77], None)];
     model.forward(batch).expect("runs");
