@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::chat::{ChatTemplate, Markup};
+use crate::chat::{ChatTemplate, Markup, SpecialTokens};
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::forecast::Speeds;
@@ -60,6 +60,7 @@ struct Shared {
     info: ModelInfo,
     vocabulary: Arc<Vocabulary>,
     template: Option<ChatTemplate>,
+    special: SpecialTokens,
     sampling_defaults: SamplingOptions,
     queue: Arc<Queue>,
     speeds: Arc<Speeds>,
@@ -72,6 +73,7 @@ pub(crate) struct TextSide {
     pub(crate) tokenizer_json: Vec<u8>,
     pub(crate) chat_template: Option<String>,
     pub(crate) end_tokens: Vec<TokenId>,
+    pub(crate) special: SpecialTokens,
     pub(crate) sampling_defaults: SamplingOptions,
 }
 
@@ -196,12 +198,14 @@ impl Shared {
         let running_max = options.running_max.unwrap_or(text.info.plan.running_max).max(1);
         let waiting_max = options.waiting_max.unwrap_or(WAITING_MAX_DEFAULT);
         let tokenizer = Tokenizer::from_json(&text.tokenizer_json)?;
-        let template = text.chat_template.as_deref().map(ChatTemplate::new).transpose()?;
+        let new = |source: &str| ChatTemplate::new(source, &text.special);
+        let template = text.chat_template.as_deref().map(new).transpose()?;
         let markup = Markup::new(&tokenizer, template.as_ref().map(ChatTemplate::source));
         let shared = Shared {
             info: text.info,
             vocabulary: Arc::new(Vocabulary::new(tokenizer, text.end_tokens, markup)),
             template,
+            special: text.special,
             sampling_defaults: text.sampling_defaults,
             queue: Arc::new(Queue::new(waiting_max, running_max)),
             speeds: Arc::new(Speeds::new(running_max)),

@@ -124,7 +124,11 @@ impl Shared {
         let rendered = match prompt {
             PromptInput::Text(text) => {
                 self.refuse_far_too_long(text.len())?;
-                plain(tokenizer.encode_text(text)?)
+                let mut tokens = tokenizer.encode_text(text)?;
+                if !tokens.is_empty() {
+                    self.special.begin(&mut tokens, tokenizer);
+                }
+                plain(tokens)
             }
             PromptInput::Chat(chat) => {
                 self.refuse_far_too_long(text_bytes(chat))?;
