@@ -155,7 +155,7 @@ async fn batch_work_that_does_not_fit_the_edge_goes_on_to_the_cloud() {
     let batch = [("x-sluice-latency", "batch")];
     gateway.chat_with(&batch, say("Name a river")).await.came_from("edge", 200);
     for words in [30_000, 5_000] {
-        let reply = gateway.chat_with(&batch, say(&"a ".repeat(words))).await;
+        let reply = gateway.chat_with(&batch, say(&"river ".repeat(words))).await;
         reply.came_from("cloud", 200);
     }
 }

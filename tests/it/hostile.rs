@@ -136,7 +136,7 @@ async fn a_prompt_beyond_the_edges_context_is_a_clear_error() {
     let reply = gateway.chat(say(&"river ".repeat(40_000))).await;
     assert_eq!(reply.status, 400, "{}", reply.text());
     assert_eq!(reply.json()["error"]["code"], "context_length_exceeded");
-    assert_eq!(reply.header("x-sluice-route"), "edge");
+    assert_eq!(reply.header("x-sluice-route"), "refuse");
 }
 
 #[tokio::test]
