@@ -16,6 +16,8 @@ mod bank;
 mod birth;
 mod cache;
 mod card;
+mod card_masked;
+mod card_secret;
 #[cfg(test)]
 mod cases;
 mod checksum;
@@ -134,9 +136,7 @@ impl Scanner {
             scan: Scan::default(),
         };
         pass.scan_each();
-        if prompt.texts.len() > 1 {
-            pass.scan_joined();
-        }
+        pass.scan_joined();
         let Pass { mut scan, budget, .. } = pass;
         scan.findings.sort_by(|a, b| {
             (a.text, a.span.start, &a.detector).cmp(&(b.text, b.span.start, &b.detector))

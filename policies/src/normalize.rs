@@ -15,6 +15,7 @@ mod fold;
 mod hidden;
 mod lookalike;
 mod markup;
+mod numbered;
 mod spaced;
 mod spelled;
 
@@ -132,6 +133,7 @@ impl<'a> Views<'a> {
             signs.may_spell_digits.then(|| spelled::digits(&text, budget)),
             signs.has_mixed_token.then(|| lookalike::digits(&text, budget)),
             signs.has_spaced_letters.then(|| spaced::words(&text, budget)),
+            Some(numbered::items(&text, budget)),
         ];
         for (kind, range) in opaque {
             self.opaque.push((kind, self.original(index, range)));
@@ -460,6 +462,20 @@ mod tests {
             ("hi\u{e0035}\u{e0033}\u{e0036}", "hi536"),
             ("\u{202e}4321-22-635\u{202c}", "536-22-1234"),
             ("4SlO S644 2694", "4510 5644 2694"),
+            ("card 4539 384\u{41e}", "4539 3840"),
+            ("4539 8\u{406}45", "4539 8145"),
+            ("CPF 381.047.592-O5", "381.047.592-05"),
+            ("IBAN DE3737O400440719448103", "DE37370400440719448103"),
+            ("MRTMTT9lD08F205J", "MRTMTT91D08F205J"),
+            (r"\065\063\066-22-1234", "536-22-1234"),
+            ("\u{1e955}\u{1e953}\u{1e956}-22-1234", "536-22-1234"),
+            ("data:text/plain;base64,NTM2LTIyLTEyMzQ=", "536-22-1234"),
+            ("https://shop.invalid/p/NTM2LTIyLTEyMzQ/x", "536-22-1234"),
+            ("iban = \"DE37 3704 \" + \"0044\"", "DE37 3704 0044"),
+            ("\"381.047\" + \".592-05\"", "381.047.592-05"),
+            ("\"jana\" + \"@praha-bridge.cz\"", "jana@praha-bridge.cz"),
+            ("pan = \"45398145\"\npan += \"38401916\"", "4539814538401916"),
+            ("card 1. 4539\n2. 8145\n3. 3840\n4. 1916", "card 4539\n8145\n3840\n1916"),
             ("new B(\"sk_li\").append(\"ve_7\")", "sk_live_7"),
         ];
         for (text, expected) in cases {

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
+use super::contact::floor_boundary;
 use super::digits::Group;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Own, Reading};
@@ -85,7 +86,12 @@ fn is_date(text: &str, three: &[Group]) -> bool {
         return false;
     }
     let [a, b, c] = [0, 1, 2].map(|i| number(text, &three[i]));
-    let day_month = |d: u32, m: u32| (1..=31).contains(&d) && (1..=12).contains(&m);
+    let in_year = |group: &Group| match number(text, group) {
+        year if group.len() == 4 => year,
+        year => year.saturating_add(2000),
+    };
+    let year = in_year(if is_year(text, &three[0]) { &three[0] } else { &three[2] });
+    let day_month = |d: u32, m: u32| (1..=days_of_month(m, year)).contains(&d);
     let short = |g: &Group| g.len() <= 2;
     if is_year(text, &three[0]) {
         return short(&three[1]) && short(&three[2]) && day_month(c, b);
@@ -95,6 +101,17 @@ fn is_date(text: &str, three: &[Group]) -> bool {
         && short(&three[1])
         && (day_month(a, b) || day_month(b, a))
         && c != u32::MAX
+}
+
+/// Days of a month; none of a month that does not exist.
+fn days_of_month(month: u32, year: u32) -> u32 {
+    let is_leap = year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    match month {
+        2 => 28 + u32::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    }
 }
 
 /// The same separator goes on: a version, an address, a longer number.
@@ -111,8 +128,7 @@ fn compact_date(text: &str, group: &Group) -> Option<Range<usize>> {
     let (year, month, day) = (value / 10_000, value / 100 % 100, value % 100);
     let valid = group.len() == 8
         && (1890..=2035).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day);
+        && (1..=days_of_month(month, year)).contains(&day);
     valid.then(|| group.range())
 }
 
@@ -130,7 +146,73 @@ impl Detector for Age {
                 found.push(Candidate { range, own: Own::Exactly(VeryLikely) });
             }
         }
+        let words = &reading.words.words;
+        let glued = words.windows(2).filter_map(|pair| {
+            let (number, sign) = (&pair[0], &pair[1]);
+            let range = number.start as usize..number.end as usize;
+            (number.end == sign.start && is_over_89(reading.text, &range))
+                .then_some((range, sign.start as usize..sign.end as usize))
+        });
+        found.extend(
+            glued
+                .filter(|(range, sign)| is_age_in_short(reading.text, range, sign))
+                .map(|(range, _)| Candidate { range, own: Own::Exactly(VeryLikely) }),
+        );
+        let groups = reading.digits.groups.iter().map(Group::range);
+        found.extend(
+            groups
+                .filter(|range| {
+                    is_over_89(reading.text, range) && is_german_age(reading.text, range)
+                })
+                .map(|range| Candidate { range, own: Own::Exactly(VeryLikely) }),
+        );
     }
+}
+
+fn is_over_89(text: &str, range: &Range<usize>) -> bool {
+    let alone =
+        !text[..range.start].ends_with(|c: char| c.is_alphanumeric() || "$€£.,-/".contains(c));
+    matches!(range.len(), 2 | 3)
+        && alone
+        && text[range.clone()].parse().is_ok_and(|age: u32| (90..=120).contains(&age))
+}
+
+/// `93F with`, `93M, sepsis`, `91yo male`: age and sex as notes have them, but not `93M users`.
+fn is_age_in_short(text: &str, range: &Range<usize>, sign: &Range<usize>) -> bool {
+    const BEHIND_SEX: [&str; 14] = [
+        " with ",
+        " w/",
+        " presents",
+        " presenting",
+        " presented",
+        " admitted",
+        " s/p",
+        " c/o",
+        " pt",
+        " hx",
+        " who ",
+        " found ",
+        " on ",
+        " from nursing",
+    ];
+    let behind = &text[sign.end..];
+    match &text[sign.clone()] {
+        "F" | "M" | "f" | "m" | "W" | "w" => {
+            let listed = behind.strip_prefix(", ").is_some_and(|rest| !rest.starts_with("up "));
+            listed || BEHIND_SEX.iter().any(|word| behind.starts_with(word))
+        }
+        "yo" | "YO" | "yof" | "yom" | "y" | "yr" | "yrs" | "jr" | "j" => {
+            range.end == sign.start && !behind.starts_with(|c: char| c.is_alphanumeric())
+        }
+        _ => false,
+    }
+}
+
+/// `Patientin, 94 J.`
+fn is_german_age(text: &str, range: &Range<usize>) -> bool {
+    let low = floor_boundary(text, range.start.saturating_sub(32));
+    let before = text[low..range.start].to_lowercase();
+    text[range.end..].starts_with(" J.") && before.contains("patient")
 }
 
 #[rustfmt::skip]

@@ -1,14 +1,17 @@
-//! Payment cards and what may never be kept of them: security codes, tracks, PINs.
+//! Payment card numbers.
 //!
-//! A card number is digits of an issuer's range and length whose Luhn check passes (PCI DSS 3.5.1);
-//! sensitive authentication data (3.3.1) is known by the words beside it or by its track layout.
-//! Truncated numbers (first six and last four, FAQ 1091) have hidden digits and never match.
-//! Sources: ISO/IEC 7812-1, ISO/IEC 7813 (tracks), issuer ranges as the networks publish them.
+//! A card number is digits of an issuer's range and length whose Luhn check passes (PCI DSS 3.5.1).
+//! A word beside it says that it is one; a word that introduces it as something else says the
+//! contrary, unless it is printed as on a card.
+//! Not here: numbers with hidden digits (`card_masked`), security codes, tracks and PINs (`card_secret`).
+//! Sources: ISO/IEC 7812-1, issuer ranges as the networks publish them.
 
 use std::ops::Range;
 
+use super::card_masked as masked;
 use super::checksum::luhn;
 use super::compile::{Compiler, Kind, NumberScheme};
+use super::contact::{floor_boundary, line_before};
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Number, Own, Reading};
 use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
@@ -17,9 +20,6 @@ use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
 pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
     Some(match name {
         "payment_card" => Kind::Text(Box::new(PaymentCard::new(compiler))),
-        "card_security_code" => Kind::Text(Box::new(ShortCode::security_code(compiler))),
-        "card_pin" => Kind::Text(Box::new(ShortCode::pin(compiler))),
-        "card_track" => Kind::Text(Box::new(Track)),
         "card_expiry" => NumberScheme { lengths: &[4, 6], judge: |_| None }.into(),
         _ => return None,
     })
@@ -61,9 +61,16 @@ impl PaymentCard {
         if is_test_number(digits) && reading.distance(self.test, &range, 160).is_some() {
             return None;
         }
-        let other = reading.distance(self.other, &range, 40);
-        let said_otherwise = other.is_some_and(|o| context.is_none_or(|c| o < c));
+        if is_part_of_a_tracking_number(number) || is_constant_of_code(reading.text, &range, digits)
+        {
+            return None;
+        }
+        let other = self.introduced_otherwise(reading, &range);
         let layout = Layout::of(number);
+        // What is printed as on a card, or has an expiry date behind it, is one whatever it is called.
+        let card_like =
+            is_printed_in_groups(number) || is_followed_by_expiry(reading.text, range.end);
+        let said_otherwise = other.is_some_and(|o| context.is_none_or(|c| o < c)) && !card_like;
         let sure = match (issuer, layout, context.is_some() && !said_otherwise) {
             (_, Layout::Broken, false) => return None,
             (_, _, true) => VeryLikely,
@@ -75,10 +82,111 @@ impl PaymentCard {
         };
         Some(Own::Exactly(sure))
     }
+
+    /// Distance of a word that introduces this number as something else: the last word before it
+    /// with no other number between, the name of its column, or a word behind it that introduces
+    /// nothing itself ("… is the order number", but not "… for order 1182").
+    fn introduced_otherwise(&self, reading: &Reading<'_>, range: &Range<usize>) -> Option<usize> {
+        let text = reading.text;
+        let has_digit = |part: &str| part.bytes().any(|b| b.is_ascii_digit());
+        let window = range.start.saturating_sub(OTHER_BYTES)..range.end + OTHER_BYTES_BEHIND;
+        let near = reading.hits_in(self.other, window).filter_map(|hit| {
+            let (start, end) = (hit.start as usize, hit.end as usize);
+            if end <= range.start {
+                let between = &text[end..range.start];
+                let breaks = between.contains([',', ';', '{', '}', '|'])
+                    || between.contains('\n') && between.contains(char::is_alphabetic);
+                let is_its_own = !has_digit(between) && !breaks;
+                return is_its_own.then_some(range.start - end);
+            }
+            if start < range.end {
+                return None;
+            }
+            let behind = &text[end..floor_boundary(text, end + 12)];
+            let is_its_own = !has_digit(&text[range.end..start]) && !has_digit(behind);
+            is_its_own.then_some(start - range.end)
+        });
+        near.min().or_else(|| {
+            let header = reading.column_header(range.start)?;
+            reading.hits_in(self.other, header).next().map(|_| 0)
+        })
+    }
+}
+
+/// How far before a number a word introduces it.
+const OTHER_BYTES: usize = 40;
+/// The same behind it.
+const OTHER_BYTES_BEHIND: usize = 24;
+
+/// Groups of a card with spaces or dashes, as embossed.
+fn is_printed_in_groups(number: &Number<'_>) -> bool {
+    let separators = number.window.separators(number.text);
+    matches!(number.window.shape().as_slice(), [4, 4, 4, 4] | [4, 6, 5] | [4, 6, 4])
+        && separators.into_iter().all(|s| matches!(s, " " | "-"))
+        && number.window.is_evenly_separated(number.text)
+}
+
+/// `, 09/28` or ` exp 09/2028`: a month and a year to come.
+fn is_followed_by_expiry(text: &str, end: usize) -> bool {
+    let behind = &text[end..floor_boundary(text, end + 18)];
+    let Some(at) = behind.find(|c: char| c.is_ascii_digit()) else { return false };
+    let date = &behind[at..];
+    let mut parts = date.splitn(2, ['/', '-']);
+    let month = parts.next().filter(|m| m.len() == 2).and_then(|m| m.parse::<u32>().ok());
+    let year = parts.next().unwrap_or_default();
+    let digits = year.bytes().take_while(u8::is_ascii_digit).count();
+    let value = year[..digits].parse::<u32>().unwrap_or_default() % 100;
+    month.is_some_and(|m| (1..=12).contains(&m))
+        && matches!(digits, 2 | 4)
+        && (20..50).contains(&value)
+}
+
+/// Groups of a tracking number on either side that are looked at.
+const TRACKING_GROUPS_MAX: usize = 8;
+
+/// `9400 1112 0255 5842 3316 79`: digits out of a parcel's number (USPS, 20 to 22 digits from 91 to 95).
+fn is_part_of_a_tracking_number(number: &Number<'_>) -> bool {
+    let window = &number.window;
+    let joined = |a: u32, b: u32| matches!(&number.text[a as usize..b as usize], " " | "-" | "");
+    let mut first = window.first;
+    let in_reach = |a: usize, b: usize| a.abs_diff(b) < TRACKING_GROUPS_MAX;
+    while first > 0
+        && in_reach(first, window.first)
+        && joined(window.run[first - 1].end, window.run[first].start)
+    {
+        first -= 1;
+    }
+    let mut last = window.first + window.groups.len() - 1;
+    while last + 1 < window.run.len()
+        && in_reach(last, window.first)
+        && joined(window.run[last].end, window.run[last + 1].start)
+    {
+        last += 1;
+    }
+    let digits: usize = window.run[first..=last].iter().map(|group| group.len()).sum();
+    let start = window.run[first].start as usize;
+    first < window.first
+        && (20..=22).contains(&digits)
+        && matches!(number.text.as_bytes().get(start..start + 2), Some([b'9', b'1'..=b'5']))
+}
+
+/// `const pan = "5555555555554444";`: a number of the processors' tests as a program's constant.
+fn is_constant_of_code(text: &str, range: &Range<usize>, digits: &[u8]) -> bool {
+    const DECLARATIONS: [&str; 9] =
+        ["const ", "let ", "var ", "val ", "final ", "static ", "String ", "string ", "auto "];
+    if !is_test_number(digits) {
+        return false;
+    }
+    let line = line_before(text, range.start);
+    let declared = DECLARATIONS.iter().any(|word| line.trim_start().starts_with(word));
+    declared && line.contains('=') && line.ends_with(['"', '\'', '`'])
 }
 
 impl Detector for PaymentCard {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        if reading.digits.any {
+            found.extend(masked::give_away(reading.text));
+        }
         let mut digits = [0; 19];
         for window in reading.digits.windows(12..20) {
             let len = window.copy_digits(reading.text, &mut digits);
@@ -92,14 +200,14 @@ impl Detector for PaymentCard {
 
 /// What the first digits and the length say.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Issuer {
+pub(super) enum Issuer {
     Known,
     /// Ranges so wide that only a word beside them makes a card of it: Maestro.
     OnlyWithContext,
 }
 
 impl Issuer {
-    fn of(digits: &[u8]) -> Option<Issuer> {
+    pub(super) fn of(digits: &[u8]) -> Option<Issuer> {
         let prefix = digits[..6].iter().fold(0u32, |p, &d| p * 10 + u32::from(d));
         let known = match digits.len() {
             13 => prefix / 100_000 == 4,
@@ -211,14 +319,21 @@ fn is_list_of_years(number: &Number<'_>) -> bool {
 }
 
 /// `0.4111111111111111` is a fraction.
-fn is_decimal_part(text: &str, range: &Range<usize>) -> bool {
+pub(super) fn is_decimal_part(text: &str, range: &Range<usize>) -> bool {
     let bytes = text.as_bytes();
     let before = range.start.checked_sub(1).map(|i| bytes[i]);
     let digit_before = range.start >= 2 && bytes[range.start - 2].is_ascii_digit();
-    // `28,380,4111111111111111` is a row of values.
-    let mut whole_part = bytes[..range.start.saturating_sub(1)].iter().rev();
-    let is_listed = before == Some(b',') && whole_part.find(|b| !b.is_ascii_digit()) == Some(&b',');
-    let comes_after_point = matches!(before, Some(b'.' | b',')) && digit_before && !is_listed;
+    // `28,380,4111111111111111` is a row of values, and in `base64,4539…` the comma ends a word.
+    let whole_part = bytes[..range.start.saturating_sub(1)].iter().rev();
+    let before_whole = whole_part.copied().find(|b| !b.is_ascii_digit());
+    let is_listed = before == Some(b',')
+        && before_whole.is_some_and(|b| matches!(b, b',' | b'\n') || b.is_ascii_alphabetic());
+    // `.4539…` of a style sheet: a fraction without its zero.
+    let is_bare_fraction = before == Some(b'.')
+        && range.start.checked_sub(2).is_none_or(|at| b" (,:=-+*/[\t\n".contains(&bytes[at]))
+        && text[range.clone()].bytes().all(|b| b.is_ascii_digit());
+    let comes_after_point =
+        matches!(before, Some(b'.' | b',')) && digit_before && !is_listed || is_bare_fraction;
     let after = bytes.get(range.end).copied();
     let goes_on = after == Some(b'.') && bytes.get(range.end + 1).is_some_and(u8::is_ascii_digit);
     comes_after_point || (goes_on && !text[range.clone()].contains('.'))
@@ -229,110 +344,11 @@ fn is_test_number(digits: &[u8]) -> bool {
     TEST_NUMBERS.contains(&number.as_str())
 }
 
-/// A few digits that mean something only beside a word: CVV, PIN.
-struct ShortCode {
-    words: ListId,
-    not: ListId,
-    lengths: Range<usize>,
-}
-
-impl ShortCode {
-    fn security_code(compiler: &mut Compiler) -> Self {
-        ShortCode {
-            words: compiler.lexicon.list(SECURITY_CODE_WORDS),
-            not: compiler
-                .lexicon
-                .list(["error", "status", "http", "exit", "line", "page", "room", "section"]),
-            lengths: 3..5,
-        }
-    }
-
-    fn pin(compiler: &mut Compiler) -> Self {
-        ShortCode {
-            words: compiler.lexicon.list(PIN_WORDS),
-            not: compiler.lexicon.list(NOT_PIN_WORDS),
-            lengths: 4..7,
-        }
-    }
-}
-
-impl Detector for ShortCode {
-    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        for hit in reading.hits(self.words) {
-            let end = hit.end as usize;
-            let Some(group) = self.group_after(reading, end) else { continue };
-            if reading.distance(self.not, &(hit.start as usize..group.end), 40).is_some() {
-                continue;
-            }
-            found.push(Candidate { range: group, own: Own::Exactly(VeryLikely) });
-        }
-    }
-}
-
-impl ShortCode {
-    /// The digits that follow within a few words: `CVV: 123`, `cvv is 123`, `PIN code of 4821`.
-    fn group_after(&self, reading: &Reading<'_>, at: usize) -> Option<Range<usize>> {
-        let groups = &reading.digits.groups;
-        let next = groups.get(groups.partition_point(|g| (g.start as usize) < at))?;
-        let between = reading.text.get(at..next.start as usize)?;
-        let letters = between.chars().filter(|c| c.is_alphabetic()).count();
-        let single_digits = self.spaced_digits(reading, next.range().start);
-        let range = single_digits.unwrap_or_else(|| next.range());
-        let digits = reading.text[range.clone()].bytes().filter(u8::is_ascii_digit).count();
-        let fits = self.lengths.contains(&digits) && between.len() <= 24 && letters <= 14;
-        (fits && !between.contains(['\n', '?', '(']) && !is_decimal_part(reading.text, &range))
-            .then_some(range)
-    }
-
-    /// `1 2 3` as one code.
-    fn spaced_digits(&self, reading: &Reading<'_>, at: usize) -> Option<Range<usize>> {
-        let bytes = reading.text.as_bytes();
-        let mut end = at;
-        let mut count = 0;
-        while bytes.get(end).is_some_and(u8::is_ascii_digit)
-            && !bytes.get(end + 1).is_some_and(u8::is_ascii_alphanumeric)
-        {
-            count += 1;
-            end += 2;
-            if bytes.get(end - 1).is_none_or(|b| !matches!(b, b' ' | b'-')) {
-                break;
-            }
-        }
-        (count >= self.lengths.start).then(|| at..(end - 1).min(bytes.len()))
-    }
-}
-
-/// Magnetic stripe data: `%B4111…^NAME^2712…`, `;4111…=2712…`.
-struct Track;
-
-impl Detector for Track {
-    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        let bytes = reading.text.as_bytes();
-        let mut digits = [0; 19];
-        for window in reading.digits.windows(12..20) {
-            let range = window.range();
-            let len = window.copy_digits(reading.text, &mut digits);
-            let is_track = match bytes.get(range.end) {
-                Some(b'=') => digits_after(bytes, range.end + 1) >= 7,
-                Some(b'^') => reading.text[range.end + 1..].chars().take(30).any(|c| c == '^'),
-                _ => false,
-            };
-            if is_track && luhn(&digits[..len]) && Issuer::of(&digits[..len]).is_some() {
-                found.push(Candidate { range, own: Own::Exactly(VeryLikely) });
-            }
-        }
-    }
-}
-
-fn digits_after(bytes: &[u8], at: usize) -> usize {
-    bytes[at..].iter().take(20).take_while(|b| b.is_ascii_digit()).count()
-}
-
 #[rustfmt::skip]
 const CARD_WORDS: &[&str] = &[
     "card", "cards", "credit card", "debit card", "visa", "mastercard", "amex", "american express", "discover", "diners", "jcb",
     "unionpay", "maestro", "pan", "cc", "ccn", "cardholder", "card number", "card no", "cvv", "cvc", "cvv2", "cid", "exp", "expiry", "expires",
-    "expiration", "charge", "payment", "billing", "karte", "kreditkarte", "kartennummer", "kartennr", "carte", "carte bancaire", "carte bleue", "numero de carte",
+    "expiration", "charge", "payment", "billing", "paid", "payé", "payée", "refund", "refunded", "booked", "bezahlt", "pagado", "pagato", "karte", "kreditkarte", "kartennummer", "kartennr", "carte", "carte bancaire", "carte bleue", "numero de carte",
     "tarjeta", "tarjeta de credito", "carta", "carta di credito", "cartao", "cartao de credito", "creditcard", "creditkaart", "kaartnummer", "betaalkaart",
     "karta", "kort", "kortnummer", "kartu", "kredi karti", "карта", "карты", "クレジットカード", "カード番号", "信用卡", "卡号", "신용카드", "カード",
 ];
@@ -347,22 +363,6 @@ const OTHER_NUMBER_WORDS: &[&str] = &[
 const TEST_WORDS: &[&str] = &[
     "test", "tests", "testing", "stripe", "sandbox", "example", "examples", "dummy", "fake", "mock", "fixture", "placeholder", "sample", "assert", "unit test",
     "pytest", "jest", "expect", "def", "luhn", "regex", "documentation", "docs", "testkarte", "beispiel", "exemple", "ejemplo", "braintree", "adyen", "paypal sandbox", "simulate", "simulates", "insufficient_funds", "declined card", "readme",
-];
-#[rustfmt::skip]
-const SECURITY_CODE_WORDS: &[&str] = &[
-    "cvv", "cvv2", "cvc", "cvc2", "cid", "csc", "cvn", "cav2", "card security code", "security code", "card verification value", "verification code on the back",
-    "kartenprüfnummer", "prüfziffer der karte", "cryptogramme", "cryptogramme visuel", "codigo de seguridad", "codice di sicurezza", "codigo de seguranca",
-    "beveiligingscode", "code de securite", "kpn", "sicherheitscode",
-];
-#[rustfmt::skip]
-const PIN_WORDS: &[&str] = &[
-    "pin", "pin code", "pin number", "card pin", "atm pin", "debit pin", "geheimzahl", "code pin", "clave pin", "codigo pin", "codice pin", "pincode", "pin block",
-];
-/// Pins of electronics and of bowling, not of cards.
-#[rustfmt::skip]
-const NOT_PIN_WORDS: &[&str] = &[
-    "gpio", "arduino", "raspberry", "connector", "pinout", "zip", "pin out", "header", "led", "volt", "kicad", "eagle", "schematic", "net", "pcb", "chip", "mcu", "solder",
-    "footprint", "driven", "datasheet", "ic", "microcontroller", "esp32", "stm32", "bowling", "pinned", "kingpin",
 ];
 /// Numbers that payment processors publish for tests.
 #[rustfmt::skip]

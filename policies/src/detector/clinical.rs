@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
+use super::contact::floor_boundary;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{Likely, VeryLikely};
@@ -22,6 +23,8 @@ pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
         })),
         "clinical_document" => Kind::Text(Box::new(Document {
             marks: compiler.literals(MESSAGE_MARKS),
+            segments: compiler.literals(SEGMENTS),
+            resources: compiler.literals(["resourceType"]),
             sections: compiler.lexicon.list(SECTIONS),
         })),
         _ => return None,
@@ -107,6 +110,9 @@ fn follows_number(text: &str, at: usize) -> bool {
 /// Interchange messages by their marks, notes by several section headers.
 struct Document {
     marks: Range<u32>,
+    /// Segments of HL7 messages, with what must follow them.
+    segments: Range<u32>,
+    resources: Range<u32>,
     sections: ListId,
 }
 
@@ -118,6 +124,12 @@ impl Detector for Document {
         let marks = reading.literals_of(&self.marks);
         found
             .extend(marks.map(|at| Candidate { range: at.clone(), own: Own::Exactly(VeryLikely) }));
+        let sure =
+            |at: &Range<usize>| Candidate { range: at.clone(), own: Own::Exactly(VeryLikely) };
+        let segments = reading.literals_of(&self.segments);
+        found.extend(segments.filter(|at| is_segment(reading.text, at)).map(sure));
+        let resources = reading.literals_of(&self.resources);
+        found.extend(resources.filter(|at| is_resource(reading.text, at.end)).map(sure));
         let headers: Vec<_> = reading
             .hits(self.sections)
             .filter(|h| is_header(reading.text, h.end as usize))
@@ -131,6 +143,64 @@ impl Detector for Document {
     }
 }
 
+/// `OBX|3|NM|`, `EVN|A01|`, `PV1|1|I|`: a name of three letters, a number or an event, and a value.
+fn is_segment(text: &str, at: &Range<usize>) -> bool {
+    let starts = !text[..at.start].ends_with(|c: char| c.is_alphanumeric());
+    let mut fields = text[at.end..].split('|');
+    let (Some(first), Some(second)) = (fields.next(), fields.next()) else { return false };
+    let is_name = |field: &str, len: usize| {
+        field.len() == len && field.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    };
+    let is_count =
+        !first.is_empty() && first.len() <= 2 && first.bytes().all(|b| b.is_ascii_digit());
+    let exact =
+        text[at.clone()].bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'|');
+    let fits = match &text[at.clone()] {
+        "EVN|" => is_name(first, 3) && first.starts_with(['A', 'O', 'R']),
+        "OBX|" => is_count && is_name(second, 2),
+        "PV1|" => is_count && matches!(second, "I" | "O" | "E" | "P" | "R" | "B"),
+        "DG1|" => is_count,
+        _ => false,
+    };
+    starts && exact && fits
+}
+
+/// A resource about one patient: it says so itself, or refers to one.
+fn is_resource(text: &str, at: usize) -> bool {
+    const OF_A_PATIENT: [&str; 3] = ["Patient", "Condition", "Observation"];
+    const WITH_A_SUBJECT: [&str; 14] = [
+        "Encounter",
+        "MedicationRequest",
+        "MedicationStatement",
+        "MedicationAdministration",
+        "Procedure",
+        "DiagnosticReport",
+        "AllergyIntolerance",
+        "Immunization",
+        "CarePlan",
+        "Coverage",
+        "Claim",
+        "ServiceRequest",
+        "DocumentReference",
+        "Appointment",
+    ];
+    let rest = text[at..].strip_prefix('"').map(|rest| rest.trim_start());
+    let Some(value) = rest.and_then(|rest| rest.strip_prefix(':')) else { return false };
+    let value = value.trim_start();
+    let name = value.strip_prefix('"').and_then(|value| value.split('"').next());
+    let near = &text[at..floor_boundary(text, at + RESOURCE_BYTES)];
+    let has_subject = || {
+        let named = ["\"subject\"", "\"patient\"", "\"beneficiary\"", "\"actor\""];
+        near.contains("\"reference\"") && named.iter().any(|name| near.contains(name))
+    };
+    name.is_some_and(|name| {
+        OF_A_PATIENT.contains(&name) || WITH_A_SUBJECT.contains(&name) && has_subject()
+    })
+}
+
+/// How far behind its type a resource names its subject.
+const RESOURCE_BYTES: usize = 2000;
+
 fn is_header(text: &str, end: usize) -> bool {
     text[end..].trim_start_matches([' ', '*']).starts_with([':', '\n'])
 }
@@ -142,22 +212,21 @@ const SCHEDULE: &[&str] = &[
     "bid", "tid", "qid", "qd", "prn", "po", "iv", "im", "sc", "daily", "twice daily", "once daily", "nightly", "qhs", "q8h", "q6h", "q12h", "every day", "twice a day", "three times a day", "at bedtime", "with meals", "weekly",
     "täglich", "morgens", "abends", "par jour", "matin", "soir", "al día", "cada", "diarios", "al giorno", "mattina", "sera", "ao dia", "por dia", "per dag", "dagelijks", "once a day", "per day", "stat", "dose", "dosage", "dosis", "started", "prescribed", "verordnet", "prescrit", "recetado", "prescritto", "receitado", "voorgeschreven", "takes", "taking",
 ];
-const MESSAGE_MARKS: [&str; 14] = [
+const MESSAGE_MARKS: [&str; 12] = [
     "MSH|^~",
     "PID|1|",
     "PID||",
-    "OBX|1|",
-    "DG1|1|",
     "HI*ABK",
     "HI*BK",
     "CLM*",
-    "\"resourceType\": \"Patient\"",
-    "\"resourceType\":\"Patient\"",
-    "\"resourceType\": \"Condition\"",
-    "\"resourceType\":\"Condition\"",
-    "\"resourceType\":\"Observation\"",
-    "\"resourceType\": \"Observation\"",
+    "<Patient xmlns=\"http://hl7.org/fhir\"",
+    "<Condition xmlns=\"http://hl7.org/fhir\"",
+    "<Observation xmlns=\"http://hl7.org/fhir\"",
+    "<Encounter xmlns=\"http://hl7.org/fhir\"",
+    "<patientRole>",
+    "<patientRole ",
 ];
+const SEGMENTS: [&str; 4] = ["OBX|", "EVN|", "PV1|", "DG1|"];
 #[rustfmt::skip]
 const SECTIONS: &[&str] = &[
     "chief complaint", "hpi", "history of present illness", "past medical history", "pmh", "social history", "family history", "review of systems", "ros", "physical exam", "physical examination", "assessment", "plan", "assessment and plan",

@@ -14,8 +14,8 @@ use super::spec::{DetectorSpec, SpecError};
 use super::topic::{TopicModel, WordKinds};
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
 use super::{
-    bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern,
-    recovery_phrase, secret, token, topic, words,
+    bank, birth, card, card_secret, clinical, contact, health_id, marking, name, national_id,
+    pattern, recovery_phrase, secret, token, topic, words,
 };
 use crate::evidence::Likelihood;
 
@@ -321,6 +321,7 @@ fn unknown_builtin(id: &str, name: &str) -> SpecError {
 /// The built-in families by name.
 fn builtin(name: &str, spec: &DetectorSpec, compiler: &mut Compiler) -> Option<Kind> {
     card::builtin(name, compiler)
+        .or_else(|| card_secret::builtin(name, compiler))
         .or_else(|| national_id::builtin(name))
         .or_else(|| health_id::builtin(name, compiler))
         .or_else(|| bank::builtin(name))

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
+use super::digits::Window;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
@@ -34,11 +35,37 @@ struct Email {
 impl Detector for Email {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         for at in reading.literals_of(&self.at) {
-            if let Some(range) = email_around(reading.text, at.start) {
+            if let Some(range) = email_around(reading.text, at.start)
+                && !is_in_git_trailer(reading.text, range.start)
+            {
                 found.push(Candidate { range, own: Own::Exactly(Likely) });
             }
         }
     }
+}
+
+/// What stands before a place on its line, as far as anything there matters.
+pub(super) fn line_before(text: &str, at: usize) -> &str {
+    let near = &text[floor_boundary(text, at.saturating_sub(160))..at];
+    &near[near.rfind('\n').map_or(0, |end| end + 1)..]
+}
+
+/// `Co-authored-by: Jane Roe <jane@roe.dev>`: who wrote a change is public with the change.
+pub(super) fn is_in_git_trailer(text: &str, at: usize) -> bool {
+    const TRAILERS: [&str; 7] = [
+        "co-authored-by:",
+        "signed-off-by:",
+        "reviewed-by:",
+        "acked-by:",
+        "tested-by:",
+        "reported-by:",
+        "suggested-by:",
+    ];
+    let line = line_before(text, at);
+    let line = line.trim_start_matches([' ', '>', '+', '|']);
+    TRAILERS.iter().any(|trailer| {
+        line.get(..trailer.len()).is_some_and(|start| start.eq_ignore_ascii_case(trailer))
+    })
 }
 
 fn email_around(text: &str, at: usize) -> Option<Range<usize>> {
@@ -173,7 +200,11 @@ impl Detector for Phone {
             let phone_like = window
                 .separators(reading.text)
                 .all(|s| matches!(s.trim(), "" | "-" | "." | "/" | ")" | ") -"));
-            if !phone_like || is_sample_number(digits) || is_free_of_charge(digits) {
+            if !phone_like
+                || is_sample_number(digits)
+                || is_free_of_charge(digits)
+                || is_part_of_free_number(reading.text, &window)
+            {
                 continue;
             }
             let shape = window.shape();
@@ -215,9 +246,7 @@ fn is_nanp(digits: &[u8], shape: &[usize]) -> bool {
     };
     let grouped = matches!(shape, [3, 3, 4] | [1, 3, 3, 4] | [3, 7] | [10] | [11] | [3, 3, 2, 2])
         || shape.iter().all(|l| *l == 1);
-    let toll_free = d[0] == 8
-        && matches!(d[1..3], [0, 0] | [8, 8] | [7, 7] | [6, 6] | [5, 5] | [4, 4] | [3, 3]);
-    grouped && d[0] >= 2 && d[3] >= 2 && !toll_free
+    grouped && d[0] >= 2 && d[3] >= 2 && !is_american_toll_free(d)
 }
 
 /// A leading zero and a grouping, as national numbers in Europe are written.
@@ -243,9 +272,26 @@ fn is_sample_number(digits: &[u8]) -> bool {
 fn is_free_of_charge(digits: &[u8]) -> bool {
     match digits.len() {
         9 => matches!(digits, [9, 0, 0..=2, ..]),
+        10 if digits[0] == 8 => is_american_toll_free(digits),
+        11 if digits[0] == 1 => is_american_toll_free(&digits[1..]),
         10..=12 => matches!(digits, [0, 8, 0, 0 | 8, ..] | [0, 1, 8, 0, ..] | [0, 9, 0, 0, ..]),
         _ => false,
     }
+}
+
+/// `273-8255` out of `1-800-273-8255`.
+fn is_part_of_free_number(text: &str, window: &Window<'_>) -> bool {
+    if window.run.len() > 4 {
+        return false;
+    }
+    let digits: Vec<u8> = window.run.iter().flat_map(|group| text[group.range()].bytes()).collect();
+    let digits: Vec<u8> = digits.iter().take(13).map(|byte| byte - b'0').collect();
+    matches!(digits.len(), 10 | 11) && is_free_of_charge(&digits)
+}
+
+/// 800, 833, 844 to 888: area codes of numbers that the called party pays for.
+fn is_american_toll_free(digits: &[u8]) -> bool {
+    matches!(digits, [8, a, b, ..] if a == b && matches!(a, 0 | 3..=8))
 }
 
 /// A house number and a street, in the orders of several countries.
@@ -355,7 +401,8 @@ impl Street {
     }
 
     fn address(&self, reading: &Reading<'_>, range: Range<usize>) -> Candidate {
-        if SAMPLE_STREETS.iter().any(|s| reading.text[range.clone()].eq_ignore_ascii_case(s)) {
+        let known = SAMPLE_STREETS.iter().chain(&PUBLIC_STREETS);
+        if known.into_iter().any(|s| reading.text[range.clone()].eq_ignore_ascii_case(s)) {
             return Candidate { range, own: Own::Exactly(Possible) };
         }
         let home = reading.distance(self.person, &range, 60).is_some()
@@ -397,7 +444,25 @@ impl Detector for IpAddress {
                 found.push(Candidate { range: window.range(), own: Own::Exactly(Possible) });
             }
         }
+        // An address without `::` has seven colons in a row, of which every fourth is enough.
+        let colons = reading.text.match_indices("::").map(|(at, _)| at);
+        let groups = reading.text.match_indices(':').map(|(at, _)| at).step_by(4);
+        found.extend(colons.chain(groups).filter_map(|at| public_v6(reading.text, at)));
     }
+}
+
+/// An address of the global unicast range, 2000::/3, without that of the documentation.
+fn public_v6(text: &str, colon: usize) -> Option<Candidate> {
+    let is_part = |b: &u8| b.is_ascii_hexdigit() || *b == b':';
+    let bytes = text.as_bytes();
+    let before = bytes[..colon].iter().rev().take(40).take_while(|b| is_part(b)).count();
+    let after = bytes[colon..].iter().take(40).take_while(|b| is_part(b)).count();
+    let range = colon - before..colon + after;
+    let address: std::net::Ipv6Addr = text[range.clone()].trim_end_matches(':').parse().ok()?;
+    let first = address.segments()[0];
+    let documentation = first == 0x2001 && address.segments()[1] == 0xdb8;
+    ((0x2000..0x4000).contains(&first) && !documentation)
+        .then_some(Candidate { range, own: Own::Exactly(Possible) })
 }
 
 fn is_public_v4(p: &[u8]) -> bool {
@@ -433,7 +498,7 @@ impl Detector for Coordinates {
                 && lon.len() <= 3;
             let between = &text[lat_fraction.end as usize..lon.start as usize];
             let paired =
-                between.len() <= 12 && between.contains([',', ' ']) && !between.contains('\n');
+                between.len() <= 24 && between.contains([',', ' ']) && !between.contains('\n');
             if precise && paired && point(&lat, &lat_fraction) && point(&lon, &lon_fraction) {
                 found.push(Candidate {
                     range: lat.start as usize..lon_fraction.end as usize,
@@ -441,7 +506,32 @@ impl Detector for Coordinates {
                 });
             }
         }
+        let degrees = reading.text.match_indices('°').map(|(at, _)| at);
+        found.extend(degrees.filter_map(|at| in_seconds(reading.text, at)));
     }
+}
+
+/// `37°46'29.7"N 122°25'09.9"W`: two places of degrees, minutes and seconds.
+fn in_seconds(text: &str, degree: usize) -> Option<Candidate> {
+    let before = text[..degree].bytes().rev().take(3).take_while(u8::is_ascii_digit).count();
+    let (north_end, north) = seconds(&text[degree..])?;
+    let behind = degree + north_end;
+    let rest = &text[behind..floor_boundary(text, behind + 32)];
+    let gap = rest.find(|c: char| c.is_ascii_digit()).filter(|gap| *gap <= 4)?;
+    let second = rest[gap..].find('°').filter(|at| *at <= 3)?;
+    let (east_end, east) = seconds(&rest[gap + second..])?;
+    let fits = before > 0 && matches!(north, 'N' | 'S') && matches!(east, 'E' | 'W' | 'O');
+    let end = degree + north_end + gap + second + east_end;
+    fits.then_some(Candidate { range: degree - before..end, own: Own::AsSpecified })
+}
+
+/// The end and the direction of `°46'29.7"N`.
+fn seconds(text: &str) -> Option<(usize, char)> {
+    let near = &text[..floor_boundary(text, 20)];
+    let end = near.find(|c: char| c.is_ascii_uppercase())?;
+    let minutes =
+        text[..end].split(|c: char| !c.is_ascii_digit()).filter(|p| !p.is_empty()).count();
+    (minutes >= 2).then(|| (end + 1, text.as_bytes()[end] as char))
 }
 
 #[rustfmt::skip]
@@ -464,6 +554,23 @@ const SAMPLE_STREETS: [&str; 8] = [
     "1 Main Street",
     "456 Oak Avenue",
     "Musterstraße 1",
+];
+/// Addresses of buildings that everybody knows.
+const PUBLIC_STREETS: [&str; 14] = [
+    "350 Fifth Avenue",
+    "350 5th Ave",
+    "1600 Pennsylvania Avenue",
+    "1600 Pennsylvania Ave",
+    "10 Downing Street",
+    "221B Baker Street",
+    "1600 Amphitheatre Parkway",
+    "1 Apple Park Way",
+    "1 Hacker Way",
+    "1 Microsoft Way",
+    "1600 Clifton Road",
+    "10903 New Hampshire Avenue",
+    "7500 Security Boulevard",
+    "200 Independence Avenue",
 ];
 #[rustfmt::skip]
 const STREET_SUFFIXES: &[&str] = &[

@@ -6,8 +6,10 @@
 
 use super::checksum::luhn;
 use super::compile::{CodeScheme, Compiler, Kind, NumberScheme};
-use super::lexicon::ListId;
-use super::reading::{Candidate, Code, Detector, Number, Own, Reading};
+use super::contact::floor_boundary;
+use super::letters::is_unspaced;
+use super::lexicon::{Hit, ListId};
+use super::reading::{Candidate, Code, Detector, Number, Own, Reading, said_before};
 use crate::evidence::Likelihood::{Likely, VeryLikely};
 
 /// The built-in detectors of this family.
@@ -19,7 +21,15 @@ pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
     Some(match name {
         "mrn" => introduced(compiler, MRN_WORDS, 4),
         "health_plan_id" => introduced(compiler, PLAN_WORDS, 5),
-        "device_serial" => introduced(compiler, DEVICE_WORDS, 4),
+        "device_serial" => Kind::Text(Box::new(DeviceSerial {
+            introduced: Introduced {
+                words: compiler.lexicon.list(DEVICE_WORDS),
+                weak: compiler.lexicon.list::<&str>([]),
+                digits_min: 4,
+            },
+            serials: compiler.lexicon.list(SERIAL_WORDS),
+            devices: compiler.lexicon.list(DEVICES),
+        })),
         "npi" => NumberScheme { lengths: &[10], judge: npi }.into(),
         "dea_number" => CodeScheme { lengths: 9..10, judge: dea }.into(),
         "mbi" => CodeScheme { lengths: 11..12, judge: mbi }.into(),
@@ -38,9 +48,11 @@ pub(super) struct Introduced {
 
 impl Detector for Introduced {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        for hit in reading.hits(self.words) {
-            if let Some(range) = self.value_after(reading, hit.end as usize) {
-                let weak = reading.lexicon.is_in(hit, self.weak);
+        for hit in reading.hits(self.words).filter(|hit| is_whole_term(reading.text, hit)) {
+            let weak = reading.lexicon.is_in(hit, self.weak);
+            let after = self.value_after(reading, hit.end as usize);
+            let before = || self.value_before(reading.text, hit.start as usize).filter(|_| !weak);
+            if let Some(range) = after.or_else(before) {
                 let sure = if weak { Likely } else { VeryLikely };
                 found.push(Candidate { range, own: Own::Exactly(sure) });
             }
@@ -49,7 +61,31 @@ impl Detector for Introduced {
     }
 }
 
+/// Whether the word stands for itself: `등록번호` is a chart number, `주민등록번호` the number of a
+/// resident, and only `subscriber #` introduces a number.
+fn is_whole_term(text: &str, hit: &Hit) -> bool {
+    let (start, end) = (hit.start as usize, hit.end as usize);
+    let before = text[..start].chars().next_back();
+    match &text[start..end] {
+        "등록번호" => !before.is_some_and(is_unspaced) || text[..start].ends_with("환자"),
+        word if word.eq_ignore_ascii_case("subscriber") => {
+            text[end..].trim_start_matches(' ').starts_with('#')
+        }
+        _ => true,
+    }
+}
+
 impl Introduced {
+    /// `7720194 is the MRN`.
+    fn value_before(&self, text: &str, at: usize) -> Option<std::ops::Range<usize>> {
+        let end = said_before(text, at)?;
+        let is_inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let len = text[..end].chars().rev().take(24).take_while(|c| is_inner(*c)).count();
+        let token = &text[end - len..end];
+        let digits = token.bytes().filter(u8::is_ascii_digit).count();
+        (digits >= self.digits_min && !is_date(token)).then(|| end - len..end)
+    }
+
     /// The first token with enough digits within a few words of the introduction.
     pub(super) fn value_after(
         &self,
@@ -94,6 +130,44 @@ impl Introduced {
             }
         }
     }
+}
+
+/// Serial numbers of devices that are implanted or worn: a word of a serial near the device's name.
+struct DeviceSerial {
+    introduced: Introduced,
+    serials: ListId,
+    devices: ListId,
+}
+
+/// How far a device may stand from the word that announces its serial number.
+const DEVICE_BYTES: usize = 48;
+
+impl Detector for DeviceSerial {
+    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        self.introduced.find(reading, found);
+        for hit in reading.hits(self.serials) {
+            let word = hit.start as usize..hit.end as usize;
+            let has_device = reading.distance(self.devices, &word, DEVICE_BYTES).is_some();
+            let value = has_device.then(|| serial_after(reading.text, word.end)).flatten();
+            found.extend(value.map(|range| Candidate { range, own: Own::Exactly(VeryLikely) }));
+        }
+    }
+}
+
+/// The first token with four digits or more on the line, within [`DEVICE_BYTES`].
+fn serial_after(text: &str, at: usize) -> Option<std::ops::Range<usize>> {
+    let near = &text[at..floor_boundary(text, at + DEVICE_BYTES)];
+    let near = &near[..near.find(['\n', '?', ';']).unwrap_or(near.len())];
+    let is_inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let mut start = 0;
+    for token in near.split_inclusive(|c: char| !is_inner(c)) {
+        let value = token.trim_end_matches(|c: char| !is_inner(c));
+        if value.bytes().filter(u8::is_ascii_digit).count() >= 4 && !is_date(value) {
+            return Some(at + start..at + start + value.len());
+        }
+        start += token.len();
+    }
+    None
 }
 
 /// Letters, digits and inner dashes; single digits with spaces between count as one token.
@@ -191,11 +265,11 @@ const MRN_WORDS: &[&str] = &[
 /// Words that introduce numbers outside hospitals too.
 #[rustfmt::skip]
 const WEAK_WORDS: &[&str] = &[
-    "chart", "encounter", "accession", "specimen", "urn", "nip", "visit number", "expediente", "dossiernummer", "numer karty", "member id", "member number", "member no", "policy number", "policy no", "insurance number", "insurance policy", "group number", "claim number", "claim no", "subscriber id", "subscriber number", "poliza", "polisnummer", "versicherungsnummer", "verzekeringsnummer", "numero de seguro", "numero adherent", "accession number", "subject id", "aktennummer", "journalnummer", "protokol no", "dosya no", "numero di polizza",
+    "chart", "encounter", "accession", "specimen", "urn", "nip", "visit number", "expediente", "dossiernummer", "numer karty", "member id", "member number", "member no", "policy number", "policy no", "insurance number", "insurance policy", "group number", "claim number", "claim no", "subscriber id", "subscriber number", "subscriber", "poliza", "polisnummer", "versicherungsnummer", "verzekeringsnummer", "numero de seguro", "numero adherent", "accession number", "subject id", "aktennummer", "journalnummer", "protokol no", "dosya no", "numero di polizza",
 ];
 #[rustfmt::skip]
 const PLAN_WORDS: &[&str] = &[
-    "member id", "member number", "member no", "subscriber id", "subscriber number", "policy number", "policy no", "insurance id", "insurance number", "beneficiary id", "beneficiary number",
+    "member id", "member number", "member no", "subscriber id", "subscriber number", "subscriber no", "subscriber", "policy number", "policy no", "insurance id", "insurance number", "beneficiary id", "beneficiary number",
     "health plan id", "medicaid id", "medicaid number", "medicare number", "medicare id", "hicn", "group number", "rx member", "claim number", "claim no", "insurance policy",
     "versichertennummer", "versicherungsnummer", "krankenversichertennummer", "kvnr", "numero d'assure", "numero de assure", "numero adherent", "numéro d'adhérent", "numero de afiliado", "numero de seguro", "poliza", "numero di polizza",
     "tessera sanitaria", "carteirinha", "numero da apolice", "polisnummer", "verzekerdennummer", "verzekeringsnummer",
@@ -204,6 +278,18 @@ const PLAN_WORDS: &[&str] = &[
 const DEVICE_WORDS: &[&str] = &[
     "pacemaker serial", "device serial", "implant serial", "serial number of the pacemaker", "serial of the implant", "pump serial", "icd serial", "implant lot", "device identifier", "udi", "implanted device",
     "pacemaker serial number", "pacemaker sn", "pacemaker model", "stent serial", "defibrillator serial", "insulin pump serial", "cochlear implant serial", "implant id",
+];
+#[rustfmt::skip]
+const SERIAL_WORDS: &[&str] = &[
+    "sn", "s/n", "serial", "serial number", "serial no", "seriennummer", "serien nr", "geräte nr", "gerätenummer", "numéro de série", "n de série", "número de serie", "numero di serie", "matricola", "número de série", "serienummer",
+    "numer seryjny", "device id",
+];
+/// What is implanted in a person or worn.
+#[rustfmt::skip]
+const DEVICES: &[&str] = &[
+    "pacemaker", "pace maker", "icd", "defibrillator", "insulin pump", "infusion pump", "pump", "implant", "implanted", "implantable", "stent", "hearing aid", "hearing aids", "cochlear", "cpap", "bipap", "ventilator", "glucose monitor", "cgm", "dexcom",
+    "neurostimulator", "stimulator", "prosthesis", "prosthetic", "loop recorder", "lvad", "port a cath", "hip stem", "knee implant", "iol", "lens implant", "herzschrittmacher", "herzschrittmachers", "schrittmacher", "schrittmachers", "insulinpumpe", "hörgerät", "hörgeräts", "implantat", "implantats", "prothese", "defibrillators",
+    "stimulateur", "stimulateur cardiaque", "pompe à insuline", "prothèse", "prothèse auditive", "appareil auditif", "marcapasos", "bomba de insulina", "audífono", "prótesis", "marca passo", "pompa per insulina", "microinfusore", "protesi", "apparecchio acustico", "bomba de insulina", "prótese", "aparelho auditivo", "insulinepomp", "gehoorapparaat", "prothese", "rozrusznik", "pompa insulinowa",
 ];
 /// Words between an introduction and its value.
 #[rustfmt::skip]

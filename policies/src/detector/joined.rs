@@ -28,6 +28,7 @@ const DICTATED_BYTES_MAX: usize = 160;
 const NEAR_BYTES: usize = 40;
 
 /// Joined texts and the way back.
+#[derive(Default)]
 pub(crate) struct Joined {
     pub(crate) text: String,
     pieces: Vec<Piece>,
@@ -35,6 +36,8 @@ pub(crate) struct Joined {
     borders_only: bool,
     /// Report only the surest: the joined text leaves out much.
     surest_only: bool,
+    /// Report only what lies over a border: the parts themselves were scanned.
+    over_borders_only: bool,
 }
 
 struct Piece {
@@ -54,7 +57,8 @@ impl Joined {
         };
         let (every, users) = (indices(|_| true), indices(|text| text.role == Role::User));
         let mut all = Vec::new();
-        for window in windows(prompt, &every) {
+        let windows_of_all = (every.len() > 1).then(|| windows(prompt, &every));
+        for window in windows_of_all.into_iter().flatten() {
             all.push(Joined::new(prompt, window, "", true));
             all.push(Joined::new(prompt, window, "\n", false));
         }
@@ -63,13 +67,13 @@ impl Joined {
             all.extend(windows.map(|window| Joined::new(prompt, window, "", true)));
         }
         all.extend(Joined::dictated(prompt));
+        all.extend(Joined::values(prompt));
         all.retain(|joined| budget.take(joined.text.len()));
         all
     }
 
     fn new(prompt: &Prompt, texts: &[usize], glue: &str, borders_only: bool) -> Joined {
-        let mut joined =
-            Joined { text: String::new(), pieces: Vec::new(), borders_only, surest_only: false };
+        let mut joined = Joined { borders_only, ..Joined::default() };
         for &index in texts {
             let text = prompt.texts[index].text.as_str();
             if text.len() <= 2 * BORDER_BYTES {
@@ -88,12 +92,7 @@ impl Joined {
     /// A number said piece by piece, with words around: "starts with 200", "the middle is 48".
     /// Of the user's short texts, the first whole and of the others what holds digits.
     fn dictated(prompt: &Prompt) -> Option<Joined> {
-        let mut joined = Joined {
-            text: String::new(),
-            pieces: Vec::new(),
-            borders_only: false,
-            surest_only: true,
-        };
+        let mut joined = Joined { surest_only: true, ..Joined::default() };
         let mut parts = 0;
         for (index, text) in prompt.texts.iter().enumerate() {
             let dictates = text.role == Role::User && text.text.len() <= DICTATED_BYTES_MAX;
@@ -109,6 +108,35 @@ impl Joined {
             }
         }
         (parts > 1).then_some(joined)
+    }
+
+    /// A value cut over fields of data, arguments of tools or texts that hold nothing else: pairs and
+    /// triples of neighbouring values, each behind the names of its fields.
+    fn values(prompt: &Prompt) -> Option<Joined> {
+        let mut joined = Joined { over_borders_only: true, ..Joined::default() };
+        let values: Vec<Value<'_>> = values_of(prompt).take(VALUES_MAX).collect();
+        for first in 0..values.len() {
+            for last in first + 1..values.len().min(first + VALUE_PARTS_MAX) {
+                let parts = &values[first..=last];
+                let bytes: usize = parts.iter().map(|part| part.range.len()).sum();
+                if bytes <= VALUE_BYTES_MAX {
+                    joined.add_value(prompt, parts);
+                }
+            }
+        }
+        (!joined.pieces.is_empty()).then_some(joined)
+    }
+
+    fn add_value(&mut self, prompt: &Prompt, parts: &[Value<'_>]) {
+        // A word that no detector knows keeps the values apart.
+        self.text.push_str("\n\n \u{2026} \n\n");
+        for part in parts {
+            self.text.push_str(part.name);
+            self.text.push(' ');
+        }
+        for part in parts {
+            self.add(part.text, &prompt.texts[part.text].text, part.range.clone());
+        }
     }
 
     /// Whether a finding of this likelihood counts.
@@ -131,6 +159,9 @@ impl Joined {
         let piece = &self.pieces[..self.pieces.partition_point(|p| p.joined <= range.start)];
         let piece = piece.iter().rev().find(|p| p.len > 0)?;
         let piece_end = piece.joined + piece.len;
+        if self.over_borders_only && range.end <= piece_end {
+            return None;
+        }
         let near_border =
             range.start < piece.joined + NEAR_BYTES || range.end + NEAR_BYTES > piece_end;
         if self.borders_only && !near_border {
@@ -140,6 +171,60 @@ impl Joined {
         let end = piece.start + (range.end.min(piece_end).max(piece.joined) - piece.joined);
         Some((piece.text, start..end.max(start)))
     }
+}
+
+/// Values that are tried in pairs and triples, at most.
+const VALUES_MAX: usize = 200;
+/// Parts of one value, at most.
+const VALUE_PARTS_MAX: usize = 3;
+/// The longest value that is cut into parts.
+const VALUE_BYTES_MAX: usize = 96;
+
+/// A value of a field, or a text that is nothing but one.
+struct Value<'t> {
+    text: usize,
+    range: Range<usize>,
+    /// The field's name; empty where there is none.
+    name: &'t str,
+}
+
+/// Values with digits, in the order of the conversation.
+fn values_of(prompt: &Prompt) -> impl Iterator<Item = Value<'_>> {
+    prompt.texts.iter().enumerate().flat_map(|(index, text)| {
+        let text = text.text.as_str();
+        let is_data = text.trim_start().starts_with(['{', '[']);
+        let fields = if is_data { fields(text) } else { Vec::new() };
+        let trimmed = text.trim();
+        let start = text.len() - text.trim_start().len();
+        let whole = (!is_data && is_value(trimmed)).then(|| (start..start + trimmed.len(), ""));
+        fields.into_iter().chain(whole).map(move |(range, name)| Value { text: index, range, name })
+    })
+}
+
+/// Quoted values with digits and the names before them: `"name": "value"`.
+fn fields(text: &str) -> Vec<(Range<usize>, &str)> {
+    let mut found = Vec::new();
+    let mut name = "";
+    let mut quotes = text.match_indices('"').map(|(at, _)| at);
+    while let (Some(open), Some(close)) = (quotes.next(), quotes.next()) {
+        let quoted = &text[open + 1..close];
+        if text[close + 1..].trim_start().starts_with(':') {
+            name = quoted;
+        } else if is_value(quoted) {
+            found.push((open + 1..close, name));
+        }
+        if found.len() >= VALUES_MAX {
+            break;
+        }
+    }
+    found
+}
+
+/// One word with a digit, short enough to be a part.
+fn is_value(text: &str) -> bool {
+    (2..=64).contains(&text.len())
+        && text.bytes().any(|b| b.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+/=".contains(&b))
 }
 
 /// Overlapping windows, each found from the one before, so that what is appended moves none of them.

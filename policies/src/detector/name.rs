@@ -12,6 +12,7 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
+use super::contact::is_in_git_trailer;
 use super::letters::is_unspaced;
 use super::lexicon::{ListId, SetId};
 use super::name_words as vocabulary;
@@ -49,6 +50,8 @@ struct PersonName {
     things: ListId,
     particles: SetId,
     east_asian: ListId,
+    labels: ListId,
+    vietnamese: ListId,
 }
 
 impl PersonName {
@@ -76,6 +79,8 @@ impl PersonName {
             things: compiler.lexicon.list(vocabulary::THINGS),
             particles: compiler.lexicon.set(vocabulary::PARTICLES),
             east_asian: compiler.lexicon.list(vocabulary::EAST_ASIAN_CUES),
+            labels: compiler.lexicon.list(vocabulary::LABELS),
+            vietnamese: compiler.lexicon.names(vocabulary::VIETNAMESE_SURNAMES),
         }
     }
 }
@@ -103,6 +108,12 @@ impl Detector for PersonName {
             for hit in reading.hits(list) {
                 names.extend(self.after_cue(reading, hit.end as usize, sure, list));
             }
+        }
+        for hit in reading.hits(self.labels) {
+            names.extend(self.labelled(reading, hit.end as usize));
+        }
+        for hit in reading.hits(self.vietnamese) {
+            names.extend(self.vietnamese(reading, hit.start as usize));
         }
         names.extend(self.slavic(reading));
         for hit in reading.hits(self.east_asian) {
@@ -228,7 +239,12 @@ impl PersonName {
         let plain = |t: &Token<'_>| {
             !lexicon.in_set(self.ambiguous, t.text) && !lexicon.in_set(self.not_names, t.text)
         };
-        let fits = lexicon.has(self.given, given.text) && plain(&given) && plain(&surname);
+        // `Hans-Peter`: the list knows his first half.
+        let first_half = given.text.split('-').next().unwrap_or(given.text);
+        let known = lexicon.has(self.given, given.text) || lexicon.has(self.given, first_half);
+        // Nobody puts a double given name behind a trade: `Müller, Hans-Peter`.
+        let is_double = first_half.len() < given.text.len();
+        let fits = known && plain(&given) && (plain(&surname) || is_double);
         // `Smith, John and …` is a name; `Paris, Madrid, Oslo` is a list.
         let listed = text[given.end()..].starts_with(", ")
             && Token::at(text, given.end() + 2).is_some_and(|t| t.is_capital());
@@ -293,6 +309,38 @@ impl PersonName {
         };
         let sure = if two || list == self.introductions { sure } else { sure.min(Likely) };
         fits.then(|| Name { range: first.start..last.end(), sure, cued: true })
+    }
+
+    /// `LAST: Brandt FIRST: Ezekiel`: words that are no cue unless a colon makes a field of them.
+    fn labelled(&self, reading: &Reading<'_>, cue_end: usize) -> Option<Name> {
+        let value =
+            reading.text[cue_end..].strip_prefix([':', '='])?.trim_start_matches([' ', '"']);
+        let name = Token::at(reading.text, reading.text.len() - value.len())?;
+        let known =
+            reading.lexicon.has(self.given, name.text) || self.is_surname(reading, name.text);
+        let is_word = reading.lexicon.in_set(self.not_names, name.text);
+        (name.is_capital() && known && !is_word).then(|| Name {
+            range: name.start..name.end(),
+            sure: Likely,
+            cued: true,
+        })
+    }
+
+    /// `Nguyễn Thị Hoa`: the family's name stands first and the words behind it have capitals.
+    fn vietnamese(&self, reading: &Reading<'_>, start: usize) -> Option<Name> {
+        let text = reading.text;
+        let family = Token::at(text, start)?;
+        let middle = self.next_token(text, &family, false).filter(Token::is_capital)?;
+        let last =
+            self.next_token(text, &middle, false).filter(Token::is_capital).unwrap_or(middle);
+        let is_marked = !text[start..last.end()].is_ascii();
+        let plain = !is_inside_word(text, start) && !family.is_upper();
+        let is_word = reading.lexicon.in_set(self.not_names, middle.text);
+        (is_marked && plain && !is_word).then(|| Name {
+            range: start..last.end(),
+            sure: Likely,
+            cued: true,
+        })
     }
 
     /// Whether somebody can be told something under this name: no product, department or doctor.
@@ -479,6 +527,7 @@ impl PersonName {
         let sample = self.is_inside(reading, self.samples, &range);
         let sure = match name.sure {
             _ if public && !name.cued => return None,
+            _ if is_in_git_trailer(reading.text, range.start) => Possible,
             Possible => Possible,
             _ if sample => Possible,
             Likely if public || provider => Possible,

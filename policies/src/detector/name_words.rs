@@ -23,6 +23,12 @@ pub(super) const INTRODUCTIONS: &[&str] = &[
     "my name is", "i am called", "name is", "name's", "patient named", "woman named", "man named", "employee named", "named", "ich heiße", "ich heisse", "mein name ist", "je m'appelle", "je m appelle", "mon nom est", "me llamo", "mi nombre es", "se llama", "mi chiamo", "il mio nome è", "meu nome é", "chamo me", "me chamo", "mijn naam is", "ik heet", "nazywam się", "jag heter", "mitt namn är", "jeg heter", "jeg hedder", "меня зовут", "benim adım", "nimeni on", "a nevem", "jmenuji se", "numele meu este", "signed by", "born to", "known as",
 ];
 
+/// Fields of forms whose names are ordinary words.
+pub(super) const LABELS: &[&str] = &["last", "first", "lname", "fname", "ln", "fn", "middle", "pt last", "pt first"];
+
+/// The commonest Vietnamese family names.
+pub(super) const VIETNAMESE_SURNAMES: &[&str] = &["nguyễn", "trần", "lê", "phạm", "hoàng", "huỳnh", "phan", "vũ", "võ", "đặng", "bùi", "đỗ", "hồ", "ngô", "dương", "lý", "đinh", "trịnh", "mai", "đào"];
+
 /// Relations that name a private person: "my mother Helga".
 pub(super) const RELATIONS: &[&str] = &[
     "my mother", "my father", "my mom", "my mum", "my dad", "my wife", "my husband", "my son", "my daughter", "my brother", "my sister", "my friend", "my colleague", "my coworker", "my co worker", "my boss", "my manager", "my neighbor", "my neighbour", "my client", "my patient", "my employee", "my girlfriend", "my boyfriend", "my partner", "my aunt", "my uncle", "my cousin", "my grandmother", "my grandfather", "my ex", "our employee", "our patient", "our client", "our colleague", "his wife", "her husband", "his son", "her son", "her daughter", "his daughter", "my student", "my tenant", "my landlord", "my nephew", "my niece", "my teammate", "my report", "direct report", "her mother", "his mother", "the patient", "this patient", "daughter", "son", "wife", "husband", "mother", "father", "brother", "sister",

@@ -55,6 +55,8 @@ pub(crate) fn builtin(name: &str) -> Option<Kind> {
         "hu_taj" => number(&[9], hu_taj),
         "gr_amka" => number(&[11], gr_amka),
         "ee_isikukood" => number(&[11], ee_isikukood),
+        "lv_personas_kods" => number(&[11], lv_personas_kods),
+        "si_emso" => number(&[13], si_emso),
         "il_teudat" => number(&[9], luhn_number),
         "cl_rut" => code(8..10, cl_rut),
         "cl_rut_digits" => number(&[8, 9], cl_rut_digits),
@@ -98,6 +100,11 @@ fn us_ssn(number: &Number<'_>) -> Option<Own> {
         [[0, 7, 8, 0, 5, 1, 1, 2, 0], [2, 1, 9, 0, 9, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]];
     if void || all_same(d) || samples.iter().any(|s| s == d) || is_part_of_longer(number) {
         return None;
+    }
+    // `part 536-22-8714`: said to be a part's, whatever else stands near.
+    let before = number.text[..number.window.range().start].trim_end_matches([' ', '#', ':']);
+    if ["part", "Part", "PART"].iter().any(|word| before.ends_with(word)) {
+        return Some(Own::NeedsContext);
     }
     let dashes = number.window.separators(number.text).all(|s| s.trim().len() == 1);
     Some(if dashes { by_shape(number, &[&[3, 2, 4]]) } else { Own::NeedsContext })
@@ -545,6 +552,23 @@ fn ee_isikukood(number: &Number<'_>) -> Option<Own> {
     let check = if first < 10 { first } else { second % 10 };
     let valid = matches!(d[0], 1..=6) && is_month_day(pair(&d[3..]), pair(&d[5..]));
     (valid && check == u32::from(d[10])).then_some(Own::NeedsContext)
+}
+
+/// Latvia: birth date and a check digit, or the undated form from 32 on, which has none.
+fn lv_personas_kods(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let sum = 1 + weighted(d, &[10, 5, 8, 4, 2, 1, 6, 3, 7, 9]);
+    let dated = is_month_day(pair(&d[2..]), pair(d)) && matches!(d[6], 0..=2);
+    let is_undated = matches!(pair(d), 32..=39);
+    (dated && sum % 11 % 10 == u32::from(d[10]) || is_undated).then_some(Own::NeedsContext)
+}
+
+/// Slovenia and its neighbours: birth date with three digits of the year, region, mod 11.
+fn si_emso(number: &Number<'_>) -> Option<Own> {
+    let d = number.digits;
+    let rest = weighted(d, &[7, 6, 5, 4, 3, 2, 7, 6, 5, 4, 3, 2]) % 11;
+    let dated = is_month_day(pair(&d[2..]), pair(d)) && matches!(d[4], 0 | 8 | 9);
+    (dated && (11 - rest) % 11 == u32::from(d[12])).then_some(Own::NeedsContext)
 }
 
 /// Chile: mod 11 with weights 2 to 7 from the right; this form ends in K.

@@ -152,6 +152,30 @@ fn tables(text: &str) -> Vec<Table> {
     tables
 }
 
+/// Where a value ends that is said before its name: `871 is the cvv`, for the place of `cvv`.
+pub(crate) fn said_before(text: &str, name: usize) -> Option<usize> {
+    const LINKS: [&str; 16] = [
+        " is the",
+        " is my",
+        " is her",
+        " is his",
+        " is their",
+        " is our",
+        " as the",
+        " as",
+        " ist die",
+        " ist der",
+        " ist das",
+        " ist meine",
+        " est le",
+        " es el",
+        " è il",
+        " is de",
+    ];
+    let before = text[..name].trim_end_matches([' ', '"', '\'', '*']);
+    LINKS.iter().find_map(|link| before.strip_suffix(link)).map(str::len)
+}
+
 /// Bytes between two ranges; 0 if they touch or overlap.
 fn gap(a: &Range<usize>, b: &Range<usize>) -> usize {
     b.start.saturating_sub(a.end).max(a.start.saturating_sub(b.end))

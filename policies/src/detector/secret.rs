@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
 use super::contact::floor_boundary;
-use super::lexicon::ListId;
+use super::lexicon::{Hit, ListId};
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
 
@@ -53,6 +53,14 @@ fn upper(byte: u8) -> bool {
     byte.is_ascii_uppercase() || byte.is_ascii_digit()
 }
 
+fn percent_encoded(byte: u8) -> bool {
+    wide(byte) || matches!(byte, b'%' | b'+' | b'/')
+}
+
+fn dashed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
+}
+
 fn hexadecimal(byte: u8) -> bool {
     byte.is_ascii_hexdigit()
 }
@@ -89,17 +97,36 @@ const TOKENS: &[TypedToken] = tokens![
     "ATBB" 28 alphanumeric, "lsv2_pt_" 30 wide, "lsv2_sk_" 30 wide, "tskey-" 20 wide, "dp.st." 40 wide, "dp.pt." 40 wide, "ops_eyJ" 40 wide, "shptka_" 30 hexadecimal, "CFPAT-" 40 wide, "HRKU-" 30 wide, "sess-" 40 alphanumeric,
     "glcbt-" 20 wide, "glft-" 20 wide, "glimt-" 20 wide, "glagent-" 40 wide, "GR1348941" 20 wide, "rdme_" 60 alphanumeric, "sk.eyJ" 40 wide, "pscale_oauth_" 30 wide, "xoxe." 20 wide, "SWMTKN-1-" 50 wide, "LTAI" 16 alphanumeric, "AKID" 32 alphanumeric,
     "apify_api_" 30 alphanumeric, "sk-lf-" 30 wide, "pcsk_" 50 wide, "jina_" 40 alphanumeric, "fc-" 32 hexadecimal, "csk-" 40 alphanumeric, "e2b_" 36 hexadecimal, "sk_org_" 20 wide, "dckr_oat_" 20 wide, "duffel_live_" 30 wide, "pypi-AgE" 40 wide, "AGE-SECRET-KEY-1" 50 upper,
+    "A3-" 30 dashed, "p8e-" 30 alphanumeric, "AKCp" 60 alphanumeric, "cmVmd" 55 alphanumeric, "bedrock-api-key-" 20 percent_encoded, "EZTK" 50 alphanumeric, "EAAM" 30 alphanumeric, "FLWSECK_TEST-" 12 wide,
+    "gloas-" 40 hexadecimal, "_gitlab_session=" 32 hexadecimal, "eyJrIjoi" 60 wide, "pat." 55 wide, "sat." 55 wide, "s-s4t2ud-" 60 hexadecimal, "s-s4t2af-" 60 hexadecimal, "NRII-" 30 dashed, "NRJS-" 19 hexadecimal,
+    "API-" 26 upper, "sha256~" 40 wide, "pnu_" 36 alphanumeric, "access-production-" 36 dashed, "access-sandbox-" 36 dashed, "access-development-" 36 dashed, "squ_" 40 hexadecimal, "sqp_" 40 hexadecimal, "sqa_" 40 hexadecimal,
+    "sgp_" 40 wide, "rk_test_" 20 alphanumeric, "SK" 32 hexadecimal, "t1." 80 wide, "YC" 38 wide, "sk_" 48 hexadecimal, "pat" 70 wide, "dbtu_" 30 wide, "dbtc_" 30 wide, "sig=" 40 percent_encoded, "1//0" 40 wide,
 ];
 
 /// Typed tokens and generic `name = value` secrets.
 struct ApiKey {
     prefixes: Range<u32>,
     names: ListId,
+    key: ListId,
+    /// Names of keys that open something.
+    telling: ListId,
+    /// Names of keys that everyone may know.
+    public: ListId,
 }
 
 impl ApiKey {
     fn new(compiler: &mut Compiler) -> Self {
         ApiKey {
+            key: compiler.lexicon.list([
+                "key",
+                "apikey",
+                "appkey",
+                "authkey",
+                "secretkey",
+                "privatekey",
+            ]),
+            telling: compiler.lexicon.list(TELLING_KEYS),
+            public: compiler.lexicon.list(PUBLIC_KEYS),
             prefixes: compiler.literals(TOKENS.iter().map(|t| t.prefix)),
             names: compiler.lexicon.list(KEY_NAMES),
         }
@@ -122,10 +149,15 @@ impl ApiKey {
         let fits = starts
             && exact
             && ends
-            && tail >= token.tail_min
             && (has_digit(value) || is_random_letters(value))
             && !is_sample_token(value);
-        fits.then(|| Candidate { range: at.start..at.end + tail, own: Own::Exactly(VeryLikely) })
+        let sure = match tail {
+            _ if tail >= token.tail_min => VeryLikely,
+            // The beginning of a token whose rest comes in another message.
+            CUT_BYTES_MIN.. if is_telling(token.prefix) && is_random(value) => Likely,
+            _ => return None,
+        };
+        fits.then(|| Candidate { range: at.start..at.end + tail, own: Own::Exactly(sure) })
     }
 }
 
@@ -147,7 +179,63 @@ impl Detector for ApiKey {
                 found.push(Candidate { range, own: Own::Exactly(Likely) });
             }
         }
+        let keys = reading.hits(self.key).filter_map(|hit| self.key_value(reading, hit));
+        found.extend(keys.map(|range| Candidate { range, own: Own::Exactly(Likely) }));
     }
+}
+
+/// Shorter random values stand behind names of keys that open nothing.
+const KEY_BYTES_MIN: usize = 40;
+/// How many characters of a name are looked at.
+const NAME_BYTES_MAX: usize = 48;
+
+impl ApiKey {
+    /// The value of any name that ends in `key`: long and random, or shorter behind a telling name.
+    fn key_value(&self, reading: &Reading<'_>, hit: &Hit) -> Option<Range<usize>> {
+        let text = reading.text;
+        let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b' ');
+        let before = text.as_bytes()[..hit.start as usize].iter().rev().take(NAME_BYTES_MAX);
+        let start = hit.start as usize - before.take_while(|b| is_name(b)).count();
+        let name = start..hit.end as usize;
+        if reading.hits_in(self.public, name.clone()).next().is_some() {
+            return None;
+        }
+        // `key_id` and `keyboard` are other names.
+        let behind = text[name.end..].chars().next()?;
+        if behind.is_alphanumeric() || matches!(behind, '_' | '-') {
+            return None;
+        }
+        let range = assigned_value(text, name.end)?;
+        let value = text[range.clone()].trim_start_matches("base64:");
+        let telling = reading.hits_in(self.telling, name).next().is_some();
+        let hex = value.trim_start_matches("0x");
+        let is_long_hex = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        let long = value.len() >= KEY_BYTES_MIN && !hex.bytes().all(|b| b.is_ascii_hexdigit());
+        let fits = if telling { value.len() >= 20 } else { long || is_long_hex };
+        (fits && is_random(value) && !is_placeholder(value) && !is_code(value)).then_some(range)
+    }
+}
+
+/// So many characters behind a telling prefix are a part of a token.
+const CUT_BYTES_MIN: usize = 8;
+
+/// A prefix that is no word of any language and no beginning of one.
+fn is_telling(prefix: &str) -> bool {
+    prefix.len() >= 6 && prefix.ends_with(['_', '-'])
+        || prefix.len() >= 5 && prefix.starts_with("xox")
+}
+
+/// Both cases and digits without order, or hexadecimal digits of a key's length.
+fn is_random(value: &str) -> bool {
+    let count = |test: fn(&u8) -> bool| value.as_bytes().iter().filter(|b| test(b)).count();
+    let digits = count(u8::is_ascii_digit);
+    let mixed =
+        count(u8::is_ascii_lowercase) >= 2 && count(u8::is_ascii_uppercase) >= 2 && digits >= 1;
+    let body = value.strip_prefix("0x").unwrap_or(value);
+    let is_hex = body.len() >= 32 && body.bytes().all(|b| b.is_ascii_hexdigit());
+    // No character may repeat as often as in words.
+    let enough = (value.len().min(24) as f64).log2() - 1.0;
+    digits >= 1 && (mixed || is_hex) && entropy(value) >= enough.max(2.5)
 }
 
 /// Letters of both cases without order: one long random value in a hundred has no digit.
@@ -265,7 +353,7 @@ impl Detector for Password {
         for hit in reading.hits(self.names) {
             let at = hit.end as usize;
             let assigned = assigned_value(reading.text, at).map(|range| (range, true));
-            let Some((range, _)) = assigned.or_else(|| {
+            let Some((range, is_assigned)) = assigned.or_else(|| {
                 let said = stated_value(reading.text, at);
                 said.or_else(|| labelled_value(reading.text, at))
                     .or_else(|| chosen_nearby(reading.text, at))
@@ -280,10 +368,52 @@ impl Detector for Password {
             {
                 continue;
             }
-            let sure = if looks_chosen(value) { VeryLikely } else { Possible };
+            let name = &reading.text[hit.start as usize..at];
+            let is_number = is_assigned
+                && value.len() >= 6
+                && says_password(name)
+                && value.bytes().all(|b| b.is_ascii_digit());
+            let is_exported = is_assigned && is_shell_variable(reading.text, hit);
+            let sure = match (looks_chosen(value), is_number || is_exported) {
+                (true, _) => VeryLikely,
+                (false, true) => Likely,
+                (false, false) => Possible,
+            };
             found.push(Candidate { range, own: Own::Exactly(sure) });
         }
     }
+}
+
+/// Names that stand for nothing but a password; "secret" and "pass" introduce numbers of other kinds.
+fn says_password(name: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        "password",
+        "passwd",
+        "pwd",
+        "passwort",
+        "kennwort",
+        "mot de passe",
+        "contrase",
+        "senha",
+        "wachtwoord",
+        "has",
+        "passcode",
+        "passphrase",
+    ];
+    let name = name.to_lowercase();
+    NAMES.iter().any(|known| name.starts_with(known)) || name.ends_with("password")
+}
+
+/// `export PGPASSWORD=kestrel`: a program reads its password here, so any word is one.
+fn is_shell_variable(text: &str, hit: &Hit) -> bool {
+    const VARIABLES: [&str; 5] =
+        ["PGPASSWORD", "SSHPASS", "MYSQL_PWD", "REDISCLI_AUTH", "RESTIC_PASSWORD"];
+    const SAMPLES: [&str; 6] = ["postgres", "mysecretpassword", "secret", "admin", "root", "mysql"];
+    let (start, end) = (hit.start as usize, hit.end as usize);
+    let value = text[end..].strip_prefix('=').unwrap_or_default();
+    let value = value.trim_start_matches(['"', '\'']).split(|c: char| !c.is_alphanumeric()).next();
+    let value = value.unwrap_or_default();
+    VARIABLES.contains(&&text[start..end]) && value.len() >= 6 && !SAMPLES.contains(&value)
 }
 
 /// A value that is no ordinary word: digits or signs among letters.
@@ -457,7 +587,9 @@ fn is_placeholder(value: &str) -> bool {
         "foobar",
         "hunter2",
         "abcdef",
-        "12345678",
+        "123456",
+        "654321",
+        "111111",
         "secret_here",
         "my_",
         "_here",
@@ -549,6 +681,16 @@ fn entropy(value: &str) -> f64 {
 const KEY_NAMES: &[&str] = &[
     "api key", "apikey", "api token", "access key", "access token", "auth token", "secret key", "client secret", "secret", "token", "bearer", "aws secret access key", "private token",
     "signing key", "encryption key", "webhook secret", "consumer secret", "app secret", "refresh token", "session token", "service key", "account key", "master key", "authorization", "credential", "credentials", "api secret", "x api key", "hmac key", "license key", "api schlüssel", "clé api", "clave api",
+];
+#[rustfmt::skip]
+const TELLING_KEYS: &[&str] = &[
+    "private", "storage", "deploy", "shared", "auth", "x auth", "app", "application", "subscription", "fernet", "db", "database", "csrf", "rpc", "secret", "session", "cipher", "crypto", "encryption", "aes", "hmac", "jwt", "account", "azure", "service",
+    "function", "functions", "admin", "master", "root", "access", "api", "signing", "wallet", "deployer", "validator", "ocp apim", "search", "cosmos", "maps", "internal", "token", "webhook", "signature", "rails", "django", "flask", "laravel",
+];
+#[rustfmt::skip]
+const PUBLIC_KEYS: &[&str] = &[
+    "public", "pub", "publishable", "primary", "foreign", "sort", "partition", "cache", "idempotency", "kms", "host", "site", "verify", "verifying", "object", "s3", "row", "group", "natural", "surrogate", "etag", "shard", "translation",
+    "i18n", "dedup", "dedupe", "lookup", "index", "unique", "integrity", "checksum", "anon", "client", "register", "known", "vapid", "issue", "project", "jira", "routing", "message",
 ];
 #[rustfmt::skip]
 const PASSWORD_NAMES: &[&str] = &[

@@ -115,7 +115,31 @@ fn token(
     if let Some(decoded) = data.and_then(|data| readable(&data)) {
         return (end + padding, Some(decoded));
     }
-    base64_block(text, start, end, budget, opaque)
+    let (block_end, decoded) = base64_block(text, start, end, budget, opaque);
+    if decoded.is_none() && block_end == end && bytes[start..end].contains(&b'/') {
+        return (end, segments(&text[start..end]));
+    }
+    (block_end, decoded)
+}
+
+/// `/p/NDUzOTgx…`: the parts of a path that decode to text.
+fn segments(path: &str) -> Option<String> {
+    let decode = |part: &str| {
+        let long = part.len() >= TOKEN_BYTES_MIN;
+        let data = long.then(|| hex(part.as_bytes()).or_else(|| encoded_word(part))).flatten()?;
+        readable(&data)
+    };
+    let parts: Vec<Option<String>> = path.split('/').map(decode).collect();
+    parts.iter().any(Option::is_some).then(|| {
+        let whole =
+            path.split('/').zip(parts).map(|(part, decoded)| decoded.unwrap_or(part.into()));
+        whole.collect::<Vec<_>>().join("/")
+    })
+}
+
+/// Base64 that is no ordinary word.
+fn encoded_word(part: &str) -> Option<Vec<u8>> {
+    if is_plain_word(part.as_bytes()) { None } else { base64(part.as_bytes()) }
 }
 
 fn hex(digits: &[u8]) -> Option<Vec<u8>> {
@@ -413,6 +437,10 @@ fn backslash(rest: &[u8]) -> Option<(usize, Escaped)> {
             Some((10, Escaped::Char(char::from_u32(code(&tail[..8])?)?)))
         }
         [b'\\', b'x', high, low, ..] => Some((4, Escaped::Byte(hex_byte(*high, *low)?))),
+        // Octal, as shells and C write it.
+        [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] => {
+            Some((4, Escaped::Byte((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'))))
+        }
         [b'\\', b'n', ..] => Some((2, Escaped::Byte(b'\n'))),
         [b'\\', b't', ..] => Some((2, Escaped::Byte(b'\t'))),
         [b'\\', quote @ (b'"' | b'/'), ..] => Some((2, Escaped::Byte(*quote))),

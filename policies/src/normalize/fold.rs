@@ -47,6 +47,8 @@ struct Folding {
     word_has_latin: bool,
     word_has_confusable: bool,
     word_has_other: bool,
+    word_digit_count: usize,
+    word_letter_count: usize,
     latin_count: usize,
 }
 
@@ -85,7 +87,9 @@ impl Folding {
         }
         if c.is_alphabetic() {
             self.note_letter(c);
-        } else if !c.is_ascii_digit() {
+        } else if c.is_ascii_digit() {
+            self.word_digit_count += 1;
+        } else {
             self.end_word();
             self.word_start = self.text.len() + c.len_utf8();
         }
@@ -93,6 +97,7 @@ impl Folding {
     }
 
     fn note_letter(&mut self, c: char) {
+        self.word_letter_count += 1;
         if c.is_ascii() {
             self.word_has_latin = true;
             self.latin_count += 1;
@@ -107,12 +112,15 @@ impl Folding {
     fn end_word(&mut self) {
         let mixed = self.word_has_latin;
         let all_twins = !self.word_has_other && self.latin_count > 20;
-        if self.word_has_confusable && (mixed || all_twins) {
+        // `384О`: a letter among digits that looks like one.
+        let is_number = !self.word_has_other && self.word_digit_count > self.word_letter_count;
+        if self.word_has_confusable && (mixed || all_twins || is_number) {
             self.replace_twins();
         }
         self.word_start = self.text.len();
         (self.word_has_latin, self.word_has_confusable, self.word_has_other) =
             (false, false, false);
+        (self.word_digit_count, self.word_letter_count) = (0, 0);
     }
 
     fn replace_twins(&mut self) {
@@ -186,13 +194,14 @@ fn decimal_digit(code: u32) -> Option<char> {
 }
 
 /// The zero of each script's decimal digits (general category Nd), sorted; nine digits follow each.
-const ZERO_DIGITS: [u32; 66] = [
+const ZERO_DIGITS: [u32; 67] = [
     0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6,
     0xe50, 0xed0, 0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50,
     0x1bb0, 0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10,
     0x104a0, 0x10d30, 0x10d40, 0x11066, 0x110f0, 0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0,
     0x11650, 0x116c0, 0x116d0, 0x11730, 0x118e0, 0x11950, 0x11bf0, 0x11c50, 0x11d50, 0x11da0,
-    0x11f50, 0x16130, 0x16a60, 0x16ac0, 0x16b50, 0x16d70, 0x1ccf0, 0x1e140, 0x1e2f0, 0x1fbf0,
+    0x11f50, 0x16130, 0x16a60, 0x16ac0, 0x16b50, 0x16d70, 0x1ccf0, 0x1e140, 0x1e2f0, 0x1e950,
+    0x1fbf0,
 ];
 
 /// The Latin letter that looks the same as a Cyrillic, Greek, Armenian or Cherokee one.

@@ -60,7 +60,8 @@ fn tag_end(text: &str, start: usize) -> usize {
 /// End of `" + "`, `", "`, `").append("` between two short literals of digits or token characters.
 fn joined_literals_end(bytes: &[u8], start: usize) -> usize {
     let quote = bytes[start];
-    let Some(offset) = bytes[start + 1..].iter().take(14).position(|b| *b == quote) else {
+    let Some(offset) = bytes[start + 1..].iter().take(LITERAL_GAP_BYTES).position(|b| *b == quote)
+    else {
         return start;
     };
     let end = start + 1 + offset;
@@ -71,22 +72,32 @@ fn joined_literals_end(bytes: &[u8], start: usize) -> usize {
     let is_glue = |b: &u8| matches!(b, b' ' | b'+' | b'.' | b'&' | b'\n' | b'\t' | b'\\');
     let is_value =
         |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"-_+/=".contains(b));
+    // What is added up may be cut anywhere: `"DE37 3704 " + "0044"`, `"381.047" + ".592-05"`.
+    let is_sum = between.iter().any(|b| matches!(b, b'+' | b'&')) && between.iter().all(is_glue);
+    let is_part = |b: Option<&u8>| {
+        is_value(b) || (is_sum || is_assignment) && b.is_some_and(|b| b" .@:%".contains(b))
+    };
     let inside = start.checked_sub(1).and_then(|i| bytes.get(i));
     if (!between.is_empty() || quote == b'`')
         && (is_call || is_assignment || between.iter().all(is_glue))
-        && is_value(inside)
-        && is_value(bytes.get(end + 1))
+        && is_part(inside)
+        && is_part(bytes.get(end + 1))
     {
         return end + 1;
     }
     start
 }
 
-/// `"; b = "`: a value cut over two variables.
+/// The widest gap between two literals of one value: `append` calls and names of variables.
+const LITERAL_GAP_BYTES: usize = 32;
+
+/// `"; b = "`, `pan += "`: a value cut over two variables, or added to one.
 fn is_second_assignment(between: &[u8]) -> bool {
     let trimmed = between.trim_ascii();
     let name = trimmed.strip_prefix(b";").or(trimmed.strip_prefix(b",")).unwrap_or(trimmed);
     let name = name.trim_ascii().strip_suffix(b"=").map(<[u8]>::trim_ascii);
+    let added = name.and_then(|name| name.strip_suffix(b"+").or(name.strip_suffix(b".")));
+    let name = added.map(<[u8]>::trim_ascii).or(name);
     name.is_some_and(|n| !n.is_empty() && n.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_'))
 }
 
