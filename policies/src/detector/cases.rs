@@ -514,6 +514,7 @@ fn credentials() {
         Likely,
         &[
             "password: Tr0ub4dor&3",
+            "User ID=hrapp;Password=Gl4cier.Mint.Tuba;Encrypt=True;",
             "das Passwort lautet h7#Kp2!vQz",
             "the admin password for the router is Fl0werP0wer22",
             "Hasło do serwera to qFcB#xA7OMs7, dopisz do instrukcji",

@@ -665,8 +665,14 @@ fn is_code(value: &str) -> bool {
             && value.split('.').all(|p| {
                 p.chars().next().is_some_and(char::is_alphabetic)
                     && p.chars().all(|c| c.is_alphanumeric() || c == '_')
+                    && !has_digit_within(p)
             }));
     starts_like_code || is_path
+}
+
+/// `Gl4cier` is no name of a program.
+fn has_digit_within(part: &str) -> bool {
+    part.as_bytes().windows(2).any(|two| two[0].is_ascii_digit() && two[1].is_ascii_lowercase())
 }
 
 /// Shannon entropy in bits per character.
