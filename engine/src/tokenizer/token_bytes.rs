@@ -16,6 +16,10 @@ use crate::tokenizer::TokenId;
 /// No published vocabulary is near this; a file that claims more is broken or hostile.
 const VOCABULARY_MAX: usize = 1 << 22;
 
+/// Ids that no token has, beside as many as there are tokens: published vocabularies leave out some
+/// hundreds. What stands far behind all others would cost a table that the file is not worth.
+const GAPS_MAX: usize = 1 << 14;
+
 /// Bytes of all tokens, one after the other.
 pub(super) struct TokenBytes {
     bytes: Vec<u8>,
@@ -33,6 +37,12 @@ impl TokenBytes {
         if last >= VOCABULARY_MAX {
             return Err(EngineError::Tokenizer(format!(
                 "tokenizer.json: expected token ids below {VOCABULARY_MAX}, got {last}"
+            )));
+        }
+        let count = entries.len() + added.len();
+        if last > 2 * count + GAPS_MAX {
+            return Err(EngineError::Tokenizer(format!(
+                "tokenizer.json: the token id {last} is far beyond the number of tokens, {count}"
             )));
         }
         let mut bytes = vec![Vec::new(); last + 1];
