@@ -36,6 +36,7 @@ pub use dialect::{Dialect, Voice, expects_anthropic, in_anthropics_words};
 pub use error::ApiError;
 
 use crate::identity::Caller;
+use crate::limit::Allowance;
 use place::Step;
 
 /// Longest value of a `x-sluice-*` request header, bytes.
@@ -55,6 +56,8 @@ pub struct Request {
     pub session: Option<String>,
     /// Who calls.
     pub caller: Caller,
+    /// What limits let it use, once it is admitted.
+    pub allowance: Option<Arc<Allowance>>,
 }
 
 /// A chat completions body, parsed once.

@@ -11,7 +11,7 @@
 
 mod attempt;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sluice_policies::{
@@ -25,6 +25,7 @@ use crate::active_policy::candidate::{self, WouldBe};
 use crate::api::{ApiError, ChatBody, Request};
 use crate::audit::{AuditLog, RefusalRecord};
 use crate::identity::Callers;
+use crate::limit::Limiter;
 use crate::metrics::{Metrics, Snapshot};
 use crate::redact::{Redaction, Redactor, Tools};
 use crate::reply::{DecisionHeaders, Reply, route_word};
@@ -43,28 +44,39 @@ const QUEUE_STEP_MAX: Duration = Duration::from_secs(2);
 /// Everything that requests share.
 pub struct Gateway {
     parts: Parts,
+    /// What a person said of the network.
+    declared: RwLock<Option<String>>,
 }
 
 /// What a gateway is put together from.
 pub struct Parts {
     /// Trial or production.
     pub mode: Mode,
-    /// The policies in force.
-    pub policy: ActivePolicy,
+    /// What outlives a reload of the config.
+    pub kept: Kept,
     /// Who may call.
-    pub callers: Callers,
+    pub callers: Arc<Callers>,
     /// What can answer, in the config's order.
     pub upstreams: Vec<Upstream>,
-    /// A person declared that there is no network.
+    /// The config declares that there is no network.
     pub offline_declared: bool,
+}
+
+/// What stays the same whatever else is reloaded. Cloning is cheap.
+#[derive(Clone)]
+pub struct Kept {
+    /// The policies in force.
+    pub policy: Arc<ActivePolicy>,
+    /// What callers may use.
+    pub limits: Arc<Limiter>,
     /// Where attempts are recorded.
-    pub audit: AuditLog,
+    pub audit: Arc<AuditLog>,
     /// Which conversations have held never-cloud text.
     pub taint: Arc<TaintStore>,
     /// What earlier turns of conversations held.
     pub scans: Arc<ScanCache>,
     /// Makes placeholders where policy lets them stand for values.
-    pub redactor: Redactor,
+    pub redactor: Arc<Redactor>,
     /// What operators watch.
     pub metrics: Arc<Metrics>,
 }
@@ -102,17 +114,54 @@ struct Ask {
 impl Gateway {
     /// Puts a gateway together.
     pub fn new(parts: Parts) -> Gateway {
-        Gateway { parts }
+        let declared = parts.offline_declared.then(|| "declared in the config".to_owned());
+        Gateway { parts, declared: RwLock::new(declared) }
+    }
+
+    /// What outlives a reload.
+    pub fn kept(&self) -> &Kept {
+        &self.parts.kept
+    }
+
+    /// Takes over what a person said to the gateway before a reload.
+    pub(crate) fn take_over(&self, before: &Gateway) {
+        if before.parts.offline_declared {
+            return;
+        }
+        let declared = before.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if declared.is_some() {
+            *self.declared.write().unwrap_or_else(PoisonError::into_inner) = declared;
+        }
+    }
+
+    /// Takes a person's word that there is no network: it holds until [`Gateway::resume`].
+    pub fn declare_offline(&self, cause: &str, who: &str) {
+        tracing::warn!(who, cause, "network was declared away");
+        let words = format!("declared by {who}: {cause}");
+        *self.declared.write().unwrap_or_else(PoisonError::into_inner) = Some(words);
+    }
+
+    /// Takes that word back, also one of the config.
+    pub fn resume(&self, who: &str) {
+        let ended = self.declared.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(cause) = ended {
+            tracing::warn!(who, cause, "network was resumed");
+        }
     }
 
     /// Who may call.
-    pub fn callers(&self) -> &Callers {
+    pub fn callers(&self) -> &Arc<Callers> {
         &self.parts.callers
+    }
+
+    /// What callers may use.
+    pub fn limits(&self) -> &Arc<Limiter> {
+        &self.parts.kept.limits
     }
 
     /// The policies in force.
     pub fn policy(&self) -> &ActivePolicy {
-        &self.parts.policy
+        &self.parts.kept.policy
     }
 
     /// What can answer.
@@ -122,25 +171,26 @@ impl Gateway {
 
     /// Where attempts are recorded.
     pub fn audit(&self) -> &AuditLog {
-        &self.parts.audit
+        &self.parts.kept.audit
     }
 
     /// What operators watch.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.parts.metrics
+        &self.parts.kept.metrics
     }
 
     /// Answers a request. Dropping the future, or the reply's stream, cancels the upstream.
     pub async fn handle(&self, mut request: Request) -> Reply {
         let started = Instant::now();
-        let policy = self.parts.policy.current();
-        let candidate = self.parts.policy.candidate().current();
+        let policy = self.parts.kept.policy.current();
+        let candidate = self.parts.kept.policy.candidate().current();
         let scanned = self.classify(&policy, candidate.as_ref(), &request).await;
         let Some((mut classification, candidates)) = scanned else {
             return Reply::error(&ApiError::internal());
         };
         let mut stripped = request.chat.strip(&classification.strip);
-        let mut facts = self.facts(&request);
+        let taint = self.taint(&request).await;
+        let mut facts = self.facts(taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
             self.compare(&policy, &decision, &candidate, &classification, &facts)
@@ -160,15 +210,15 @@ impl Gateway {
                 }
             }
         }
-        self.parts.metrics.decision(started.elapsed());
+        self.parts.kept.metrics.decision(started.elapsed());
         // Of the text itself, not of the moment: an audit log that was down must not taint for good.
-        let never_cloud = classification.never_cloud || facts.tainted;
+        let never_cloud = classification.never_cloud || taint == Taint::Tainted;
         if never_cloud {
             let session = request.session.as_deref();
             let (caller, prompt) = (&request.caller, &request.prompt);
             let telling = policy.never_cloud_findings(&classification);
             let telling: Vec<usize> = telling.into_iter().map(|finding| finding.text).collect();
-            self.parts.taint.remember(caller, session, prompt, &telling);
+            self.parts.kept.taint.remember(caller, session, prompt, &telling);
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
@@ -202,7 +252,7 @@ impl Gateway {
                 tokio::time::sleep(step).await;
                 step = (step * 2).min(QUEUE_STEP_MAX);
                 asked.clear();
-                facts = self.facts(&ask.request);
+                facts = self.facts(self.taint(&ask.request).await);
                 decision = ask.policy.decide(&ask.classification, &facts);
                 continue;
             };
@@ -243,7 +293,7 @@ impl Gateway {
     ) -> Option<(Classification, Option<Classification>)> {
         let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
         let (policy, candidate) = (policy.clone(), candidate.cloned());
-        let (prompt, cache) = (request.prompt.clone(), self.parts.scans.clone());
+        let (prompt, cache) = (request.prompt.clone(), self.parts.kept.scans.clone());
         let scope = request.caller.tenant.clone();
         let classify = move || {
             let memory = || ScanMemory { cache: &cache, scope: &scope };
@@ -266,7 +316,7 @@ impl Gateway {
         facts: &Facts,
     ) -> Option<Redacted> {
         let findings = policy.redacted_findings(classification);
-        let (fields, redaction) = self.parts.redactor.redact(request, &findings)?;
+        let (fields, redaction) = self.parts.kept.redactor.redact(request, &findings)?;
         let mut request = crate::api::chat::with_fields(request, fields).ok()?;
         let (mut classification, _) = self.classify(policy, None, &request).await?;
         // Placeholders are put in once: what the second scan finds must stay.
@@ -288,19 +338,22 @@ impl Gateway {
     ) -> Option<WouldBe> {
         let would = candidate::would_be(policy, decision, candidate, classification, facts)?;
         let rules = would.rules_apart(decision);
-        self.parts.metrics.policy_difference(would.kind.in_words(), &rules);
+        self.parts.kept.metrics.policy_difference(would.kind.in_words(), &rules);
         Some(would)
     }
 
-    fn facts(&self, request: &Request) -> Facts {
+    async fn taint(&self, request: &Request) -> Taint {
         let session = request.session.as_deref();
-        let taint = self.parts.taint.look_up(&request.caller, session, &request.prompt);
+        self.parts.kept.taint.look_up(&request.caller, session, &request.prompt).await
+    }
+
+    fn facts(&self, taint: Taint) -> Facts {
         Facts {
             today: today(),
             mode: self.parts.mode,
             offline: self.offline(),
-            audit_writable: self.parts.audit.is_writable(),
-            tainted: taint == Taint::Tainted,
+            audit_writable: self.parts.kept.audit.is_writable(),
+            tainted: matches!(taint, Taint::Tainted | Taint::Assumed),
             taint_unknown: taint == Taint::Unknown,
             upstreams: self.parts.upstreams.iter().map(Upstream::facts).collect(),
         }
@@ -308,8 +361,9 @@ impl Gateway {
 
     /// Why there is no network, if there is none.
     pub fn offline(&self) -> Option<String> {
-        if self.parts.offline_declared {
-            return Some("declared in the config".to_owned());
+        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if declared.is_some() {
+            return declared;
         }
         let mut servers =
             self.parts.upstreams.iter().filter(|u| matches!(u, Upstream::Server(_))).peekable();
@@ -351,8 +405,8 @@ impl Gateway {
             code: error.code.unwrap_or("error"),
         };
         // Nothing leaves, so an unwritable log does not change the answer; it shows in the metrics.
-        let _ = self.parts.audit.policy(&ask.policy).await;
-        let _ = self.parts.audit.refusal(&record).await;
+        let _ = self.parts.kept.audit.policy(&ask.policy).await;
+        let _ = self.parts.kept.audit.refusal(&record).await;
         let mut reply = Reply::error(error);
         self.stamp(ask, decision, None, &mut reply);
         reply
@@ -386,7 +440,7 @@ impl Gateway {
         }
         .put_on(reply);
         let status = reply.status.as_u16();
-        self.parts.metrics.request(route_word(route), &decision.class, status);
+        self.parts.kept.metrics.request(route_word(route), &decision.class, status);
         tracing::debug!(
             decision = ask.id,
             request = ask.request.id,
@@ -446,8 +500,8 @@ impl Gateway {
         Snapshot {
             upstreams: upstreams.iter().map(|u| (u.id().as_str(), u.is_healthy())).collect(),
             engine,
-            audit_writable: self.parts.audit.is_writable(),
-            audit_failures: self.parts.audit.failures(),
+            audit_writable: self.parts.kept.audit.is_writable(),
+            audit_failures: self.parts.kept.audit.failures(),
         }
     }
 }

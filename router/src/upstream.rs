@@ -24,6 +24,7 @@ use sluice_engine::EngineError;
 use sluice_policies::UpstreamFacts;
 
 pub use edge::EdgeUpstream;
+pub(crate) use server::install_tls_provider;
 pub use server::{ServerUpstream, UpstreamSetupError};
 
 use crate::api::ApiError;
@@ -57,12 +58,13 @@ impl fmt::Display for UpstreamId {
     }
 }
 
-/// One configured upstream.
+/// One configured upstream. Cloning is cheap.
+#[derive(Clone)]
 pub enum Upstream {
     /// The engine in this process.
-    Edge(EdgeUpstream),
+    Edge(Arc<EdgeUpstream>),
     /// A server across the network.
-    Server(Box<ServerUpstream>),
+    Server(Arc<ServerUpstream>),
 }
 
 impl Upstream {

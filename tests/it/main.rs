@@ -7,6 +7,8 @@ mod cloud;
 mod gateway;
 
 mod activation;
+mod admin;
+mod callers;
 mod cancellation;
 mod dialects;
 mod failover;
@@ -16,6 +18,8 @@ mod privacy;
 mod redaction;
 mod replies;
 mod routing;
+mod shared_state;
 mod storm;
 mod streaming;
+mod tls;
 mod tools;

@@ -192,7 +192,8 @@ pub(super) fn request(
     prompt.context = context(hints.context, &fields, &model, &caller);
     let chat = ChatBody { fields, model, stream, include_usage, endpoint, unknown, native };
     let session = hints.session;
-    Ok(Request { id: hints.request_id, prompt: Arc::new(prompt), chat, session, caller })
+    let (id, prompt) = (hints.request_id, Arc::new(prompt));
+    Ok(Request { id, prompt, chat, session, caller, allowance: None })
 }
 
 /// The same request with other fields: a body in which placeholders stand for values.
@@ -213,6 +214,7 @@ pub(crate) fn with_fields(
         chat: ChatBody { fields, model, stream, include_usage, endpoint, unknown, native },
         session: request.session.clone(),
         caller: request.caller.clone(),
+        allowance: request.allowance.clone(),
     })
 }
 

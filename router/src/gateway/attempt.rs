@@ -18,6 +18,7 @@ use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Outcome, Recorded};
 use crate::breaker::Pass;
 use crate::identity::Caller;
+use crate::limit::Allowance;
 use crate::metrics::Metrics;
 use crate::permit::{EgressPermit, OutboundBody};
 use crate::redact::{EventRestorer, restore_whole, restorer};
@@ -111,8 +112,8 @@ impl Gateway {
             redacted: ask.redaction.as_ref().map(|redaction| &redaction.counts),
             bytes,
         };
-        self.parts.audit.policy(&ask.policy).await.ok()?;
-        self.parts.audit.attempt(&record).await.ok()
+        self.parts.kept.audit.policy(&ask.policy).await.ok()?;
+        self.parts.kept.audit.attempt(&record).await.ok()
     }
 
     fn meter(
@@ -122,9 +123,9 @@ impl Gateway {
         upstream: &Upstream,
         recorded: Option<Recorded>,
     ) -> Meter {
-        let taint = &self.parts.taint;
+        let taint = &self.parts.kept.taint;
         Meter {
-            metrics: self.parts.metrics.clone(),
+            metrics: self.parts.kept.metrics.clone(),
             taint: taint.clone(),
             recorded,
             pass: None,
@@ -135,6 +136,14 @@ impl Gateway {
                 caller: ask.request.caller.clone(),
                 session: ask.request.session.clone(),
             }),
+            allowance: ask.request.allowance.clone(),
+            priced: match upstream {
+                Upstream::Edge(_) => None,
+                Upstream::Server(server) => {
+                    Some(server.model_name(&ask.request.chat.model).to_owned())
+                }
+            },
+            text_bytes: 0,
             upstream: upstream.id().as_str().to_owned(),
             route: route_word(decision.route),
             request_started: ask.started,
@@ -346,6 +355,11 @@ struct Meter {
     recorded: Option<Recorded>,
     pass: Option<Pass>,
     reply: Option<Watched>,
+    allowance: Option<Arc<Allowance>>,
+    /// The model as its server knows it; `None` for the edge, which costs nothing.
+    priced: Option<String>,
+    /// Text of the reply so far.
+    text_bytes: u64,
     upstream: String,
     route: &'static str,
     request_started: Instant,
@@ -366,6 +380,7 @@ impl Meter {
 
     fn count(&mut self, bytes: &Bytes, texts: &[ReplyText]) {
         self.bytes_received += bytes.len() as u64;
+        self.text_bytes += texts.iter().map(|piece| piece.text.len() as u64).sum::<u64>();
         if let Some(reply) = &mut self.reply {
             reply.feed(texts);
         }
@@ -455,6 +470,10 @@ impl Meter {
         self.metrics.tokens(&self.upstream, usage.prompt_tokens, usage.completion_tokens);
         if ending != Ending::Failed {
             self.metrics.reply_over(self.route, self.request_started.elapsed());
+            if let Some(allowance) = self.allowance.take() {
+                let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
+                allowance.spend(self.priced.as_deref(), prompt, completion, self.text_bytes);
+            }
         }
         if let Some(recorded) = self.recorded.take() {
             recorded.close(&Outcome {

@@ -126,7 +126,8 @@ impl ServerUpstream {
         Ok(OutboundBody::seal(bytes, chat.endpoint))
     }
 
-    fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
+    /// The name that it knows a client's model by.
+    pub(crate) fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
         let listed = self.config.models.iter().find(|(name, _)| name == client_name);
         match (listed, &self.config.model) {
             (Some((_, server_name)), _) => server_name,
@@ -473,7 +474,7 @@ fn headers(config: &ServerConfig) -> Option<HeaderMap> {
 }
 
 /// The TLS client needs to be told once per process which cryptography to use.
-fn install_tls_provider() {
+pub(crate) fn install_tls_provider() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
         // An error means that the program that embeds us has chosen already.
