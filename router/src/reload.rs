@@ -1,7 +1,7 @@
 //! Takes changed files into a gateway that goes on serving: all of the config at a signal, keys,
 //! certificates and policies whenever they change.
 //!
-//! A config is read and checked as a whole and becomes a new [`Gateway`] beside the old one, with the same
+//! A config is read and checked as a whole and becomes a new `Gateway` beside the old one, with the same
 //! audit log, taint, limits, engine and unchanged upstreams; then one pointer is swapped. A request that
 //! has begun ends on what it began with. What cannot be used changes nothing, and says why.
 //!

@@ -6,7 +6,7 @@
 //! costs one request a second its time limit and the others nothing.
 //!
 //! What only has to arrive (fingerprints, real usage) waits in a queue with a bound. Fingerprints that
-//! found no room are not forgotten in silence: [`SharedState::has_lost`] then says so for good.
+//! found no room are not forgotten in silence: `has_lost` then says so for good.
 //!
 //! No text is stored: keys are names of limits and keyed fingerprints.
 

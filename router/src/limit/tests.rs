@@ -117,7 +117,7 @@ async fn money_is_spent_by_the_day_and_the_next_day_is_new() {
     let anna = caller("north", "anna");
     let spend = async || {
         let asked = limiter.admit_at(&anna, "m", 10, &today).await.ok().unwrap();
-        asked.spend(Some("m"), Some(1000), Some(4900), 0);
+        asked.spend(Some("m"), Some(1000), Some(4800), 0);
     };
     spend().await;
     spend().await;
