@@ -217,6 +217,11 @@ impl Condition {
         }
     }
 
+    /// What it looks at.
+    pub(crate) fn test(&self) -> &Test {
+        &self.test
+    }
+
     /// Calls `see` with every test of the condition, those under `unless` included.
     pub(crate) fn each_test(&self, see: &mut dyn FnMut(&Test)) {
         if let Test::Any(parts) | Test::All(parts) = &self.test {

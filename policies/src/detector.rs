@@ -33,6 +33,8 @@ mod name_words;
 mod national_id;
 mod pattern;
 mod reading;
+mod reasons;
+mod recovery_phrase;
 mod secret;
 mod spec;
 mod token;

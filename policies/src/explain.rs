@@ -39,11 +39,21 @@ pub struct RuleExplanation {
     pub clauses: Vec<Clause>,
 }
 
+/// A finding, and what spoke for it and against it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FindingExplanation {
+    /// Detector, place, likelihood.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// What the detector looks for, which words around it counted, how it was seen.
+    pub because: Vec<String>,
+}
+
 /// Everything about one decision, for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// What was found: detector, place, likelihood.
-    pub findings: Vec<Finding>,
+    /// What was found, and why.
+    pub findings: Vec<FindingExplanation>,
     /// The rules that matched, and those of which a part held.
     pub rules: Vec<RuleExplanation>,
     /// What would have changed the decision.
@@ -56,9 +66,10 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.reason)?;
         writeln!(f, "\nfound")?;
-        for finding in &self.findings {
+        for FindingExplanation { finding, because } in &self.findings {
             let sure = finding.likelihood.in_words();
             writeln!(f, "  {} in {} ({sure})", finding.detector, finding.place)?;
+            because.iter().try_for_each(|reason| writeln!(f, "      {reason}"))?;
         }
         if self.findings.is_empty() {
             writeln!(f, "  nothing")?;
@@ -123,11 +134,20 @@ impl PolicySet {
         let would_change = self.would_change(decision, &near_misses);
         rules.extend(near_misses);
         Explanation {
-            findings: classification.findings.clone(),
+            findings: self.explain_findings(prompt, findings),
             rules,
             would_change,
             reason: decision.reason.clone(),
         }
+    }
+
+    fn explain_findings(&self, prompt: &Prompt, findings: &[Finding]) -> Vec<FindingExplanation> {
+        let reasons = self.scanner.reasons(prompt, findings).into_iter();
+        let explain = |(finding, because): (&Finding, Vec<String>)| FindingExplanation {
+            finding: finding.clone(),
+            because,
+        };
+        findings.iter().zip(reasons).map(explain).collect()
     }
 
     fn would_change(&self, decision: &Decision, near_misses: &[RuleExplanation]) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Proves at load time that never-cloud text cannot reach a cloud, and finds rules that do nothing.
+//! Proves at load time that never-cloud text cannot reach a cloud.
 //!
 //! The decision is a function of few facts, so the proof tries them all: every rule alone and all
 //! together, every class, every day on which something starts or ends, times offline, taint, audit,
@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use crate::classification::Classification;
 use crate::decision::{Decision, Facts, Mode, Quality, UpstreamFacts, Zone};
-use crate::error::Diagnostic;
 use crate::policy_set::PolicySet;
 use crate::rule::RuleMode;
 
@@ -160,56 +159,6 @@ impl PolicySet {
             tainted: bit(3),
             taint_unknown: false,
             upstreams,
-        }
-    }
-
-    /// What is unwise on a day: untested rules, what has ended, rules that nothing can make match.
-    pub fn lint(&self, today: Date) -> Vec<Diagnostic> {
-        let mut found = self.warnings.clone();
-        found.extend(self.rules.iter().filter_map(|rule| {
-            let problem = if !rule.when.can_hold() {
-                "can never match: a group of detectors that it needs is empty"
-            } else if rule.effective.until.is_some_and(|until| until < today) {
-                "has ended"
-            } else if rule.mode == RuleMode::Shadow {
-                "is a shadow: it changes nothing"
-            } else {
-                return None;
-            };
-            Some(self.note(&rule.file, rule.line, format!("rule \"{}\" {problem}", rule.id)))
-        }));
-        let site = self.sources[0].name.clone();
-        let ended = self.exceptions.iter().filter(|exception| exception.expires < today);
-        found.extend(
-            ended.map(|e| self.note(&site, e.line, format!("exception \"{}\" has ended", e.id))),
-        );
-        let ended = self.vouches.iter().filter(|vouch| vouch.expires < today);
-        found.extend(ended.map(|v| {
-            self.note(
-                &site,
-                v.line,
-                format!("the vouch for \"{}\" has ended: it counts as unknown", v.upstream),
-            )
-        }));
-        let counterexamples = self.prove().counterexamples;
-        found.extend(counterexamples.into_iter().map(|words| self.note(&site, 0, words)));
-        found
-    }
-
-    fn note(&self, file: &str, line: u32, message: String) -> Diagnostic {
-        let source = self.sources.iter().find(|source| source.name == file);
-        let text =
-            source.and_then(|source| source.text.lines().nth((line as usize).wrapping_sub(1)));
-        let source_line = text.unwrap_or_default().to_owned();
-        let column = source_line.len() - source_line.trim_start_matches([' ', '-']).len() + 1;
-        Diagnostic {
-            file: file.to_owned(),
-            line,
-            column: column as u32,
-            path: String::new(),
-            message,
-            source_line,
-            hint: None,
         }
     }
 }

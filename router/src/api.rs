@@ -11,12 +11,14 @@
 //! ignored; no error text quotes the body. Not here: HTTP (`server`), decisions (`gateway`).
 
 pub mod chat;
+mod client_headers;
 mod completions;
 mod dialect;
 mod embeddings;
 mod error;
 mod flat;
 mod messages;
+pub mod passthrough;
 mod place;
 pub mod responses;
 mod said;
@@ -32,7 +34,8 @@ use hyper::header::HeaderName;
 use serde_json::{Map, Value};
 use sluice_policies::{ContentKind, Endpoint, Prompt, RequestContext, Text, Unscanned};
 
-pub use dialect::{Dialect, Voice, expects_anthropic, in_anthropics_words};
+pub use client_headers::{ClientHeaders, WantedHeaders};
+pub use dialect::{Dialect, Voice, expects_anthropic, in_anthropics_words, is_served};
 pub use error::ApiError;
 
 use crate::identity::Caller;
@@ -56,6 +59,8 @@ pub struct Request {
     pub session: Option<String>,
     /// Who calls.
     pub caller: Caller,
+    /// Headers that may go along.
+    pub client: ClientHeaders,
     /// What limits let it use, once it is admitted.
     pub allowance: Option<Arc<Allowance>>,
 }
@@ -72,6 +77,8 @@ pub struct ChatBody {
     pub include_usage: bool,
     /// What kind of answer it asks for.
     pub endpoint: Endpoint,
+    /// The body itself, if no dialect knows it.
+    pub raw: Option<passthrough::RawBody>,
     unknown: Vec<UnknownField>,
     native: Native,
 }
@@ -149,6 +156,11 @@ impl ChatBody {
     }
 }
 
+/// A value as the text that is scanned of it, keys included.
+pub(crate) fn as_text(value: &Value) -> String {
+    flat::flat(value, None)
+}
+
 /// A body that must be a JSON object.
 fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     match serde_json::from_slice(body).map_err(|e| ApiError::broken_json(&e))? {
@@ -165,6 +177,8 @@ pub struct Hints {
     pub session: Option<String>,
     /// `x-request-id`, or a fresh one.
     pub request_id: String,
+    /// Headers that may go along to some upstream; none until somebody reads them.
+    pub client: ClientHeaders,
 }
 
 impl Hints {
@@ -186,7 +200,8 @@ impl Hints {
                 None => single(headers, "x-claude-code-session-id")?,
             },
         };
-        Ok(Hints { context, session: session.map(str::to_owned), request_id: request_id(headers) })
+        let (session, request_id) = (session.map(str::to_owned), request_id(headers));
+        Ok(Hints { context, session, request_id, client: ClientHeaders::default() })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Stops asking an upstream that keeps failing, and finds out when it is back.
 //!
-//! Closed until [`FAILURES_MAX`] failures in a row; then open for a while that doubles up to
-//! `OPEN_MAX`; then half open: one request probes, and its outcome closes or reopens. Each step is
-//! a function of the state and an instant (`…_at`), so tests need no clock.
+//! Closed until so many failures in a row; then open for a while that doubles up to a most; then half
+//! open: one request probes, and its outcome closes or reopens. The probe is a request that policy sends
+//! there anyway: nothing is contacted without a decision. Each step is a function of the state and an
+//! instant (`…_at`), so tests need no clock.
 //!
 //! Invariants: at most one probe is under way; a dropped [`Pass`] (the client left) counts neither
 //! way and frees the probe's place.
@@ -12,16 +13,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row that open the breaker.
-pub const FAILURES_MAX: u32 = 5;
-/// How long it stays open the first time.
-const OPEN_MIN: Duration = Duration::from_secs(2);
-/// How long it stays open at most.
-const OPEN_MAX: Duration = Duration::from_secs(60);
+use crate::config::BreakerLimits;
 
 /// One upstream's breaker. Clones share their state.
 #[derive(Clone, Default)]
-pub struct Breaker(Arc<Mutex<State>>);
+pub struct Breaker {
+    limits: BreakerLimits,
+    state: Arc<Mutex<State>>,
+}
 
 #[derive(Clone, Copy)]
 enum State {
@@ -56,8 +55,8 @@ impl Default for State {
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new() -> Breaker {
-        Breaker::default()
+    pub fn new(limits: BreakerLimits) -> Breaker {
+        Breaker { limits, state: Arc::default() }
     }
 
     /// Whether a request could be sent now; takes no place.
@@ -100,35 +99,39 @@ impl Breaker {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         // Nothing can panic while the lock is held, and the state is valid at every step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pass {
-    /// The upstream answered.
-    pub fn succeed(mut self) {
+    /// The upstream answered; `true` if that closed the breaker.
+    pub fn succeed(mut self) -> bool {
         self.reported = true;
-        *self.breaker.state() = State::Closed { failures: 0 };
+        let before = std::mem::take(&mut *self.breaker.state());
+        !matches!(before, State::Closed { .. })
     }
 
-    /// The upstream failed: refused, timed out, or broke off.
-    pub fn fail(self) {
-        self.fail_at(Instant::now());
+    /// The upstream failed: refused, timed out, or broke off; `true` if that opened the breaker.
+    pub fn fail(self) -> bool {
+        self.fail_at(Instant::now())
     }
 
-    fn fail_at(mut self, now: Instant) {
+    fn fail_at(mut self, now: Instant) -> bool {
         self.reported = true;
+        let BreakerLimits { failures: failures_max, open: open_min, open_at_most } =
+            self.breaker.limits;
         let mut state = self.breaker.state();
         let open = |wait| State::Open { until: now + wait, wait };
         *state = match *state {
-            State::Closed { failures } if failures + 1 < FAILURES_MAX => {
+            State::Closed { failures } if failures + 1 < failures_max => {
                 State::Closed { failures: failures + 1 }
             }
-            State::Closed { .. } => open(OPEN_MIN),
-            State::Probing { wait } => open((wait * 2).min(OPEN_MAX)),
+            State::Closed { .. } => open(open_min),
+            State::Probing { wait } => open((wait * 2).min(open_at_most)),
             // A request from before the breaker opened: it is open already.
-            already @ State::Open { .. } => already,
+            State::Open { .. } => return false,
         };
+        matches!(*state, State::Open { .. })
     }
 }
 
@@ -148,10 +151,15 @@ impl Drop for Pass {
 mod tests {
     use super::*;
 
+    const FAILURES_MAX: u32 = 5;
+    const OPEN_MIN: Duration = Duration::from_secs(2);
+    const OPEN_MAX: Duration = Duration::from_secs(60);
+
     fn opened(now: Instant) -> Breaker {
-        let breaker = Breaker::new();
-        for _ in 0..FAILURES_MAX {
-            breaker.pass_at(now).unwrap().fail_at(now);
+        let breaker = Breaker::default();
+        for failure in 1..=FAILURES_MAX {
+            let opened = breaker.pass_at(now).unwrap().fail_at(now);
+            assert_eq!(opened, failure == FAILURES_MAX, "{failure}");
         }
         breaker
     }
@@ -159,11 +167,11 @@ mod tests {
     #[test]
     fn opens_after_failures_in_a_row_only() {
         let now = Instant::now();
-        let breaker = Breaker::new();
+        let breaker = Breaker::default();
         for _ in 1..FAILURES_MAX {
             breaker.pass_at(now).unwrap().fail_at(now);
         }
-        breaker.pass_at(now).unwrap().succeed();
+        assert!(!breaker.pass_at(now).unwrap().succeed(), "it was closed");
         breaker.pass_at(now).unwrap().fail_at(now);
         assert_eq!(breaker.health_at(now), Health::Closed);
         assert_eq!(opened(now).health_at(now), Health::Open);
@@ -179,7 +187,7 @@ mod tests {
         let probe = breaker.pass_at(later).unwrap();
         assert!(breaker.pass_at(later).is_none(), "a second probe was let through");
         assert!(!breaker.allows());
-        probe.succeed();
+        assert!(probe.succeed(), "the breaker closes");
         assert_eq!(breaker.health_at(later), Health::Closed);
     }
 
@@ -204,7 +212,7 @@ mod tests {
         let breaker = opened(now);
         drop(breaker.pass_at(now + OPEN_MIN).unwrap());
         assert!(breaker.pass_at(now + OPEN_MIN).is_some());
-        let closed = Breaker::new();
+        let closed = Breaker::default();
         for _ in 0..2 * FAILURES_MAX {
             drop(closed.pass_at(now));
         }
@@ -214,7 +222,7 @@ mod tests {
     #[test]
     fn a_request_from_before_the_breaker_opened_does_not_free_the_probe() {
         let now = Instant::now();
-        let breaker = Breaker::new();
+        let breaker = Breaker::default();
         let early = breaker.pass_at(now).unwrap();
         for _ in 0..FAILURES_MAX {
             breaker.pass_at(now).unwrap().fail_at(now);

@@ -8,6 +8,8 @@
 //! file's own folder. Not here: policy files (the `policies` package reads those), flags and the
 //! search for the model file (the command line lays them over this).
 
+mod choice;
+mod connection;
 mod diagnose;
 mod file;
 mod identity;
@@ -22,6 +24,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use sluice_policies::Mode;
 
+pub use choice::{Choose, Hedge, HedgeAfter, Passthrough};
+pub use connection::{Auth, BreakerLimits, ClientCert, Connection, PassField, Retries};
 pub use diagnose::ConfigError;
 pub use identity::{Identity, JwksSource, OidcConfig};
 pub use limits::{Limits, Money, Price, Prices, Quota, Quotas};
@@ -56,6 +60,12 @@ pub struct Config {
     pub quotas: Quotas,
     /// `shared_state`: where replicas keep limits and taint together. Default: each by itself.
     pub shared_state: Option<SharedStateConfig>,
+    /// `choose`: which of several upstreams that policy likes equally is asked first.
+    pub choose: Choose,
+    /// `hedge`: when a second upstream is asked beside a slow first one. Default: never.
+    pub hedge: Option<Hedge>,
+    /// `passthrough`: endpoints that are passed on though no dialect knows them. Default: none.
+    pub passthrough: Vec<Passthrough>,
     /// `offline`: whether a person declared that there is no network.
     pub offline: Offline,
     /// `audit`: where records go.
@@ -114,7 +124,7 @@ pub enum UpstreamKind {
     /// `kind: edge`: the engine in this process.
     Edge(EdgeConfig),
     /// `kind: openai` or `kind: anthropic`: a server across the network.
-    Server(ServerConfig),
+    Server(Box<ServerConfig>),
 }
 
 /// The embedded engine. Fields left out are chosen from the machine and the model.
@@ -160,6 +170,32 @@ pub struct ServerConfig {
     pub model: Option<String>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
+    /// How it is reached, and what it may be told.
+    pub connection: Connection,
+    /// `retries`: how often a failed attempt is repeated there.
+    pub retries: Retries,
+    /// `breaker`: when it is left alone.
+    pub breaker: BreakerLimits,
+    /// `weight`: its share among equals, where `choose` says `weighted`. Default 1.
+    pub weight: u32,
+}
+
+impl ServerConfig {
+    /// A server at an address, and the usual for everything else.
+    pub fn at(protocol: Protocol, base_url: BaseUrl) -> ServerConfig {
+        ServerConfig {
+            protocol,
+            base_url,
+            key: None,
+            models: Vec::new(),
+            model: None,
+            timeouts: Timeouts::default(),
+            connection: Connection::straight(protocol),
+            retries: Retries::default(),
+            breaker: BreakerLimits::default(),
+            weight: 1,
+        }
+    }
 }
 
 /// How long to wait for an upstream.
@@ -252,6 +288,9 @@ impl Config {
             limits: Limits::default(),
             quotas: Quotas::default(),
             shared_state: None,
+            choose: Choose::default(),
+            hedge: None,
+            passthrough: Vec::new(),
             offline: Offline::default(),
             audit: AuditConfig {
                 path: state_folder().join("audit"),

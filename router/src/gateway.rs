@@ -1,17 +1,21 @@
 //! One request from prompt to reply: classify, gather facts, decide, record, ask, fall back.
 //!
-//! All branching of the request path is in [`Gateway::handle`] and nowhere else: dialects parse,
-//! policy decides, upstreams answer. A fallback is a fresh decision over worse facts (the upstream
-//! that failed is down), so it can only stay within what policy allowed before, and its reasons are
-//! on record like those of the first choice.
+//! All branching of the request path is in [`Gateway::handle`] and what it calls here: dialects parse,
+//! policy decides, upstreams answer. Inside: `pursuit` (fallbacks, retries, the queue: each a fresh
+//! decision), `hedge` (two at a time), `attempt` (one), `choose` (the order of equals), `network` (whether
+//! there is one).
 //!
 //! Invariants: an attempt is on record before a byte leaves; nothing leaves to the network while the
 //! log cannot be written, whatever policy says; an upstream that was not allowed by the first
 //! decision is never asked; every reply after classification carries the decision's headers.
 
 mod attempt;
+mod choose;
+mod hedge;
+mod network;
+mod pursuit;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
@@ -22,8 +26,10 @@ use tokio::time::Instant;
 
 use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
-use crate::api::{ApiError, ChatBody, Request};
+use crate::api::{ApiError, ChatBody, Request, WantedHeaders};
 use crate::audit::{AuditLog, RefusalRecord};
+use crate::config::{Choose, Hedge, Passthrough};
+use crate::dice::Dice;
 use crate::identity::Callers;
 use crate::limit::Limiter;
 use crate::metrics::{Metrics, Snapshot};
@@ -31,21 +37,18 @@ use crate::redact::{Redaction, Redactor, Tools};
 use crate::reply::{DecisionHeaders, Reply, route_word};
 use crate::taint::{Taint, TaintStore};
 use crate::upstream::{Upstream, UpstreamError};
-use attempt::Missed;
+use network::Network;
+pub use network::{Declared, Offline};
 
 /// Longer prompts are scanned on a thread of their own, so that they do not hold up other requests.
 const SCAN_INLINE_BYTES_MAX: usize = 32 << 10;
 
-/// How soon a queued request looks again whether it may go; each wait is twice the one before.
-const QUEUE_STEP_MIN: Duration = Duration::from_millis(100);
-/// The longest such wait.
-const QUEUE_STEP_MAX: Duration = Duration::from_secs(2);
-
 /// Everything that requests share.
 pub struct Gateway {
     parts: Parts,
-    /// What a person said of the network.
-    declared: RwLock<Option<String>>,
+    network: Network,
+    dice: Dice,
+    wanted: WantedHeaders,
 }
 
 /// What a gateway is put together from.
@@ -58,6 +61,14 @@ pub struct Parts {
     pub callers: Arc<Callers>,
     /// What can answer, in the config's order.
     pub upstreams: Vec<Upstream>,
+    /// Which of several upstreams that policy likes equally is asked first.
+    pub choose: Choose,
+    /// When a second upstream is asked beside a slow first one.
+    pub hedge: Option<Hedge>,
+    /// Endpoints that are passed on as they are.
+    pub passthrough: Vec<Passthrough>,
+    /// Where chance comes from: choices among equals, waits before retries.
+    pub seed: u64,
     /// The config declares that there is no network.
     pub offline_declared: bool,
 }
@@ -114,8 +125,10 @@ struct Ask {
 impl Gateway {
     /// Puts a gateway together.
     pub fn new(parts: Parts) -> Gateway {
-        let declared = parts.offline_declared.then(|| "declared in the config".to_owned());
-        Gateway { parts, declared: RwLock::new(declared) }
+        let servers = parts.upstreams.iter().filter_map(Upstream::server);
+        let wanted = WantedHeaders::of(servers.map(|server| &server.config().connection));
+        let (network, dice) = (Network::new(parts.offline_declared), Dice::new(parts.seed));
+        Gateway { parts, network, dice, wanted }
     }
 
     /// What outlives a reload.
@@ -123,29 +136,13 @@ impl Gateway {
         &self.parts.kept
     }
 
-    /// Takes over what a person said to the gateway before a reload.
+    /// Takes over what a person said to the gateway before a reload; what the old config declared is the
+    /// new config's to say.
     pub(crate) fn take_over(&self, before: &Gateway) {
-        if before.parts.offline_declared {
-            return;
-        }
-        let declared = before.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if declared.is_some() {
-            *self.declared.write().unwrap_or_else(PoisonError::into_inner) = declared;
-        }
-    }
-
-    /// Takes a person's word that there is no network: it holds until [`Gateway::resume`].
-    pub fn declare_offline(&self, cause: &str, who: &str) {
-        tracing::warn!(who, cause, "network was declared away");
-        let words = format!("declared by {who}: {cause}");
-        *self.declared.write().unwrap_or_else(PoisonError::into_inner) = Some(words);
-    }
-
-    /// Takes that word back, also one of the config.
-    pub fn resume(&self, who: &str) {
-        let ended = self.declared.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(cause) = ended {
-            tracing::warn!(who, cause, "network was resumed");
+        if let Some(Offline::Declared(declared)) = before.offline()
+            && !before.parts.offline_declared
+        {
+            self.declare_offline(&declared.cause, &declared.who);
         }
     }
 
@@ -162,6 +159,16 @@ impl Gateway {
     /// The policies in force.
     pub fn policy(&self) -> &ActivePolicy {
         &self.parts.kept.policy
+    }
+
+    /// Headers of clients that some upstream wants.
+    pub fn wanted_headers(&self) -> &WantedHeaders {
+        &self.wanted
+    }
+
+    /// Where a path goes that no dialect knows, if the config names it.
+    pub fn passthrough(&self, path: &str) -> Option<&Passthrough> {
+        self.parts.passthrough.iter().find(|passthrough| passthrough.path == path)
     }
 
     /// What can answer.
@@ -190,7 +197,7 @@ impl Gateway {
         };
         let mut stripped = request.chat.strip(&classification.strip);
         let taint = self.taint(&request).await;
-        let mut facts = self.facts(taint);
+        let facts = self.facts(&request, taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
             self.compare(&policy, &decision, &candidate, &classification, &facts)
@@ -240,47 +247,11 @@ impl Gateway {
             return self.refuse(&ask, &decision, &facts, &ApiError::internal()).await;
         }
 
-        let mut number = 0;
-        let mut step = QUEUE_STEP_MIN;
-        let mut asked: Vec<&str> = Vec::new();
-        let mut last: Option<UpstreamError> = None;
-        loop {
-            let Some(upstream) = self.choice(&ask, &decision, &asked) else {
-                if !may_queue(&ask, &decision, last.as_ref(), step) {
-                    break;
-                }
-                tokio::time::sleep(step).await;
-                step = (step * 2).min(QUEUE_STEP_MAX);
-                asked.clear();
-                facts = self.facts(self.taint(&ask.request).await);
-                decision = ask.policy.decide(&ask.classification, &facts);
-                continue;
-            };
-            number += 1;
-            match self.attempt(&ask, &decision, &facts, upstream, number).await {
-                Ok(reply) => return reply,
-                Err(Missed::NotRecorded) if facts.audit_writable => facts.audit_writable = false,
-                Err(Missed::NotRecorded) => {
-                    let error = ApiError::refused(&audit_down());
-                    return self.refuse(&ask, &decision, &facts, &error).await;
-                }
-                Err(Missed::NotPermitted) => {
-                    let error = ApiError::internal();
-                    return self.refuse(&ask, &decision, &facts, &error).await;
-                }
-                Err(Missed::Failed(error)) if !error.falls_back() => {
-                    return self.fail(&ask, &decision, upstream, &error.to_api());
-                }
-                Err(Missed::Failed(error)) => {
-                    mark_down(&mut facts, upstream);
-                    asked.push(upstream.id().as_str());
-                    last = Some(error);
-                }
-            }
-            decision = ask.policy.decide(&ask.classification, &facts);
+        if ask.is_closed_passthrough(&decision) {
+            let error = ApiError::refused(&passthrough_closed());
+            return self.refuse(&ask, &decision, &facts, &error).await;
         }
-        let error = final_error(&decision, last.as_ref());
-        self.refuse(&ask, &decision, &facts, &error).await
+        self.pursue(&ask, decision, facts).await
     }
 
     /// Scans a prompt, and again by a candidate set. `None` if the scan itself died: then nothing is
@@ -347,30 +318,44 @@ impl Gateway {
         self.parts.kept.taint.look_up(&request.caller, session, &request.prompt).await
     }
 
-    fn facts(&self, taint: Taint) -> Facts {
+    fn facts(&self, request: &Request, taint: Taint) -> Facts {
         Facts {
             today: today(),
             mode: self.parts.mode,
-            offline: self.offline(),
+            offline: self.offline().map(|offline| offline.in_words()),
             audit_writable: self.parts.kept.audit.is_writable(),
             tainted: matches!(taint, Taint::Tainted | Taint::Assumed),
             taint_unknown: taint == Taint::Unknown,
-            upstreams: self.parts.upstreams.iter().map(Upstream::facts).collect(),
+            upstreams: self.upstreams_for(request).map(Upstream::facts).collect(),
         }
     }
 
+    /// Who could answer, in the order in which equals are asked: a passthrough has one upstream only.
+    fn upstreams_for(&self, request: &Request) -> impl Iterator<Item = &Upstream> {
+        let only = request.chat.raw.as_ref().map(|raw| raw.upstream.clone());
+        let all = choose::order(self.parts.choose, &self.parts.upstreams, &self.dice);
+        all.into_iter().filter(move |upstream| only.as_ref().is_none_or(|id| id == upstream.id()))
+    }
+
     /// Why there is no network, if there is none.
-    pub fn offline(&self) -> Option<String> {
-        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if declared.is_some() {
-            return declared;
-        }
-        let mut servers =
-            self.parts.upstreams.iter().filter(|u| matches!(u, Upstream::Server(_))).peekable();
-        if servers.peek().is_none() {
-            return Some("no network upstream is configured".to_owned());
-        }
-        servers.all(|u| !u.is_healthy()).then(|| "every network upstream is failing".to_owned())
+    pub fn offline(&self) -> Option<Offline> {
+        let state = self.network.state(&self.parts.upstreams);
+        self.network.observe(state.as_ref(), &self.parts.kept.metrics);
+        state
+    }
+
+    /// Takes a person's word that there is no network: it holds until [`Gateway::resume`], whatever
+    /// upstreams do. What is under way goes on; the next attempt of every request counts it in.
+    pub fn declare_offline(&self, cause: &str, who: &str) {
+        self.network.declare(cause, who);
+        self.offline();
+    }
+
+    /// Takes that word back, also one of the config; gives back what was declared, if anything was.
+    pub fn resume(&self, who: &str) -> Option<Declared> {
+        let ended = self.network.resume(who);
+        self.offline();
+        ended
     }
 
     /// The decision's choice, if it was allowed from the start and was not asked before.
@@ -434,6 +419,7 @@ impl Gateway {
             upstream: upstream.map(|u| u.id().as_str()),
             quality: upstream.map_or("none", |u| Gateway::quality(ask, u)),
             lossy: upstream.map_or(&[], Upstream::lossy),
+            offline: self.offline().as_ref().and_then(Offline::header),
             decision,
             stripped: &ask.stripped,
             redacted: ask.redaction.as_ref().map_or(0, Redaction::count),
@@ -500,6 +486,8 @@ impl Gateway {
         Snapshot {
             upstreams: upstreams.iter().map(|u| (u.id().as_str(), u.is_healthy())).collect(),
             engine,
+            offline: self.offline().map(|offline| offline.word()),
+            breakers: network::breakers(upstreams),
             audit_writable: self.parts.kept.audit.is_writable(),
             audit_failures: self.parts.kept.audit.failures(),
         }
@@ -507,9 +495,20 @@ impl Gateway {
 }
 
 impl Ask {
+    /// Bytes of the texts that an upstream gets.
+    fn asked_bytes(&self) -> usize {
+        self.request.prompt.texts.iter().map(|text| text.text.len()).sum()
+    }
+
     /// Tools whose arguments get the values that placeholders stand for.
     fn tools(&self) -> Tools {
         self.policy.restore_in_tools().iter().cloned().collect()
+    }
+
+    /// A passthrough that policy confines: no reading of an unknown endpoint is sure enough for text that
+    /// never goes to a cloud, wherever its upstream stands.
+    fn is_closed_passthrough(&self, decision: &Decision) -> bool {
+        self.request.chat.raw.is_some() && decision.never_cloud
     }
 
     /// Every field that policy wants removed is gone. Anything else is a bug, and then nothing
@@ -525,13 +524,6 @@ fn may_queue(ask: &Ask, decision: &Decision, last: Option<&UpstreamError>, step:
     let Some(queue_ms_max) = decision.queue_ms_max else { return false };
     let time_is_up = ask.started + Duration::from_millis(queue_ms_max);
     last.is_none_or(UpstreamError::may_pass) && Instant::now() + step <= time_is_up
-}
-
-fn mark_down(facts: &mut Facts, upstream: &Upstream) {
-    let name = upstream.id().as_str();
-    for facts in facts.upstreams.iter_mut().filter(|facts| facts.id == name) {
-        facts.healthy = false;
-    }
 }
 
 /// What the client is told when nothing answered: the policy's refusal, unless the upstream's own
@@ -556,6 +548,14 @@ fn audit_down() -> Refusal {
     Refusal {
         code: RefusalCode::AuditDown,
         message: "failed to record the attempt, so nothing was sent".to_owned(),
+        retry_after_s: None,
+    }
+}
+
+fn passthrough_closed() -> Refusal {
+    Refusal {
+        code: RefusalCode::PolicyBlocked,
+        message: "a passthrough is closed to text that never goes to a cloud".to_owned(),
         retry_after_s: None,
     }
 }

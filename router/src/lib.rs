@@ -14,6 +14,7 @@ pub mod api;
 pub mod audit;
 pub mod breaker;
 pub mod config;
+mod dice;
 mod durable;
 mod error;
 pub mod gateway;
@@ -51,7 +52,7 @@ pub use server::{AdminError, TlsError};
 
 use crate::active_policy::ActivePolicy;
 use crate::audit::AuditLog;
-use crate::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
+use crate::config::{Config, EdgeConfig, ServerConfig, UpstreamConfig, UpstreamKind};
 use crate::gateway::{Gateway, Kept, Parts};
 use crate::identity::Callers;
 use crate::limit::Limiter;
@@ -291,6 +292,10 @@ fn compose(
         kept: kept.clone(),
         callers,
         upstreams: upstreams.collect::<Result<_, _>>()?,
+        choose: config.choose,
+        hedge: config.hedge.clone(),
+        passthrough: config.passthrough.clone(),
+        seed: u64::from_le_bytes(random()?),
         offline_declared: config.offline.declared,
     }))
 }
@@ -298,8 +303,12 @@ fn compose(
 /// Memory of what earlier turns of conversations held: some ten thousand messages.
 fn scan_cache() -> Result<ScanCache, NoRandomness> {
     const BYTES_MAX: usize = 16 << 20;
-    let key = ring::rand::generate(&ring::rand::SystemRandom::new()).map_err(|_| NoRandomness)?;
-    Ok(ScanCache::new(BYTES_MAX, &key.expose()))
+    Ok(ScanCache::new(BYTES_MAX, &random()?))
+}
+
+fn random<T: ring::rand::RandomlyConstructable>() -> Result<T, NoRandomness> {
+    let random = ring::rand::generate(&ring::rand::SystemRandom::new());
+    Ok(random.map_err(|_| NoRandomness)?.expose())
 }
 
 fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
@@ -307,7 +316,7 @@ fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
     Ok(match &config.kind {
         UpstreamKind::Edge(edge) => Upstream::Edge(Arc::new(self::edge(id, edge)?)),
         UpstreamKind::Server(server) => {
-            Upstream::Server(Arc::new(ServerUpstream::new(id, server.clone())?))
+            Upstream::Server(Arc::new(ServerUpstream::new(id, ServerConfig::clone(server))?))
         }
     })
 }

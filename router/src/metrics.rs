@@ -6,6 +6,7 @@
 
 mod engine;
 mod make;
+mod network;
 mod policy;
 
 use std::time::Duration;
@@ -19,8 +20,11 @@ use prometheus::{
 use engine::EngineMetrics;
 pub use engine::EngineNow;
 use make::{counter, counters, gauge, gauges, histogram, histograms};
+use network::NetworkMetrics;
 pub use policy::Activation;
 use policy::PolicyMetrics;
+
+use crate::breaker::Health;
 
 /// Buckets for decisions, seconds: 20 µs to 80 ms.
 const DECISION_BUCKETS: &[f64] =
@@ -40,6 +44,7 @@ pub struct Metrics {
     connections: IntGauge,
     upstream_healthy: IntGaugeVec,
     engine: EngineMetrics,
+    network: NetworkMetrics,
     policy: PolicyMetrics,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
@@ -53,6 +58,10 @@ pub struct Snapshot<'a> {
     pub upstreams: Vec<(&'a str, bool)>,
     /// The embedded engine.
     pub engine: Option<EngineNow>,
+    /// The word for why there is no network, if there is none.
+    pub offline: Option<&'static str>,
+    /// Each network upstream's breaker.
+    pub breakers: Vec<(&'a str, Health)>,
     /// Whether the audit log takes records.
     pub audit_writable: bool,
     /// Records that could not be written.
@@ -135,6 +144,7 @@ impl Metrics {
                 "Clients that left before the end of their reply.",
             )?,
             engine: EngineMetrics::registered(r)?,
+            network: NetworkMetrics::registered(r)?,
             policy: PolicyMetrics::registered(r)?,
             registry,
         })
@@ -197,6 +207,21 @@ impl Metrics {
         GaugeGuard::take(&self.connections)
     }
 
+    /// The network went away, came back or is away for another cause.
+    pub fn network_changed(&self, to: &str) {
+        self.network.changed(to);
+    }
+
+    /// A failed attempt could be repeated: `made`, or not for want of `budget` or `time`.
+    pub fn retry(&self, upstream: &str, outcome: &str) {
+        self.network.retry(upstream, outcome);
+    }
+
+    /// A second attempt ran beside a slow first one; `first` or `second` answered, or `none`.
+    pub fn hedge(&self, upstream: &str, winner: &str) {
+        self.network.hedge(upstream, winner);
+    }
+
     /// Policy files were read.
     pub fn policy_activation(&self, result: Activation) {
         self.policy.activation(result);
@@ -225,6 +250,7 @@ impl Metrics {
         if let Some(engine) = &now.engine {
             self.engine.set(engine);
         }
+        self.network.set(now.offline, &now.breakers);
         self.audit_writable.set(i64::from(now.audit_writable));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
         self.render_at_start()
@@ -298,6 +324,8 @@ mod tests {
                 },
                 cache_bytes: 1 << 30,
             }),
+            offline: Some("failing"),
+            breakers: vec![("cloud", Health::Open)],
             audit_writable: true,
             audit_failures: 3,
         };
@@ -312,6 +340,9 @@ mod tests {
             r#"sluice_engine_seconds_total{state="stalled"} 1.5"#,
             "sluice_engine_expert_cache_bytes 1073741824",
             "sluice_audit_write_failures 3",
+            r#"sluice_offline{cause="failing"} 1"#,
+            r#"sluice_offline{cause="declared"} 0"#,
+            r#"sluice_breaker_state{upstream="cloud"} 2"#,
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

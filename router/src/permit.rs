@@ -11,8 +11,7 @@
 //! ```compile_fail,E0451
 //! let forged = sluice::permit::EgressPermit {
 //!     upstream: sluice::upstream::UpstreamId::new("cloud"),
-//!     endpoint: sluice_policies::Endpoint::Chat,
-//!     body: Default::default(),
+//!     body: unreachable!(),
 //! };
 //! ```
 //! ```compile_fail,E0599
@@ -22,21 +21,38 @@
 //! ```
 
 use bytes::Bytes;
+use hyper::HeaderMap;
+use hyper::header::HeaderValue;
+use reqwest::Url;
 use sluice_policies::{Decision, Endpoint, Route};
 
 use crate::audit::Recorded;
 use crate::upstream::UpstreamId;
 
-/// The serialised bytes of a translated request, and what they ask for: exactly these are sent.
+/// The serialised bytes of a translated request, and their errand: exactly these are sent.
+#[derive(Clone)]
 pub struct OutboundBody {
     bytes: Bytes,
-    endpoint: Endpoint,
+    errand: Errand,
+}
+
+/// What a body is sent for: sealed with it, since it leaves with it.
+#[derive(Clone)]
+pub(crate) struct Errand {
+    /// What kind of answer it asks for; `None` for a passthrough.
+    pub(crate) endpoint: Option<Endpoint>,
+    /// What the bytes are.
+    pub(crate) content_type: HeaderValue,
+    /// The whole address.
+    pub(crate) url: Url,
+    /// Headers of the client that go along.
+    pub(crate) headers: HeaderMap,
 }
 
 impl OutboundBody {
     /// Seals bytes that are ready to send.
-    pub(crate) fn seal(bytes: Vec<u8>, endpoint: Endpoint) -> OutboundBody {
-        OutboundBody { bytes: bytes.into(), endpoint }
+    pub(crate) fn seal(bytes: Bytes, errand: Errand) -> OutboundBody {
+        OutboundBody { bytes, errand }
     }
 
     /// How many bytes would leave.
@@ -67,8 +83,7 @@ pub enum Denied {
 /// The right to send one body to one upstream, once.
 pub struct EgressPermit {
     upstream: UpstreamId,
-    endpoint: Endpoint,
-    body: Bytes,
+    body: OutboundBody,
 }
 
 impl EgressPermit {
@@ -95,13 +110,12 @@ impl EgressPermit {
         if decision.redact {
             return Err(Denied::NotRedacted);
         }
-        let (endpoint, body) = (body.endpoint, body.bytes.clone());
-        Ok(EgressPermit { upstream: upstream.clone(), endpoint, body })
+        Ok(EgressPermit { upstream: upstream.clone(), body: body.clone() })
     }
 
     /// Spends the permit: where to send, what it asks for, and the bytes.
-    pub(crate) fn spend(self) -> (UpstreamId, Endpoint, Bytes) {
-        (self.upstream, self.endpoint, self.body)
+    pub(crate) fn spend(self) -> (UpstreamId, Errand, Bytes) {
+        (self.upstream, self.body.errand, self.body.bytes)
     }
 }
 
@@ -128,9 +142,20 @@ mod tests {
         }
     }
 
+    fn sealed(bytes: &'static [u8]) -> OutboundBody {
+        let url = Url::parse("https://a.example/v1/completions").unwrap();
+        let errand = Errand {
+            endpoint: Some(Endpoint::Completions),
+            content_type: HeaderValue::from_static("application/json"),
+            url,
+            headers: HeaderMap::new(),
+        };
+        OutboundBody::seal(Bytes::from_static(bytes), errand)
+    }
+
     #[test]
     fn mints_only_what_the_decision_and_the_record_name() {
-        let body = OutboundBody::seal(b"{}".to_vec(), Endpoint::Chat);
+        let body = sealed(b"{}");
         let cloud = UpstreamId::new("cloud");
         let denied = Err(Denied::NotAllowed);
         for (route, allowed, redact, never_cloud, recorded_for, expected) in [
@@ -153,12 +178,13 @@ mod tests {
     #[test]
     fn a_permit_carries_exactly_the_sealed_bytes() {
         let cloud = UpstreamId::new("cloud");
-        let body = OutboundBody::seal(b"{\"a\":1}".to_vec(), Endpoint::Completions);
+        let body = sealed(b"{\"a\":1}");
         let recorded = Recorded::for_test(&cloud);
         let decision = decision(Route::Cloud, &["cloud"], false, false);
         let permit = EgressPermit::mint(&decision, &cloud, &body, &recorded).ok().unwrap();
-        let (upstream, endpoint, bytes) = permit.spend();
-        let expected = (cloud, Endpoint::Completions, &b"{\"a\":1}"[..]);
-        assert_eq!((upstream, endpoint, &bytes[..]), expected);
+        let (upstream, errand, bytes) = permit.spend();
+        assert_eq!((upstream, &bytes[..]), (cloud, &b"{\"a\":1}"[..]));
+        assert_eq!(errand.endpoint, Some(Endpoint::Completions));
+        assert_eq!(errand.url.as_str(), "https://a.example/v1/completions");
     }
 }

@@ -87,6 +87,8 @@ pub struct DecisionHeaders<'a> {
     pub quality: &'a str,
     /// What makes replies worse for speed, where the edge's config asks for it.
     pub lossy: &'a [String],
+    /// The word for why there is no network, if it is away.
+    pub offline: Option<&'a str>,
     /// The decision.
     pub decision: &'a Decision,
     /// Fields that were removed from the body.
@@ -111,6 +113,9 @@ impl DecisionHeaders<'_> {
         reply.set("x-sluice-model-quality", self.quality);
         if !self.lossy.is_empty() {
             reply.set("x-sluice-lossy", &self.lossy.join(","));
+        }
+        if let Some(cause) = self.offline {
+            reply.set("x-sluice-offline", cause);
         }
         if !self.stripped.is_empty() {
             reply.set("x-sluice-stripped", &self.stripped.join(","));

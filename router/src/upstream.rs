@@ -5,8 +5,11 @@
 //! exactly one end. It never decides, retries or falls back; the gateway does.
 
 mod anthropic;
+mod connect;
 mod edge;
+mod latency;
 mod openai;
+pub(crate) mod retry;
 mod seen;
 mod server;
 pub(crate) mod sse;
@@ -19,12 +22,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper::StatusCode;
+use hyper::header::HeaderValue;
 use serde::Serialize;
 use sluice_engine::EngineError;
 use sluice_policies::UpstreamFacts;
 
+pub(crate) use connect::install_tls_provider;
 pub use edge::EdgeUpstream;
-pub(crate) use server::install_tls_provider;
 pub use server::{ServerUpstream, UpstreamSetupError};
 
 use crate::api::ApiError;
@@ -73,6 +77,14 @@ impl Upstream {
         match self {
             Upstream::Edge(edge) => edge.id(),
             Upstream::Server(server) => server.id(),
+        }
+    }
+
+    /// The server, if it is one.
+    pub(crate) fn server(&self) -> Option<&ServerUpstream> {
+        match self {
+            Upstream::Edge(_) => None,
+            Upstream::Server(server) => Some(server),
         }
     }
 
@@ -153,6 +165,17 @@ pub(crate) enum AnswerBody {
         /// The reply's texts, to be scanned and remembered.
         texts: Vec<ReplyText>,
     },
+    /// What a passthrough brought, as it came.
+    Raw {
+        /// The bytes for the client.
+        bytes: Bytes,
+        /// What they are.
+        content_type: HeaderValue,
+        /// What the upstream counted, if it says so as dialects do.
+        usage: Usage,
+        /// The reply's texts, to be scanned.
+        texts: Vec<ReplyText>,
+    },
     /// Server-sent events, pulled as fast as the client reads. Dropping it cancels the upstream.
     Events(Events),
 }
@@ -196,10 +219,16 @@ pub(crate) struct Shape {
     pub(crate) include_usage: bool,
 }
 
+/// Why a connection took too long to stand: nothing was sent.
+pub(crate) const NO_CONNECTION: &str = "no connection";
+
 /// Why an upstream gave no answer. Nothing was passed to the client, so another may be asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
-    /// No connection: refused, unknown host, TLS failure.
+    /// No connection: refused, unknown host, TLS failure. Nothing was sent.
+    #[error("failed to reach the upstream")]
+    NoConnection(#[source] reqwest::Error),
+    /// The connection broke before an answer, or what came was no HTTP.
     #[error("failed to reach the upstream")]
     Unreachable(#[source] reqwest::Error),
     /// Its breaker is open: it failed too often to be asked.
@@ -247,7 +276,7 @@ impl UpstreamError {
     /// Stable code for audit and metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            UpstreamError::Unreachable(_) => "unreachable",
+            UpstreamError::NoConnection(_) | UpstreamError::Unreachable(_) => "unreachable",
             UpstreamError::Resting => "resting",
             UpstreamError::Timeout(_) => "timeout",
             UpstreamError::Status { .. } => "upstream_status",
@@ -293,7 +322,8 @@ impl UpstreamError {
     /// Whether the upstream is to blame, for its breaker.
     pub(crate) fn counts_against(&self) -> bool {
         match self {
-            UpstreamError::Unreachable(_)
+            UpstreamError::NoConnection(_)
+            | UpstreamError::Unreachable(_)
             | UpstreamError::Timeout(_)
             | UpstreamError::Credentials(_)
             | UpstreamError::BadReply(_) => true,

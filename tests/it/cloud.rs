@@ -3,6 +3,7 @@
 //! It speaks HTTP/1.1 by hand, because the interesting answers are those that no HTTP library gives:
 //! half a head, half an event, a reset in between.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,12 @@ pub(crate) enum Script {
     BreakMidEvent,
     /// Events until the other side hangs up.
     Endless,
+    /// The head of a stream and then bytes, slowly, that never make an event.
+    Trickle,
+    /// The head of a stream, one event, and an event that is no JSON.
+    BadEvent,
+    /// A good answer after a wait.
+    Late(Duration),
 }
 
 /// A running fake cloud.
@@ -42,6 +49,9 @@ pub(crate) struct Cloud {
 
 struct Shared {
     script: Mutex<Script>,
+    /// What the next requests get before `script`.
+    first: Mutex<VecDeque<Script>>,
+    connections: AtomicUsize,
     seen: Mutex<Vec<u8>>,
     requests: AtomicUsize,
     hang_ups: AtomicUsize,
@@ -55,6 +65,8 @@ impl Cloud {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script: Mutex::new(script),
+            first: Mutex::default(),
+            connections: AtomicUsize::new(0),
             seen: Mutex::default(),
             requests: AtomicUsize::new(0),
             hang_ups: AtomicUsize::new(0),
@@ -71,6 +83,16 @@ impl Cloud {
 
     pub(crate) fn follow(&self, script: Script) {
         *self.shared.script.lock().unwrap() = script;
+    }
+
+    /// What the next requests get, one each, before the script.
+    pub(crate) fn first(&self, scripts: impl IntoIterator<Item = Script>) {
+        self.shared.first.lock().unwrap().extend(scripts);
+    }
+
+    /// Open connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Every byte that came in, as text.
@@ -125,7 +147,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let shared = shared.clone();
         spawn(async move {
+            shared.connections.fetch_add(1, Ordering::SeqCst);
             let _ = converse(stream, &shared).await;
+            shared.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
@@ -135,7 +159,8 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
     let mut pending = Vec::new();
     while let Some(body) = next_request(&mut stream, &mut pending, shared).await? {
         shared.requests.fetch_add(1, Ordering::SeqCst);
-        let script = shared.script.lock().unwrap().clone();
+        let next = shared.first.lock().unwrap().pop_front();
+        let script = next.unwrap_or_else(|| shared.script.lock().unwrap().clone());
         match script {
             Script::Answer => stream.write_all(&answer(&body)).await?,
             Script::Echo => stream.write_all(&said_back(&body, None)).await?,
@@ -158,6 +183,24 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
                 return Ok(());
             }
             Script::Endless => return endless(stream, shared).await,
+            Script::Trickle => return trickle(stream, shared).await,
+            Script::BadEvent => {
+                let bad =
+                    chunked(b"data: {\"choices\": [{\"delta\": {\"content\": \"unscanned\"\n\n");
+                stream.write_all(&[stream_head(), event("Half"), bad].concat()).await?;
+                return wait_for_hang_up(&mut stream, shared).await;
+            }
+            Script::Late(wait) => {
+                // Whoever hangs up meanwhile is noticed.
+                let mut byte = [0];
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => stream.write_all(&answer(&body)).await?,
+                    _ = stream.read(&mut byte) => {
+                        shared.hang_ups.fetch_add(1, Ordering::SeqCst);
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
     Ok(())
@@ -172,6 +215,17 @@ async fn endless(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> 
             return Err(error);
         }
         shared.written.fetch_add(piece.len(), Ordering::SeqCst);
+    }
+}
+
+async fn trickle(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    stream.write_all(&stream_head()).await?;
+    loop {
+        if let Err(error) = stream.write_all(&chunked(b":")).await {
+            shared.hang_ups.fetch_add(1, Ordering::SeqCst);
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -111,30 +111,53 @@ async fn without_an_edge_a_failing_cloud_is_a_plain_error_with_headers() {
 }
 
 #[tokio::test]
-async fn a_cloud_that_keeps_failing_is_left_alone_and_tried_again() {
+async fn a_cloud_that_keeps_failing_is_left_alone() {
     let cloud = Cloud::start(Script::Raw(http("503 No", "text/plain", b"x"))).await;
-    let gateway = Gateway::with_cloud(cloud.address).await;
-    for _ in 0..8 {
-        gateway.chat(say("Hello")).await.came_from("edge", 200);
+    // Left alone for longer than any test takes: a probe in between would be one request too many.
+    let breaker = "    breaker: {failures: 5, open: 1h}\n";
+    let gateway = Gateway::start(&with_cloud(cloud.address, breaker)).await;
+    for number in 1..=8 {
+        let reply = gateway.chat(say("Hello")).await;
+        reply.came_from("edge", 200);
+        let offline = if number < 5 { "" } else { "failing" };
+        assert_eq!(reply.header("x-sluice-offline"), offline, "{number}");
     }
     assert_eq!(cloud.requests(), 5, "the breaker lets five through");
-    assert_eq!(gateway.metric(r#"sluice_upstream_healthy{upstream="cloud"}"#).await, 0.0);
+    for (metric, value) in [
+        (r#"sluice_upstream_healthy{upstream="cloud"}"#, 0.0),
+        (r#"sluice_breaker_state{upstream="cloud"}"#, 2.0),
+        (r#"sluice_offline{cause="failing"}"#, 1.0),
+        (r#"sluice_network_changes_total{to="failing"}"#, 1.0),
+    ] {
+        assert_eq!(gateway.metric(metric).await, value, "{metric}");
+    }
     assert_eq!(
         gateway.probe("/readyz").await.json()["offline"],
         "every network upstream is failing"
     );
+}
+
+#[tokio::test]
+async fn a_cloud_that_was_left_alone_is_probed_and_comes_back() {
+    let cloud = Cloud::start(Script::Raw(http("503 No", "text/plain", b"x"))).await;
+    let breaker = "    breaker: {failures: 1, open: 100ms, open_at_most: 100ms}\n";
+    let gateway = Gateway::start(&with_cloud(cloud.address, breaker)).await;
+    gateway.chat(say("Hello")).await.came_from("edge", 200);
     cloud.follow(Script::Answer);
     let mut back = false;
-    for _ in 0..40 {
+    for _ in 0..100 {
         let reply = gateway.chat(say("Hello")).await;
         assert_eq!(reply.status, 200);
         back = reply.header("x-sluice-route") == "cloud";
         if back {
+            assert_eq!(reply.header("x-sluice-offline"), "");
             break;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(back, "the breaker never closed");
+    assert_eq!(gateway.metric(r#"sluice_breaker_state{upstream="cloud"}"#).await, 0.0);
+    assert_eq!(gateway.metric(r#"sluice_network_changes_total{to="online"}"#).await, 1.0);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub(crate) struct Gateway {
     pub(crate) traffic: SocketAddr,
     pub(crate) metrics: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The gateway as it was started: a reload puts another in its place.
+    pub(crate) inside: Arc<sluice::gateway::Gateway>,
     folder: TempDir,
     client: Client<HttpConnector, Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
@@ -158,7 +161,10 @@ impl Gateway {
     /// Stops, and starts again over the same folder.
     pub(crate) async fn restart(mut self, config: &str) -> Gateway {
         self.finish().await;
-        Gateway::start_in(self.folder, config).await
+        let Gateway { folder, inside, .. } = self;
+        // It holds the audit log open.
+        drop(inside);
+        Gateway::start_in(folder, config).await
     }
 
     /// Asks `/readyz` until its answer is as wanted, and returns it.
@@ -215,7 +221,7 @@ impl Gateway {
 pub(crate) struct Starting {
     folder: TempDir,
     stop: oneshot::Sender<()>,
-    started: oneshot::Receiver<[SocketAddr; 3]>,
+    started: oneshot::Receiver<([SocketAddr; 3], Arc<sluice::gateway::Gateway>)>,
     serving: JoinHandle<()>,
 }
 
@@ -232,7 +238,7 @@ impl Starting {
         let serving = spawn(async move {
             let tell = |at: &sluice::Started| {
                 let admin = at.admin.expect("the config names an admin listener");
-                let _ = ready.send([at.traffic, at.metrics, admin]);
+                let _ = ready.send(([at.traffic, at.metrics, admin], at.gateway.clone()));
             };
             let stop = async {
                 let _ = stopped.await;
@@ -250,10 +256,10 @@ impl Starting {
     /// Waits until it takes requests.
     pub(crate) async fn ready(self) -> Gateway {
         let Starting { folder, stop, started, serving } = self;
-        let [traffic, metrics, admin] = started.await.expect("the gateway starts");
+        let ([traffic, metrics, admin], inside) = started.await.expect("the gateway starts");
         let client = Client::builder(TokioExecutor::new()).build_http();
         let (stop, serving) = (Some(stop), Some(serving));
-        Gateway { traffic, metrics, admin, folder, client, stop, serving }
+        Gateway { traffic, metrics, admin, inside, folder, client, stop, serving }
     }
 
     /// Tells it to stop before it has started, and waits until it has.

@@ -83,6 +83,29 @@ async fn declared_offline_keeps_everything_here() {
 }
 
 #[tokio::test]
+async fn a_person_declares_the_network_away_and_brings_it_back() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let ask = async |route: &str, header: &str| {
+        let reply = gateway.chat(say("Hello")).await;
+        reply.came_from(route, 200);
+        assert_eq!(reply.header("x-sluice-offline"), header);
+    };
+    let declared = r#"sluice_offline{cause="declared"}"#;
+    ask("cloud", "").await;
+    gateway.inside.declare_offline("storm drill", "mara");
+    ask("edge", "declared").await;
+    assert_eq!(gateway.metric(declared).await, 1.0);
+    let ready = gateway.probe("/readyz").await.json();
+    assert_eq!(ready["offline"], "declared by mara: storm drill");
+    let lines = gateway.audit_lines(4).await;
+    assert_eq!(lines[2]["facts"]["offline"], "declared by mara: storm drill");
+    assert!(gateway.inside.resume("ivo").is_some());
+    ask("cloud", "").await;
+    assert_eq!((cloud.requests(), gateway.metric(declared).await), (2, 0.0));
+}
+
+#[tokio::test]
 async fn a_model_name_is_rewritten_for_the_upstream_that_has_another() {
     let cloud = Cloud::start(Script::Answer).await;
     let gateway =

@@ -24,6 +24,35 @@ impl Condition {
         clauses
     }
 
+    /// The clauses that are alternatives of an `any_of`, by their numbers among [`Condition::clauses`],
+    /// in words; those under `unless` are none.
+    pub(crate) fn alternatives(&self) -> Vec<(usize, String)> {
+        let mut found = Vec::new();
+        self.collect_alternatives(&mut 0, false, &mut found);
+        found
+    }
+
+    fn collect_alternatives(
+        &self,
+        clause: &mut usize,
+        is_alternative: bool,
+        found: &mut Vec<(usize, String)>,
+    ) {
+        if is_alternative && !matches!(self.test, Test::Any(_)) {
+            found.push((*clause, self.in_words()));
+        }
+        *clause += 1;
+        if let Test::Any(parts) | Test::All(parts) = &self.test {
+            let are_alternatives = matches!(self.test, Test::Any(_));
+            for part in parts {
+                part.collect_alternatives(clause, are_alternatives, found);
+            }
+        }
+        if let Some(unless) = &self.unless {
+            unless.collect_alternatives(clause, false, &mut Vec::new());
+        }
+    }
+
     fn collect_clauses(&self, scene: &Scene<'_>, depth: usize, clauses: &mut Vec<Clause>) {
         let held = self.holds(scene);
         let (parts, head) = match &self.test {

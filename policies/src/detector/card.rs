@@ -53,6 +53,9 @@ impl PaymentCard {
         {
             return None;
         }
+        if issuer == Issuer::OnlyWithContext && is_cut_from_equal_groups(number) {
+            return None;
+        }
         let range = number.window.range();
         let context = reading.distance(self.context, &range, 100);
         if is_test_number(digits) && reading.distance(self.test, &range, 160).is_some() {
@@ -181,6 +184,25 @@ fn is_cut_from_a_series(number: &Number<'_>) -> bool {
         && separator.contains([',', '\n', '\t', ';'])
 }
 
+/// `5678-9012-3456` out of `1234-5678-9012-3456`: a shorter number than the one that stands there.
+fn is_cut_from_equal_groups(number: &Number<'_>) -> bool {
+    let window = &number.window;
+    let Some(separator) = window.separators(number.text).next() else { return false };
+    let len = window.groups[0].len();
+    let goes_on = |a: Option<usize>, b: usize| {
+        let pair = a.and_then(|a| Some((window.run.get(a)?, window.run.get(b)?)));
+        pair.is_some_and(|(a, b)| {
+            a.len() == len
+                && b.len() == len
+                && &number.text[a.end as usize..b.start as usize] == separator
+        })
+    };
+    let first = window.first;
+    let last = first + window.groups.len() - 1;
+    window.groups.len() == 3
+        && (goes_on(first.checked_sub(1), first) || goes_on(Some(last), last + 1))
+}
+
 /// `2019 2020 2021 2022` is a table header.
 fn is_list_of_years(number: &Number<'_>) -> bool {
     number.window.groups.len() > 1
@@ -193,7 +215,10 @@ fn is_decimal_part(text: &str, range: &Range<usize>) -> bool {
     let bytes = text.as_bytes();
     let before = range.start.checked_sub(1).map(|i| bytes[i]);
     let digit_before = range.start >= 2 && bytes[range.start - 2].is_ascii_digit();
-    let comes_after_point = matches!(before, Some(b'.' | b',')) && digit_before;
+    // `28,380,4111111111111111` is a row of values.
+    let mut whole_part = bytes[..range.start.saturating_sub(1)].iter().rev();
+    let is_listed = before == Some(b',') && whole_part.find(|b| !b.is_ascii_digit()) == Some(&b',');
+    let comes_after_point = matches!(before, Some(b'.' | b',')) && digit_before && !is_listed;
     let after = bytes.get(range.end).copied();
     let goes_on = after == Some(b'.') && bytes.get(range.end + 1).is_some_and(u8::is_ascii_digit);
     comes_after_point || (goes_on && !text[range.clone()].contains('.'))

@@ -25,7 +25,7 @@ fn scan(text: &str) -> Scan {
     scanner().scan(&Prompt::from_user_text(text))
 }
 
-fn best(text: &str, detector: &str) -> Option<Likelihood> {
+pub(super) fn best(text: &str, detector: &str) -> Option<Likelihood> {
     scan(text).findings.iter().filter(|f| f.detector == detector).map(|f| f.likelihood).max()
 }
 
@@ -59,6 +59,7 @@ fn payment_cards() {
             "card4539148803436467",
             "amex 378734493671000 was declined",
             "4\n5\n3\n9\n1\n4\n8\n8\n0\n3\n4\n3\n6\n4\n6\n7",
+            "exp,cvv,number,name\n07/28,380,4539148803436467,Abernathy",
         ],
         &[
             "4539148803436468",                     // check digit
@@ -72,6 +73,7 @@ fn payment_cards() {
             "4030, 1544, 7739, 1958, 6493, 7897",
             "2019 2020 2021 2022",
             "a4539148803436467b3c",
+            "the dummy card number 1234-5678-9012-3456",
         ],
     );
 }
@@ -233,13 +235,35 @@ fn contact_data() {
         "email",
         Likely,
         &["anya.petrova@gmail.com", "write to k.o'neil@corp.co.uk."],
-        &["info@example.com", "noreply@corp.com", "a@b", "@decorator", "git@github.com"],
+        &[
+            "info@example.com",
+            "noreply@corp.com",
+            "a@b",
+            "@decorator",
+            "git@github.com",
+            "your_email@gmail.com",
+            "klant@voorbeeldhotel.nl",
+            "receptie@hotel-de-wadden.nl",
+        ],
     );
     check(
         "phone",
         Likely,
-        &["(617) 482-3391", "+49 151 23456789", "call 617 482 3391", "tel. 030 1234567"],
-        &["555-0199", "1-800-482-3391", "1712345678", "version 10.15.7.4539"],
+        &[
+            "(617) 482-3391",
+            "+49 151 23456789",
+            "call 617 482 3391",
+            "tel. 030 1234567",
+            "call 01632 482339",
+        ],
+        &[
+            "555-0199",
+            "1-800-482-3391",
+            "tel 0800 4823391",
+            "teléfono 900 482 339",
+            "1712345678",
+            "version 10.15.7.4539",
+        ],
     );
     check(
         "postal_address",
@@ -315,6 +339,7 @@ fn credentials() {
             "password: changeme",
             "reset the password of jo2.Smith@acme.io please",
             "the password page lies in src/Login2Form.tsx",
+            "how to pass Authorization: Bearer YOUR_TOKEN_HERE in axios",
         ],
     );
     check(
@@ -407,6 +432,17 @@ fn markings_mark_and_questions_ask() {
         &["our unannounced acquisition of Halden"],
         &["a recipe for lentil soup"],
     );
+}
+
+#[test]
+fn words_of_one_language_are_no_illness_of_another() {
+    let not = [
+        "Das ist meine Meinung als Kunde",
+        "Ask at reception to scan the code; the argument is invalid",
+        "ssh-rsa and std::vector in this zone, ¿en qué zona?",
+        "Wat is een goed recept voor appeltaart?",
+    ];
+    check("health_terms", Possible, &["My ALS", "l'IST", "een recept van de huisarts"], &not);
 }
 
 #[test]

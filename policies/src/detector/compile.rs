@@ -14,8 +14,8 @@ use super::spec::{DetectorSpec, SpecError};
 use super::topic::{TopicModel, WordKinds};
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
 use super::{
-    bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern, secret,
-    token, topic, words,
+    bank, birth, card, clinical, contact, health_id, marking, name, national_id, pattern,
+    recovery_phrase, secret, token, topic, words,
 };
 use crate::evidence::Likelihood;
 
@@ -35,8 +35,8 @@ pub(crate) struct Compiled {
 pub(crate) struct CompiledDetector {
     pub(crate) spec: DetectorSpec,
     pub(crate) kind: Kind,
-    near: Option<ListId>,
-    negative: Option<ListId>,
+    pub(super) near: Option<ListId>,
+    pub(super) negative: Option<ListId>,
     exclude: Vec<String>,
 }
 
@@ -244,7 +244,11 @@ impl CompiledDetector {
         }
     }
 
-    fn context_distance(&self, reading: &Reading<'_>, range: &Range<usize>) -> Option<usize> {
+    pub(super) fn context_distance(
+        &self,
+        reading: &Reading<'_>,
+        range: &Range<usize>,
+    ) -> Option<usize> {
         let near = self.near?;
         let reach = self.spec.near_characters.map_or(CONTEXT_BYTES, usize::from);
         reading.distance(near, range, reach).or_else(|| {
@@ -323,6 +327,7 @@ fn builtin(name: &str, spec: &DetectorSpec, compiler: &mut Compiler) -> Option<K
         .or_else(|| contact::builtin(name, compiler))
         .or_else(|| birth::builtin(name, compiler))
         .or_else(|| secret::builtin(name, compiler))
+        .or_else(|| recovery_phrase::builtin(name, compiler))
         .or_else(|| name::builtin(name, compiler))
         .or_else(|| clinical::builtin(name, compiler))
         .or_else(|| marking::builtin(name, spec, compiler))

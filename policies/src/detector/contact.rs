@@ -73,7 +73,10 @@ fn is_sample_address(local: &str, domain: &str) -> bool {
         "acme.com",
         "foo.com",
     ];
-    const ROLES: [&str; 28] = [
+    /// Parts of domains that stand for "example".
+    const SAMPLE_PARTS: [&str; 7] =
+        ["example", "beispiel", "voorbeeld", "ejemplo", "exemple", "esempio", "exemplo"];
+    const ROLES: [&str; 61] = [
         "noreply",
         "no-reply",
         "donotreply",
@@ -102,6 +105,39 @@ fn is_sample_address(local: &str, domain: &str) -> bool {
         "git",
         "kontakt",
         "newsletter",
+        "reception",
+        "receptie",
+        "rezeption",
+        "empfang",
+        "zentrale",
+        "buero",
+        "poststelle",
+        "praxis",
+        "service-client",
+        "accueil",
+        "secretariat",
+        "sekretariat",
+        "atencion",
+        "atencionalcliente",
+        "reservas",
+        "ventas",
+        "oficina",
+        "reservations",
+        "booking",
+        "bookings",
+        "enquiries",
+        "inquiries",
+        "orders",
+        "shop",
+        "frontdesk",
+        "customerservice",
+        "customer.service",
+        "customercare",
+        "klantenservice",
+        "kundenservice",
+        "prenotazioni",
+        "servizioclienti",
+        "geral",
     ];
     let (local, domain) = (local.to_ascii_lowercase(), domain.to_ascii_lowercase());
     let reserved = [".example", ".test", ".invalid", ".localhost", ".local"]
@@ -111,6 +147,8 @@ fn is_sample_address(local: &str, domain: &str) -> bool {
         || DOMAINS
             .iter()
             .any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|s| s.ends_with('.')))
+        || SAMPLE_PARTS.iter().any(|part| domain.contains(part))
+        || local.starts_with("your")
         || ROLES.contains(&local.as_str())
         || [".png", ".jpg", ".js", ".css", ".py", ".svg"].iter().any(|t| domain.ends_with(t))
 }
@@ -135,7 +173,7 @@ impl Detector for Phone {
             let phone_like = window
                 .separators(reading.text)
                 .all(|s| matches!(s.trim(), "" | "-" | "." | "/" | ")" | ") -"));
-            if !phone_like || is_sample_number(digits) {
+            if !phone_like || is_sample_number(digits) || is_free_of_charge(digits) {
                 continue;
             }
             let shape = window.shape();
@@ -199,6 +237,15 @@ fn is_sample_number(digits: &[u8]) -> bool {
         || d.len() == 7 && d[..5] == [5, 5, 5, 0, 1];
     let counting = d.windows(2).all(|w| w[1] == (w[0] + 1) % 10) || d.iter().all(|x| *x == d[0]);
     fiction || counting
+}
+
+/// 0800, 0808, Spain's 900 and the like: numbers that firms pay for, nobody's own.
+fn is_free_of_charge(digits: &[u8]) -> bool {
+    match digits.len() {
+        9 => matches!(digits, [9, 0, 0..=2, ..]),
+        10..=12 => matches!(digits, [0, 8, 0, 0 | 8, ..] | [0, 1, 8, 0, ..] | [0, 9, 0, 0, ..]),
+        _ => false,
+    }
 }
 
 /// A house number and a street, in the orders of several countries.

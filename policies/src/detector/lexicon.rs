@@ -78,6 +78,8 @@ pub(crate) struct Lexicon {
     /// Terms of lists of names: most words start with a small letter and need not ask here.
     names: Sieve,
     whole: Table<u32>,
+    /// Words that count only in capitals.
+    acronyms: Table<u32>,
     beginnings: Table<u32>,
     endings: Table<u32>,
     /// By their first two words.
@@ -274,6 +276,12 @@ impl Lexicon {
         {
             pass.hit(word.clone(), entry);
         }
+        if may_be & Sieve::WORD != 0
+            && let Some(&entry) = self.acronyms.get(&hash)
+            && pass.text.as_bytes()[word.clone()].iter().all(u8::is_ascii_uppercase)
+        {
+            pass.hit(word.clone(), entry);
+        }
         if word.len() >= COMPOUND_BYTES_MIN {
             self.match_ending(word.clone(), pass);
         }
@@ -415,6 +423,12 @@ mod tests {
         assert_eq!(found(&["diabète"], "DIABETE, diabète"), ["DIABETE", "diabète"]);
         assert_eq!(found(&["große"], "GROSSE"), ["GROSSE"]);
         assert_eq!(found(&["пациент"], "Пациент"), ["Пациент"]);
+    }
+
+    #[test]
+    fn finds_acronyms_in_capitals_only() {
+        assert_eq!(found(&["^ALS"], "als ALS Als pals"), ["ALS"]);
+        assert_eq!(found(&["^ALS", "als"], "als"), ["als"]);
     }
 
     #[test]

@@ -376,7 +376,7 @@ fn value_range(text: &str, start: usize) -> Option<Range<usize>> {
         |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';' | '<' | '>' | ')');
     let window = &text[start..floor_boundary(text, start + TOKEN_BYTES_MAX)];
     let end = start + window.find(ends).unwrap_or(window.len());
-    let value = text[start..end].trim_end_matches(['.', '?', '*']);
+    let value = text[start..end].trim_end_matches(['.', '?', '*', ':']);
     (value.len() >= 4).then(|| start..start + value.len())
 }
 

@@ -53,6 +53,17 @@ pub struct DetectorSpec {
 }
 
 impl DetectorSpec {
+    /// The most that a finding of it can be: what the file says, and anything for a built-in family.
+    pub(crate) fn surest(&self) -> Likelihood {
+        if self.builtin.is_some() {
+            return Likelihood::VeryLikely;
+        }
+        let has_context = !self.near_words.is_empty() || !self.key_names.is_empty();
+        let raised = self.with_context.unwrap_or(Likelihood::VeryLikely);
+        let with_context = has_context.then_some(raised);
+        self.alone.max(with_context).unwrap_or(Likelihood::Possible)
+    }
+
     /// A spec of a built-in family with the family's own context, as tests and defaults use it.
     pub fn builtin(id: &str) -> Self {
         DetectorSpec { id: id.to_owned(), builtin: Some(id.to_owned()), ..Self::default() }

@@ -10,10 +10,11 @@
 //! A word that the model knows costs one look-up, for its pieces are added to it when the model is loaded.
 //!
 //! Invariants: linear in the text; a person's name counts as "a name", never as that name; digits
-//! count by their number, never by value. A topic is found only where the passage is private at all.
+//! count by their number, never by value; identifiers, digests and keys count as such, never by letters. A topic is found only where the passage is private at all.
 
 mod facts;
 mod features;
+mod machine;
 mod model;
 mod train;
 

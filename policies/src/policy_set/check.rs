@@ -3,12 +3,14 @@
 //! A set whose tests fail is never activated. A case that is known to fail (`known_gap`) is counted
 //! apart, so that gaps stay visible, and is reported once it begins to pass.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
 use serde::Serialize;
 
 use super::PolicySet;
+use crate::classification::Classification;
+use crate::condition::Scene;
 use crate::decision::{Decision, Facts, Mode, Quality, Route, UpstreamFacts};
 use crate::error::Diagnostic;
 use crate::prompt::{Prompt, RequestContext, Role, Text, Unscanned};
@@ -36,10 +38,28 @@ pub struct TestReport {
     pub rules_total: usize,
     /// Ids of the rules that no passing case matched.
     pub rules_uncovered: Vec<String>,
+    /// Alternatives of rules (arms of `any_of`) that at least one passing case took.
+    pub branches_covered: usize,
+    /// Alternatives of all rules.
+    pub branches_total: usize,
+    /// The alternatives that no passing case took.
+    pub branches_uncovered: Vec<Branch>,
     /// Every case in the order of the files.
     #[serde(skip)]
     pub cases: Vec<TestCase>,
 }
+
+/// One alternative of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Branch {
+    /// Id of the rule.
+    pub rule: String,
+    /// The alternative in English.
+    pub words: String,
+}
+
+/// Which clauses of each rule held in some passing case, by the rule's id.
+type Taken = BTreeMap<String, Vec<bool>>;
 
 /// One case and how it went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,9 +237,9 @@ impl PolicySet {
     /// Runs every test of the set's files.
     pub fn run_tests(&self) -> TestReport {
         let mut report = TestReport { rules_total: self.rules.len(), ..TestReport::default() };
-        let mut covered = BTreeSet::new();
+        let (mut covered, mut taken) = (BTreeSet::new(), Taken::new());
         for test in &self.rule_tests {
-            self.run_rule_test(test, &mut report, &mut covered);
+            self.run_rule_test(test, &mut report, &mut covered, &mut taken);
         }
         for test in &self.site_tests {
             self.run_site_test(test, &mut report);
@@ -227,7 +247,37 @@ impl PolicySet {
         let ids = self.rules.iter().map(|rule| rule.id.clone());
         report.rules_uncovered = ids.filter(|id| !covered.contains(id)).collect();
         report.rules_covered = report.rules_total - report.rules_uncovered.len();
+        self.count_branches(&taken, &mut report);
         report
+    }
+
+    fn count_branches(&self, taken: &Taken, report: &mut TestReport) {
+        for rule in &self.rules {
+            let clauses = rule.when.alternatives();
+            report.branches_total += clauses.len();
+            let taken = taken.get(&rule.id);
+            let open = clauses.iter().filter(|(clause, _)| !taken.is_some_and(|t| t[*clause]));
+            report.branches_uncovered.extend(
+                open.map(|(_, words)| Branch { rule: rule.id.clone(), words: words.clone() }),
+            );
+        }
+        report.branches_covered = report.branches_total - report.branches_uncovered.len();
+    }
+
+    /// Notes which clauses of a rule held.
+    fn note_clauses(
+        &self,
+        rule: &str,
+        prompt: &Prompt,
+        classification: &Classification,
+        taken: &mut Taken,
+    ) {
+        let Some(rule) = self.rules.iter().find(|known| known.id == rule) else { return };
+        let Classification { unscanned, findings, .. } = classification;
+        let scene = Scene::new(prompt, unscanned, findings, |id| self.vocabulary.number(id));
+        let clauses = rule.when.clauses(&scene);
+        let known = taken.entry(rule.id.clone()).or_insert_with(|| vec![false; clauses.len()]);
+        known.iter_mut().zip(&clauses).for_each(|(known, clause)| *known |= clause.held);
     }
 
     fn run_rule_test(
@@ -235,12 +285,17 @@ impl PolicySet {
         test: &RuleTest,
         report: &mut TestReport,
         covered: &mut BTreeSet<String>,
+        taken: &mut Taken,
     ) {
         for (index, turns) in test.cases.iter().enumerate() {
-            let classification = self.classify(&prompt(&test.given, turns));
+            let prompt = prompt(&test.given, turns);
+            let classification = self.classify(&prompt);
             let matched = classification.rules.contains(&test.rule)
                 || classification.shadow_rules.contains(&test.rule);
             let held = matched == (test.expect == Expect::Match);
+            if held && !test.is_gap() && test.expect == Expect::Match {
+                self.note_clauses(&test.rule, &prompt, &classification, taken);
+            }
             if held && !test.is_gap() {
                 covered.extend(classification.rules);
                 covered.extend(classification.shadow_rules);

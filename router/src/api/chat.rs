@@ -179,7 +179,7 @@ pub(super) struct Lowered {
 pub(super) fn request(
     lowered: Lowered,
     mut native: Native,
-    hints: Hints,
+    mut hints: Hints,
     caller: Caller,
 ) -> Result<Request, ApiError> {
     let Lowered { fields, endpoint, stream, include_usage } = lowered;
@@ -189,11 +189,13 @@ pub(super) fn request(
     };
     let Walk { mut prompt, mut unknown, .. } = Walk::over(&fields, endpoint)?;
     native.add_to(&mut prompt, &mut unknown);
-    prompt.context = context(hints.context, &fields, &model, &caller);
-    let chat = ChatBody { fields, model, stream, include_usage, endpoint, unknown, native };
-    let session = hints.session;
-    let (id, prompt) = (hints.request_id, Arc::new(prompt));
-    Ok(Request { id, prompt, chat, session, caller, allowance: None })
+    prompt.texts.extend(hints.client.texts());
+    prompt.context = context(std::mem::take(&mut hints.context), &fields, &model, &caller);
+    let raw = None;
+    let chat = ChatBody { fields, model, stream, include_usage, endpoint, raw, unknown, native };
+    let Hints { session, request_id: id, client, .. } = hints;
+    let prompt = Arc::new(prompt);
+    Ok(Request { id, prompt, chat, session, caller, client, allowance: None })
 }
 
 /// The same request with other fields: a body in which placeholders stand for values.
@@ -205,15 +207,18 @@ pub(crate) fn with_fields(
     let Walk { mut prompt, mut unknown, .. } = Walk::over(&fields, chat.endpoint)?;
     let mut native = chat.native.clone();
     native.add_to(&mut prompt, &mut unknown);
+    // Placeholders cannot stand in headers: what they hold is found again, and then all of it stays.
+    prompt.texts.extend(request.client.texts());
     prompt.context = request.prompt.context.clone();
     let (model, stream, include_usage) = (chat.model.clone(), chat.stream, chat.include_usage);
-    let endpoint = chat.endpoint;
+    let (endpoint, raw) = (chat.endpoint, None);
     Ok(Request {
         id: request.id.clone(),
         prompt: Arc::new(prompt),
-        chat: ChatBody { fields, model, stream, include_usage, endpoint, unknown, native },
+        chat: ChatBody { fields, model, stream, include_usage, endpoint, raw, unknown, native },
         session: request.session.clone(),
         caller: request.caller.clone(),
+        client: request.client.clone(),
         allowance: request.allowance.clone(),
     })
 }

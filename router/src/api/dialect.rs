@@ -114,6 +114,12 @@ impl Dialect {
     }
 }
 
+/// Whether a path belongs to a dialect or to the list of models, and so to no passthrough.
+pub fn is_served(path: &str) -> bool {
+    let own = |served: &str| path == served || path.starts_with(&format!("{served}/"));
+    Dialect::ALL.iter().any(|dialect| own(dialect.path())) || own("/v1/models")
+}
+
 impl Voice {
     /// Says a reply in the dialect. Errors keep their shape ([`in_anthropics_words`] is for that) and name
     /// the field at fault as the client knows it.

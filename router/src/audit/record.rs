@@ -80,6 +80,8 @@ pub struct Outcome {
     pub prompt_tokens: Option<u64>,
     /// Tokens of the reply, as the upstream counted.
     pub completion_tokens: Option<u64>,
+    /// The reply did not come to its end, so the tokens are estimates from its length.
+    pub usage_estimated: bool,
     /// The reply held text that never goes to a cloud though its request did not.
     pub reply_finding: bool,
     /// From the attempt's start to its end.
@@ -98,6 +100,8 @@ pub enum Ending {
     Failed,
     /// The client left before the end.
     ClientLeft,
+    /// A second upstream, asked beside this one, was quicker.
+    Outrun,
 }
 
 impl Outcome {
@@ -110,6 +114,7 @@ impl Outcome {
             bytes_received: 0,
             prompt_tokens: None,
             completion_tokens: None,
+            usage_estimated: false,
             reply_finding: false,
             took: Duration::ZERO,
         }
@@ -134,6 +139,7 @@ impl Outcome {
             bytes_received: self.bytes_received,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
+            usage_estimated: self.usage_estimated,
             reply_finding: self.reply_finding,
             took_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
         })
@@ -234,6 +240,8 @@ struct OutcomeLine<'a> {
     bytes_received: u64,
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    usage_estimated: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     reply_finding: bool,
     took_ms: u64,

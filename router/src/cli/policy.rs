@@ -13,7 +13,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::IgnoredAny;
-use sluice_policies::{FileSchema, PolicySet, Proof, Source, TestFailure, TestReport};
+use sluice_policies::{Branch, FileSchema, PolicySet, Proof, Source, TestFailure, TestReport};
 
 use super::{Failure, OrUsage, Outcome, Status, out};
 
@@ -205,6 +205,10 @@ struct Coverage<'a> {
     rules_covered: usize,
     rules_total: usize,
     rules_uncovered: &'a [String],
+    /// Arms of `any_of`.
+    branches_covered: usize,
+    branches_total: usize,
+    branches_uncovered: &'a [Branch],
 }
 
 fn test(args: &TestArgs) -> Outcome {
@@ -255,6 +259,9 @@ fn summary(report: &TestReport) -> Summary<'_> {
             rules_covered: report.rules_covered,
             rules_total: report.rules_total,
             rules_uncovered: &report.rules_uncovered,
+            branches_covered: report.branches_covered,
+            branches_total: report.branches_total,
+            branches_uncovered: &report.branches_uncovered,
         },
         failures: &report.failed,
         closed_gaps: &report.closed_gaps,
@@ -274,7 +281,13 @@ fn print(report: &TestReport) -> std::io::Result<()> {
     let TestReport { passed, known_gaps, rules_covered, rules_total, .. } = report;
     let failed = report.failed.len();
     out::line(format_args!("{passed} passed, {failed} failed, {known_gaps} known gaps"))?;
-    out::line(format_args!("{rules_covered} of {rules_total} rules covered"))
+    out::line(format_args!("{rules_covered} of {rules_total} rules covered"))?;
+    let TestReport { branches_covered, branches_total, .. } = report;
+    out::line(format_args!("{branches_covered} of {branches_total} alternatives covered"))?;
+    for Branch { rule, words } in &report.branches_uncovered {
+        out::line(format_args!("  {rule}: no case by {words}"))?;
+    }
+    Ok(())
 }
 
 fn told(failure: &TestFailure) -> String {

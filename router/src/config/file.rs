@@ -11,6 +11,11 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use sluice_policies::Mode;
 
+use super::choice::{Choose, Hedge, PassthroughSection};
+use super::connection::{
+    self, Auth, BreakerSection, ClientCertSection, ClientKey, FieldName, Headers, PassField,
+    RetriesSection,
+};
 use super::diagnose::{self, ConfigError};
 use super::identity::IdentitySection;
 use super::limits::{LimitsSection, Prices};
@@ -67,6 +72,11 @@ struct ConfigFile {
     prices: Prices,
     shared_state: Option<SharedStateSection>,
     #[serde(default)]
+    choose: Choose,
+    hedge: Option<Hedge>,
+    #[serde(default)]
+    passthrough: Vec<PassthroughSection>,
+    #[serde(default)]
     offline: Offline,
     #[serde(default)]
     audit: AuditSection,
@@ -114,7 +124,7 @@ struct AuditSection {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct UpstreamSection {
+pub(super) struct UpstreamSection {
     kind: Kind,
     model: Option<Plain>,
     memory: Option<Bytes>,
@@ -122,12 +132,28 @@ struct UpstreamSection {
     threads: Option<usize>,
     context_tokens: Option<usize>,
     active_experts: Option<usize>,
-    base_url: Option<BaseUrl>,
-    key: Option<SecretName>,
-    key_file: Option<Plain>,
+    pub(super) base_url: Option<BaseUrl>,
+    pub(super) key: Option<SecretName>,
+    pub(super) key_file: Option<Plain>,
     #[serde(default)]
     models: Aliases,
     timeouts: Option<TimeoutsSection>,
+    pub(super) proxy: Option<BaseUrl>,
+    pub(super) ca_file: Option<Plain>,
+    pub(super) client_cert: Option<ClientCertSection>,
+    #[serde(default)]
+    pub(super) headers: Headers,
+    pub(super) auth: Option<Auth>,
+    #[serde(default)]
+    pub(super) query: Aliases,
+    #[serde(default)]
+    pub(super) client_headers: Vec<FieldName>,
+    pub(super) client_key: Option<ClientKey>,
+    #[serde(default)]
+    pub(super) pass_fields: Vec<PassField>,
+    pub(super) retries: Option<RetriesSection>,
+    pub(super) breaker: Option<BreakerSection>,
+    pub(super) weight: Option<u32>,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]
@@ -154,7 +180,7 @@ struct Upstreams(Vec<(String, UpstreamSection)>);
 
 /// Client names → server names in the file's order.
 #[derive(Default)]
-struct Aliases(Vec<(String, String)>);
+pub(super) struct Aliases(pub(super) Vec<(String, String)>);
 
 fn two() -> usize {
     SIGNATURES_MIN
@@ -210,11 +236,11 @@ impl<'de> Deserialize<'de> for Aliases {
 }
 
 /// Lowers the file to a [`Config`] and checks what one field alone cannot tell.
-struct Lowering<'a> {
+pub(super) struct Lowering<'a> {
     file: &'a str,
     source: &'a str,
-    folder: &'a Path,
-    secrets: Secrets,
+    pub(super) folder: &'a Path,
+    pub(super) secrets: Secrets,
 }
 
 impl Lowering<'_> {
@@ -253,10 +279,13 @@ impl Lowering<'_> {
                 let message = format!("identity.oidc.jwks: {what}");
                 self.error(&["identity", "oidc", "jwks"], &message, None)
             })?,
-            upstreams,
             limits: file.limits.limits(),
             quotas: file.limits.quotas(file.prices),
             shared_state,
+            choose: file.choose,
+            hedge: file.hedge,
+            passthrough: self.passthrough(file.passthrough, &upstreams)?,
+            upstreams,
             offline: file.offline,
             audit: AuditConfig { path: audit_path, fsync: file.audit.fsync, fallback: None },
             drain: file.drain,
@@ -332,15 +361,21 @@ impl Lowering<'_> {
                 context_tokens: s.context_tokens,
                 active_experts: s.active_experts,
             }),
-            Kind::OpenAi => UpstreamKind::Server(self.server(&name, Protocol::OpenAi, s)?),
-            Kind::Anthropic => UpstreamKind::Server(self.server(&name, Protocol::Anthropic, s)?),
+            Kind::OpenAi => {
+                UpstreamKind::Server(Box::new(self.server(&name, Protocol::OpenAi, s)?))
+            }
+            Kind::Anthropic => {
+                UpstreamKind::Server(Box::new(self.server(&name, Protocol::Anthropic, s)?))
+            }
         };
         Ok(UpstreamConfig { id: UpstreamId::new(&name), kind })
     }
 
     /// A field of the other kind would do nothing, and the file would read as if it did.
     fn refuse_foreign_fields(&self, name: &str, s: &UpstreamSection) -> Result<(), ConfigError> {
+        let of_servers = connection::given(s);
         let (kind, foreign): (_, &[(&str, bool)]) = match s.kind {
+            Kind::Edge if of_servers.iter().any(|(_, given)| *given) => ("edge", &of_servers),
             Kind::Edge => (
                 "edge",
                 &[
@@ -376,8 +411,11 @@ impl Lowering<'_> {
         &self,
         name: &str,
         protocol: Protocol,
-        s: UpstreamSection,
+        mut s: UpstreamSection,
     ) -> Result<ServerConfig, ConfigError> {
+        let connection = self.connection(name, protocol, &mut s)?;
+        let (retries, breaker) = self.patience(name, &mut s)?;
+        let weight = self.weight(name, &s)?;
         let base_url = s.base_url.ok_or_else(|| {
             let message = format!("upstreams.{name}: expected a base_url, got none");
             self.error(&["upstreams", name], &message, Some("base_url: https://llm.example/v1"))
@@ -404,6 +442,10 @@ impl Lowering<'_> {
             key,
             models: s.models.0,
             model: s.model.map(|m| m.0),
+            connection,
+            retries,
+            breaker,
+            weight,
             timeouts: Timeouts {
                 connect: or(given.connect, standard.connect),
                 first_byte: or(given.first_byte, standard.first_byte),
@@ -433,7 +475,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn error(&self, path: &[&str], message: &str, hint: Option<&str>) -> ConfigError {
+    pub(super) fn error(&self, path: &[&str], message: &str, hint: Option<&str>) -> ConfigError {
         let at = diagnose::locate(self.source, path);
         diagnose::point(self.file, self.source, at, message.to_owned(), hint.map(str::to_owned))
     }

@@ -154,9 +154,9 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// Reads a YAML scalar as text and gives it to `parse`; numbers count as their digits.
-struct Scalar<T> {
-    expected: &'static str,
-    parse: fn(&str) -> Result<T, String>,
+pub(super) struct Scalar<T> {
+    pub(super) expected: &'static str,
+    pub(super) parse: fn(&str) -> Result<T, String>,
 }
 
 impl<T> Visitor<'_> for Scalar<T> {
@@ -239,6 +239,11 @@ fn secret_name(text: &str) -> Result<SecretName, String> {
 }
 
 impl SecretName {
+    /// Takes `${NAME}`; anything else is an error that does not echo it.
+    pub(super) fn parse(text: &str) -> Result<SecretName, String> {
+        secret_name(text)
+    }
+
     /// Reads the secret from the environment.
     pub(super) fn read(&self) -> Result<Secret, String> {
         match std::env::var(&self.0) {

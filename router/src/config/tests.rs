@@ -14,7 +14,7 @@ fn parse(source: &str) -> Result<Config, ConfigError> {
 fn server(config: &Config, name: &str) -> ServerConfig {
     let upstream = config.upstreams.iter().find(|u| u.id.as_str() == name).unwrap();
     match &upstream.kind {
-        UpstreamKind::Server(server) => server.clone(),
+        UpstreamKind::Server(server) => ServerConfig::clone(server),
         UpstreamKind::Edge(_) => panic!("{name} is the edge"),
     }
 }
@@ -44,7 +44,22 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
         \x20   models: {fast: small, best: large}\n\
         \x20   model: standard\n\
         \x20   timeouts: {connect: 1s, total: 1h}\n\
+        \x20   proxy: \"http://proxy.internal:3128\"\n\
+        \x20   ca_file: ca.pem\n\
+        \x20   client_cert: {cert: me.crt, key: me.key}\n\
+        \x20   headers: {OpenAI-Project: p1, x-home: \"${PATH}\"}\n\
+        \x20   auth: api-key\n\
+        \x20   query: {api-version: \"2024-10-21\"}\n\
+        \x20   client_headers: [traceparent]\n\
+        \x20   client_key: pass\n\
+        \x20   pass_fields: [user, metadata]\n\
+        \x20   retries: {attempts: 2, budget: 20%}\n\
+        \x20   breaker: {failures: 3, open: 5s, open_at_most: 1m}\n\
+        \x20   weight: 3\n\
          limits: {body: 1MiB, in_flight: 7}\n\
+         choose: weighted\n\
+         hedge: {after: p95, for: [interactive, relaxed]}\n\
+         passthrough: [{path: /v1/moderations, upstream: ward}]\n\
          offline: {declared: true}\n\
          audit: {path: /var/log/sluice, fsync: never}\n\
          drain: {on_sigterm: 90s}\n",
@@ -62,6 +77,24 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!(ward.models[0], ("fast".to_owned(), "small".to_owned()));
     assert_eq!(ward.timeouts.total, Duration::from_secs(3600));
     assert_eq!(ward.timeouts.idle, Timeouts::default().idle);
+    let way = &ward.connection;
+    assert_eq!(way.proxy.as_ref().unwrap().as_text(), "http://proxy.internal:3128");
+    assert_eq!(way.ca_file.as_deref(), Some(Path::new("/etc/sluice/ca.pem")));
+    assert_eq!(way.client_cert.as_ref().unwrap().key, Path::new("/etc/sluice/me.key"));
+    let headers: Vec<_> =
+        way.headers.iter().map(|(name, text)| (name.as_str(), text.expose())).collect();
+    let path = std::env::var("PATH").unwrap();
+    assert_eq!(headers, [("openai-project", "p1"), ("x-home", path.as_str())]);
+    assert_eq!((way.auth, way.client_key), (Auth::ApiKey, true));
+    assert_eq!(way.query, [("api-version".to_owned(), "2024-10-21".to_owned())]);
+    assert_eq!(way.client_headers, ["traceparent"]);
+    assert_eq!(way.pass_fields, [PassField::User, PassField::Metadata]);
+    assert_eq!(ward.retries, Retries { attempts: 2, budget_percent: 20 });
+    assert_eq!((ward.breaker.failures, ward.breaker.open), (3, Duration::from_secs(5)));
+    assert_eq!((ward.weight, config.choose), (3, Choose::Weighted));
+    let hedge = config.hedge.unwrap();
+    assert_eq!((hedge.after, hedge.latency.len()), (HedgeAfter::P95, 2));
+    assert_eq!(config.passthrough[0].path, "/v1/moderations");
     assert_eq!((config.limits.body, config.limits.in_flight), (1 << 20, 7));
     assert!(config.offline.declared);
     assert_eq!(config.audit.path, Path::new("/var/log/sluice"));
@@ -130,7 +163,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "limts: {body: 1MiB}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, prices, shared_state, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
              | ^\nhint: did you mean \"limits\"?",
         ),
         (
@@ -147,7 +180,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "telemetry: {otlp: none}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, prices, shared_state, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
              none}\n       | ^\nhint: this version sends no telemetry; remove it",
         ),
         (
@@ -208,10 +241,51 @@ fn what_would_be_misread_is_refused() {
         ("mode: [\n", "mode: expected a word, got sequence"),
         ("offline: {declared: yes}\n", "offline.declared: expected a boolean, got string \"yes\""),
         ("- mode\n", "expected a map of fields, got sequence"),
+        ("choose: best\n", "expected one of the words (in_order, weighted, least_latency)"),
+        ("hedge: {after: soon}\n", "expected p95 or a duration such as 800ms, got \"soon\""),
+        ("passthrough: [{path: /v1/x, upstream: a}]\n", "expected a server under upstreams"),
     ] {
         let error = parse(source).unwrap_err().to_string();
         assert!(error.contains(part), "{source}{error}");
         assert!(error.starts_with("sluice.yaml:"), "{error}");
+    }
+}
+
+#[test]
+fn what_would_tell_or_cost_too_much_is_refused() {
+    for (lines, part) in [
+        ("client_headers: [authorization]", "expected a header without credentials"),
+        ("client_headers: [host]", "that the gateway does not write itself"),
+        ("client_headers: [\"a b\"]", "expected the name of a header, got \"a b\""),
+        ("headers: {x-api-key: sk-1}", "keys come from key or key_file"),
+        ("headers: {x-a: \"a${PATH}\"}", "expected a plain text or ${NAME} alone"),
+        ("headers: {x-a: b, X-A: c}", "expected each header once"),
+        ("headers: {x-a: \"${SLUICE_TEST_UNSET}\"}", "SLUICE_TEST_UNSET"),
+        ("client_key: pass, key: \"${PATH}\"", "expected a key or client_key, got both"),
+        ("client_key: drop", "expected one of the words (pass)"),
+        ("proxy: \"http://p:1\"", "expected a base_url of https"),
+        ("pass_fields: [store]", "expected one of the words (metadata, safety_identifier, user)"),
+        ("retries: {attempts: 11}", "expected at most 10, got 11"),
+        ("retries: {budget: 0.1}", "expected a share such as 10%"),
+        ("breaker: {failures: 0}", "expected at least 1, got 0"),
+        ("weight: 0", "expected at least 1, got 0"),
+        ("auth: basic", "expected one of the words (bearer, api-key, x-api-key)"),
+    ] {
+        let source =
+            format!("upstreams:\n  a: {{kind: openai, base_url: \"http://a\", {lines}}}\n");
+        let error = parse(&source).unwrap_err().to_string();
+        assert!(error.contains(part), "{source}{error}");
+        assert!(!error.contains("sk-1") || lines.contains("sk-1"), "{error}");
+        let edge = format!("upstreams:\n  a: {{kind: edge, {lines}}}\n");
+        assert!(parse(&edge).is_err(), "{edge}");
+    }
+    for path in ["/v1/chat/completions", "/v1/models/x", "/v2/x", "/v1/", "/v1/a/../b", "/v1/a?b"] {
+        let source = format!(
+            "upstreams:\n  a: {{kind: openai, base_url: \"http://a\"}}\n\
+             passthrough: [{{path: \"{path}\", upstream: a}}]\n"
+        );
+        let error = parse(&source).unwrap_err().to_string();
+        assert!(error.contains("passthrough: expected"), "{path}: {error}");
     }
 }
 

@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::body::Frame;
+use hyper::header::CONTENT_TYPE;
 use sluice_policies::{Decision, Facts, Refusal, RefusalCode};
 use tokio::time::Instant;
 
@@ -41,30 +43,50 @@ pub(super) enum Missed {
     Failed(UpstreamError),
 }
 
+/// What one attempt is about.
+pub(super) struct Try<'a> {
+    pub(super) decision: &'a Decision,
+    pub(super) facts: &'a Facts,
+    pub(super) upstream: &'a Upstream,
+    /// 1 for the first of a request.
+    pub(super) number: u32,
+    pub(super) outrun: Outrun,
+}
+
+/// Told to an attempt that another was quicker: then it was not the client who left.
+#[derive(Clone, Default)]
+pub(super) struct Outrun(Arc<AtomicBool>);
+
+impl Outrun {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl Gateway {
-    pub(super) async fn attempt(
-        &self,
-        ask: &Ask,
-        decision: &Decision,
-        facts: &Facts,
-        upstream: &Upstream,
-        number: u32,
-    ) -> Result<Reply, Missed> {
+    pub(super) async fn attempt(&self, ask: &Ask, this: &Try<'_>) -> Result<Reply, Missed> {
+        let &Try { decision, upstream, .. } = this;
         let sealed = match upstream {
             Upstream::Edge(_) => None,
             Upstream::Server(server) => {
-                let body = server.outbound(&ask.request.chat).map_err(Missed::Failed)?;
+                let request = &ask.request;
+                let body = server.outbound(&request.chat, &request.client);
+                let body = body.map_err(Missed::Failed)?;
                 let pass = server.breaker.pass().ok_or(Missed::Failed(UpstreamError::Resting))?;
                 Some((server, body, pass))
             }
         };
         let bytes = sealed.as_ref().map_or(0, |(_, body, _)| body.len());
-        let recorded = self.record(ask, decision, facts, upstream, number, bytes).await;
+        let recorded = self.record(ask, this, bytes).await;
         // Unrecorded, only the edge may answer, and only if policy knew when it chose.
-        if recorded.is_none() && (sealed.is_some() || facts.audit_writable) {
+        if recorded.is_none() && (sealed.is_some() || this.facts.audit_writable) {
             return Err(Missed::NotRecorded);
         }
-        let mut meter = self.meter(ask, decision, upstream, recorded);
+        let mut meter = self.meter(ask, this, recorded);
         let shape = Shape {
             stream: ask.request.chat.stream,
             include_usage: ask.request.chat.include_usage,
@@ -87,15 +109,8 @@ impl Gateway {
         }
     }
 
-    async fn record(
-        &self,
-        ask: &Ask,
-        decision: &Decision,
-        facts: &Facts,
-        upstream: &Upstream,
-        attempt: u32,
-        bytes: usize,
-    ) -> Option<Recorded> {
+    async fn record(&self, ask: &Ask, this: &Try<'_>, bytes: usize) -> Option<Recorded> {
+        let &Try { decision, facts, upstream, number: attempt, .. } = this;
         let record = AttemptRecord {
             id: &ask.id,
             attempt,
@@ -116,13 +131,7 @@ impl Gateway {
         self.parts.kept.audit.attempt(&record).await.ok()
     }
 
-    fn meter(
-        &self,
-        ask: &Ask,
-        decision: &Decision,
-        upstream: &Upstream,
-        recorded: Option<Recorded>,
-    ) -> Meter {
+    fn meter(&self, ask: &Ask, this: &Try<'_>, recorded: Option<Recorded>) -> Meter {
         let taint = &self.parts.kept.taint;
         Meter {
             metrics: self.parts.kept.metrics.clone(),
@@ -137,19 +146,18 @@ impl Gateway {
                 session: ask.request.session.clone(),
             }),
             allowance: ask.request.allowance.clone(),
-            priced: match upstream {
-                Upstream::Edge(_) => None,
-                Upstream::Server(server) => {
-                    Some(server.model_name(&ask.request.chat.model).to_owned())
-                }
-            },
-            text_bytes: 0,
-            upstream: upstream.id().as_str().to_owned(),
-            route: route_word(decision.route),
+            priced: this
+                .upstream
+                .server()
+                .map(|server| server.model_name(&ask.request.chat.model).to_owned()),
+            upstream: this.upstream.id().as_str().to_owned(),
+            route: route_word(this.decision.route),
             request_started: ask.started,
             started: Instant::now(),
             status: None,
             bytes_received: 0,
+            told: Told { asked_bytes: ask.asked_bytes(), said_bytes: 0 },
+            outrun: this.outrun.clone(),
             armed: true,
         }
     }
@@ -181,6 +189,18 @@ impl Gateway {
                     None => bytes,
                 };
                 Reply::json(answer.status, bytes)
+            }
+            AnswerBody::Raw { bytes, content_type, usage, texts } => {
+                meter.count(&bytes, &texts);
+                // Nothing can be taken out of what nobody knows: a finding keeps it back.
+                if meter.must_withhold() {
+                    meter.end(Some(REPLY_FINDING), usage);
+                    return self.fail(ask, decision, upstream, &reply_withheld());
+                }
+                meter.complete(usage);
+                let mut reply = Reply::json(answer.status, bytes);
+                reply.headers.insert(CONTENT_TYPE, content_type);
+                reply
             }
             AnswerBody::Events(events) => {
                 let redaction = ask.redaction.clone();
@@ -358,15 +378,36 @@ struct Meter {
     allowance: Option<Arc<Allowance>>,
     /// The model as its server knows it; `None` for the edge, which costs nothing.
     priced: Option<String>,
-    /// Text of the reply so far.
-    text_bytes: u64,
     upstream: String,
     route: &'static str,
     request_started: Instant,
     started: Instant,
     status: Option<u16>,
     bytes_received: u64,
+    told: Told,
+    outrun: Outrun,
     armed: bool,
+}
+
+/// How much was asked and said, for an estimate of tokens where an upstream could not count to the end.
+struct Told {
+    asked_bytes: usize,
+    said_bytes: usize,
+}
+
+/// Bytes of a token, as a rule of thumb for estimates.
+const TOKEN_BYTES: usize = 4;
+
+impl Told {
+    /// What is missing in an upstream's count, estimated; and whether anything was.
+    fn completed(&self, usage: Usage) -> (Usage, bool) {
+        let tokens = |bytes: usize| bytes.div_ceil(TOKEN_BYTES) as u64;
+        let whole = Usage {
+            prompt_tokens: usage.prompt_tokens.or(Some(tokens(self.asked_bytes))),
+            completion_tokens: usage.completion_tokens.or(Some(tokens(self.said_bytes))),
+        };
+        (whole, whole != usage)
+    }
 }
 
 impl Meter {
@@ -380,7 +421,7 @@ impl Meter {
 
     fn count(&mut self, bytes: &Bytes, texts: &[ReplyText]) {
         self.bytes_received += bytes.len() as u64;
-        self.text_bytes += texts.iter().map(|piece| piece.text.len() as u64).sum::<u64>();
+        self.told.said_bytes += texts.iter().map(|piece| piece.text.len()).sum::<usize>();
         if let Some(reply) = &mut self.reply {
             reply.feed(texts);
         }
@@ -410,6 +451,11 @@ impl Meter {
         self.cuts() && self.scan().is_some_and(ReplyScan::finish)
     }
 
+    /// Whether a reply that cannot be edited holds what the site lets nobody see.
+    fn must_withhold(&mut self) -> bool {
+        (self.cuts() || self.mask().is_some()) && self.scan().is_some_and(ReplyScan::finish)
+    }
+
     fn complete(mut self, usage: Usage) {
         self.succeed();
         self.close(Ending::Complete, None, usage);
@@ -422,11 +468,10 @@ impl Meter {
                 self.close(Ending::Complete, None, usage);
             }
             Some(why) => {
-                match self.pass.take() {
+                match why {
                     // The upstream did its part: what it said was withheld.
-                    Some(pass) if why == REPLY_FINDING => pass.succeed(),
-                    Some(pass) => pass.fail(),
-                    None => {}
+                    REPLY_FINDING => self.succeed(),
+                    _ => self.blame(),
                 }
                 self.close(Ending::Cut, Some(why), usage);
             }
@@ -435,12 +480,8 @@ impl Meter {
 
     fn fail(mut self, error: &UpstreamError) {
         self.status = error.status();
-        match self.pass.take() {
-            Some(pass) if error.counts_against() => pass.fail(),
-            // Anything else leaves the breaker as it is.
-            _ => {}
-        }
         if error.counts_against() {
+            self.blame();
             tracing::warn!(
                 upstream = self.upstream,
                 error = error.code(),
@@ -453,8 +494,14 @@ impl Meter {
     }
 
     fn succeed(&mut self) {
-        if let Some(pass) = self.pass.take() {
-            pass.succeed();
+        if self.pass.take().is_some_and(Pass::succeed) {
+            tracing::info!(upstream = self.upstream, "upstream answers again");
+        }
+    }
+
+    fn blame(&mut self) {
+        if self.pass.take().is_some_and(Pass::fail) {
+            tracing::warn!(upstream = self.upstream, "upstream is left alone for a while");
         }
     }
 
@@ -462,18 +509,26 @@ impl Meter {
         if !std::mem::take(&mut self.armed) {
             return;
         }
+        // What was sent and said is accounted for although nobody counted it to the end.
+        let (usage, usage_estimated) = match ending {
+            Ending::Complete | Ending::Failed => (usage, false),
+            Ending::Cut | Ending::ClientLeft | Ending::Outrun => self.told.completed(usage),
+        };
         let reply_finding = self.reply.take().is_some_and(|reply| reply.conclude(&self.taint));
         if reply_finding {
             self.metrics.reply_finding(&self.upstream);
         }
         self.metrics.attempt(&self.upstream, ending_word(ending));
         self.metrics.tokens(&self.upstream, usage.prompt_tokens, usage.completion_tokens);
-        if ending != Ending::Failed {
+        if !matches!(ending, Ending::Failed | Ending::Outrun) {
             self.metrics.reply_over(self.route, self.request_started.elapsed());
-            if let Some(allowance) = self.allowance.take() {
-                let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
-                allowance.spend(self.priced.as_deref(), prompt, completion, self.text_bytes);
-            }
+        }
+        if ending != Ending::Failed
+            && let Some(allowance) = self.allowance.take()
+        {
+            let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
+            let said = self.told.said_bytes as u64;
+            allowance.spend(self.priced.as_deref(), prompt, completion, said);
         }
         if let Some(recorded) = self.recorded.take() {
             recorded.close(&Outcome {
@@ -483,6 +538,7 @@ impl Meter {
                 bytes_received: self.bytes_received,
                 prompt_tokens: usage.prompt_tokens,
                 completion_tokens: usage.completion_tokens,
+                usage_estimated,
                 reply_finding,
                 took: self.started.elapsed(),
             });
@@ -492,7 +548,9 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        if self.armed {
+        if self.armed && self.outrun.is_set() {
+            self.close(Ending::Outrun, None, Usage::default());
+        } else if self.armed {
             self.metrics.client_left();
             self.close(Ending::ClientLeft, None, Usage::default());
         }
@@ -505,5 +563,6 @@ fn ending_word(ending: Ending) -> &'static str {
         Ending::Cut => "cut",
         Ending::Failed => "failed",
         Ending::ClientLeft => "client_left",
+        Ending::Outrun => "outrun",
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use hyper::{HeaderMap, StatusCode};
 use serde_json::json;
 
+use super::pursuit::QUEUE_STEP_MIN;
 use super::*;
 use crate::api::{Hints, chat};
 use crate::identity::Caller;

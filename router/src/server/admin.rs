@@ -209,7 +209,7 @@ impl Admin {
             tracing::error!(problem, "declared offline will not outlive a restart");
         }
         server.declare_offline(reason, &by);
-        response(StatusCode::OK, &json!({"offline": server.gateway().offline()}))
+        offline(server)
     }
 
     fn resume(&self, server: &Server, who: &Who) -> Response<Full<Bytes>> {
@@ -221,7 +221,7 @@ impl Admin {
             );
         }
         server.resume(&who.named(""));
-        response(StatusCode::OK, &json!({"offline": server.gateway().offline()}))
+        offline(server)
     }
 }
 
@@ -235,6 +235,11 @@ impl Who {
         };
         if name.is_empty() { format!("an operator at {from}") } else { format!("{name} at {from}") }
     }
+}
+
+fn offline(server: &Server) -> Response<Full<Bytes>> {
+    let words = server.gateway().offline().map(|offline| offline.in_words());
+    response(StatusCode::OK, &json!({"offline": words}))
 }
 
 async fn declaration(request: Request<Incoming>) -> Result<Declaration, &'static str> {

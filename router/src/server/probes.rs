@@ -69,7 +69,7 @@ fn ready(server: &Server) -> (StatusCode, Value) {
         "draining": server.is_draining(),
         "policy": gateway.policy().detail(),
         "policy_reload": if refused { "failed; the last good set is in force" } else { "ok" },
-        "offline": gateway.offline(),
+        "offline": gateway.offline().map(|offline| offline.in_words()),
         "audit": if now.audit_writable { "writable" } else { "down" },
         "upstreams": upstreams,
     });

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{self, WireBody};
 use super::{Current, Server, cors};
-use crate::api::{self, ApiError, Dialect, Hints};
-use crate::config::Limits;
+use crate::api::{self, ApiError, ClientHeaders, Dialect, Hints, Request};
+use crate::config::{Limits, Passthrough};
 use crate::identity::{Caller, PeerNames};
 use crate::metrics::{GaugeGuard, Metrics};
 use crate::reply::Reply;
@@ -102,6 +104,12 @@ impl Exchange<'_> {
         if let Some(name) = path.strip_prefix("/v1/models/") {
             return self.model(name);
         }
+        if let Some(to) = self.now.gateway.passthrough(path) {
+            return match is_post {
+                true => self.pass_on(to, request, request_id).await,
+                false => self.wrong_method("POST"),
+            };
+        }
         let error = match path.strip_prefix("/v1/responses/") {
             Some(_) => ApiError::not_stored(),
             None => ApiError::unknown_endpoint(request.method().as_str()),
@@ -119,23 +127,49 @@ impl Exchange<'_> {
         request: HttpRequest<Incoming>,
         request_id: &str,
     ) -> Reply {
-        let read = move |bytes: &[u8], hints, caller| dialect.read(bytes, hints, caller);
+        let read = move |bytes: Bytes, hints, caller| dialect.read(&bytes, hints, caller);
         match self.read(dialect.path(), request, request_id, read).await {
-            Ok((mut request, voice)) => {
-                let allowance = match self.now.gateway.limits().admit(&request).await {
-                    Ok(allowance) => Arc::new(allowance),
-                    Err(limited) => {
-                        self.metrics().reject("limited");
-                        return limited.reply();
-                    }
-                };
-                request.allowance = Some(allowance.clone());
-                let mut reply = voice.say(self.now.gateway.handle(request).await);
-                allowance.put_on(&mut reply);
-                reply
-            }
+            Ok((request, voice)) => self.handle(request, |reply| voice.say(reply)).await,
             Err(error) => self.turned_away("invalid", &error),
         }
+    }
+
+    /// Passes a body on that no dialect knows, where the config and policy let it go.
+    async fn pass_on(
+        &self,
+        to: &Passthrough,
+        request: HttpRequest<Incoming>,
+        request_id: &str,
+    ) -> Reply {
+        if request.uri().query().is_some() {
+            // What stands in an address is not scanned, so it does not leave.
+            let error = ApiError::invalid(None, "expected no query behind this path");
+            return self.turned_away("invalid", &error);
+        }
+        let (path, to) = (to.path.clone(), to.clone());
+        let content_type = request.headers().get(CONTENT_TYPE).cloned();
+        let read = move |bytes, hints, caller| {
+            api::passthrough::read(bytes, content_type, hints, caller, &to)
+        };
+        match self.read(&path, request, request_id, read).await {
+            Ok(request) => self.handle(request, |reply| reply).await,
+            Err(error) => self.turned_away("invalid", &error),
+        }
+    }
+
+    /// Has the gateway answer what limits let in.
+    async fn handle(&self, mut request: Request, say: impl FnOnce(Reply) -> Reply) -> Reply {
+        let allowance = match self.now.gateway.limits().admit(&request).await {
+            Ok(allowance) => Arc::new(allowance),
+            Err(limited) => {
+                self.metrics().reject("limited");
+                return limited.reply();
+            }
+        };
+        request.allowance = Some(allowance.clone());
+        let mut reply = say(self.now.gateway.handle(request).await);
+        allowance.put_on(&mut reply);
+        reply
     }
 
     /// Counts a request's tokens here, whatever it holds: nothing leaves for that.
@@ -145,7 +179,7 @@ impl Exchange<'_> {
         request: HttpRequest<Incoming>,
         request_id: &str,
     ) -> Reply {
-        let read = move |bytes: &[u8], hints, caller| dialect.read_to_count(bytes, hints, caller);
+        let read = move |bytes: Bytes, hints, caller| dialect.read_to_count(&bytes, hints, caller);
         let counted = match self.read(dialect.path(), request, request_id, read).await {
             Ok(request) => self.now.gateway.count_tokens(request.chat).await,
             Err(error) => Err(error),
@@ -161,16 +195,18 @@ impl Exchange<'_> {
         path: &str,
         request: HttpRequest<Incoming>,
         request_id: &str,
-        read: impl FnOnce(&[u8], Hints, Caller) -> Result<T, ApiError> + Send + 'static,
+        read: impl FnOnce(Bytes, Hints, Caller) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let caller = self.now.gateway.callers().identify(request.headers(), self.peer).await;
         let mut hints = Hints::read(request.headers(), path)?;
         hints.request_id = request_id.to_owned();
+        let wanted = self.now.gateway.wanted_headers();
+        hints.client = ClientHeaders::read(request.headers(), wanted);
         let bytes = body::read(request.into_body(), self.now.body_bytes_max).await?;
         if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-            return read(&bytes, hints, caller);
+            return read(bytes, hints, caller);
         }
-        tokio::task::spawn_blocking(move || read(&bytes, hints, caller))
+        tokio::task::spawn_blocking(move || read(bytes, hints, caller))
             .await
             .unwrap_or_else(|_| Err(ApiError::internal()))
     }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::UpstreamError;
 use crate::api::ChatBody;
+use crate::config::{Connection, PassField};
 
 pub(super) use reply::{EventReader, completion, error};
 
@@ -25,7 +26,11 @@ const MAX_TOKENS_DEFAULT: u64 = 4096;
 type Fields = Map<String, Value>;
 
 /// Serialises a request for a server that knows the model as `model`.
-pub(super) fn body(chat: &ChatBody, model: &str) -> Result<Vec<u8>, UpstreamError> {
+pub(super) fn body(
+    chat: &ChatBody,
+    model: &str,
+    way: &Connection,
+) -> Result<Vec<u8>, UpstreamError> {
     let fields = &chat.fields;
     if chat.endpoint == sluice_policies::Endpoint::Embeddings {
         return Err(unsupported("input", "this upstream makes no vectors"));
@@ -56,6 +61,12 @@ pub(super) fn body(chat: &ChatBody, model: &str) -> Result<Vec<u8>, UpstreamErro
         Some(Value::String(text)) => put("stop_sequences", json!([text])),
         Some(list @ Value::Array(_)) => put("stop_sequences", list.clone()),
         _ => {}
+    }
+    if let Some(user) = fields.get("user").filter(|user| user.is_string()) {
+        // Who asks is nobody's business there, unless the upstream's section says otherwise.
+        if way.passes(PassField::User) {
+            put("metadata", json!({"user_id": user}));
+        }
     }
     let tools = tools(fields)?;
     if !tools.is_empty() {

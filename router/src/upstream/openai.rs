@@ -14,34 +14,46 @@ use sluice_policies::Endpoint;
 
 use super::{UpstreamError, sse};
 use crate::api::ChatBody;
+use crate::config::{Connection, PassField};
 
-/// What never leaves: `metadata` only describes stored completions, and nothing is stored; `user` and
-/// `safety_identifier` name persons; `thinking` is Anthropic's.
-const LEFT_OUT: [&str; 5] = ["metadata", "safety_identifier", "store", "thinking", "user"];
+/// What never leaves: nothing is stored, and `thinking` is Anthropic's.
+const LEFT_OUT: [&str; 2] = ["store", "thinking"];
+
+/// Whether a field goes along. Those that name persons (`metadata` describes stored completions, mostly by
+/// who asked) go where the upstream's section lists them.
+fn goes(name: &str, way: &Connection) -> bool {
+    let of_persons = [PassField::Metadata, PassField::SafetyIdentifier, PassField::User];
+    let person = of_persons.into_iter().find(|field| field.name() == name);
+    !LEFT_OUT.contains(&name) && person.is_none_or(|field| way.passes(field))
+}
 
 /// Serialises a request for a server that knows the model as `model`.
-pub(super) fn body(chat: &ChatBody, model: &str) -> Result<Vec<u8>, UpstreamError> {
+pub(super) fn body(
+    chat: &ChatBody,
+    model: &str,
+    way: &Connection,
+) -> Result<Vec<u8>, UpstreamError> {
     let mut bytes = Vec::with_capacity(1024);
     let written = match chat.endpoint {
-        Endpoint::Chat => serde_json::to_writer(&mut bytes, &Translated { chat, model }),
-        Endpoint::Completions => serde_json::to_writer(&mut bytes, &completion(chat, model)),
-        Endpoint::Embeddings => serde_json::to_writer(&mut bytes, &kept(chat, model)),
+        Endpoint::Chat => serde_json::to_writer(&mut bytes, &Translated { chat, model, way }),
+        Endpoint::Completions => serde_json::to_writer(&mut bytes, &completion(chat, model, way)),
+        Endpoint::Embeddings => serde_json::to_writer(&mut bytes, &kept(chat, model, way)),
     };
     written.expect("JSON can be written back");
     Ok(bytes)
 }
 
 /// The fields that stay, with the server's name of the model.
-fn kept(chat: &ChatBody, model: &str) -> Map<String, Value> {
-    let kept = chat.fields.iter().filter(|(name, _)| !LEFT_OUT.contains(&name.as_str()));
+fn kept(chat: &ChatBody, model: &str, way: &Connection) -> Map<String, Value> {
+    let kept = chat.fields.iter().filter(|(name, _)| goes(name, way));
     let mut fields: Map<_, _> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
     fields.insert("model".to_owned(), model.into());
     fields
 }
 
 /// A legacy completion of the conversation that stands for it.
-fn completion(chat: &ChatBody, model: &str) -> Map<String, Value> {
-    let mut fields = kept(chat, model);
+fn completion(chat: &ChatBody, model: &str, way: &Connection) -> Map<String, Value> {
+    let mut fields = kept(chat, model, way);
     let messages = fields.remove("messages").unwrap_or_default();
     let content = &messages[0]["content"];
     let prompt = match content {
@@ -102,6 +114,7 @@ pub(super) fn chat_of_completion_events(bytes: &[u8]) -> bytes::Bytes {
 struct Translated<'a> {
     chat: &'a ChatBody,
     model: &'a str,
+    way: &'a Connection,
 }
 
 impl serde::Serialize for Translated<'_> {
@@ -110,7 +123,7 @@ impl serde::Serialize for Translated<'_> {
         for (name, value) in &self.chat.fields {
             match name.as_str() {
                 "model" | "stream_options" => {}
-                name if LEFT_OUT.contains(&name) => {}
+                name if !goes(name, self.way) => {}
                 "messages" => map.serialize_entry(name, &Part { value, level: Level::Messages })?,
                 "tools" => map.serialize_entry(name, &Part { value, level: Level::Parts })?,
                 _ => map.serialize_entry(name, value)?,

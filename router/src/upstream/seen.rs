@@ -15,6 +15,8 @@ pub(super) struct Seen {
     pub(super) done: bool,
     /// A choice said why it ended.
     pub(super) finished: bool,
+    /// An event came that cannot be read, and so cannot be scanned.
+    pub(super) broken: bool,
     /// What the upstream counted.
     pub(super) usage: Usage,
 }
@@ -22,12 +24,18 @@ pub(super) struct Seen {
 impl Seen {
     /// Notes one event; `true` if it is the usage event and nothing else.
     pub(super) fn event(&mut self, event: &[u8], texts: &mut Vec<ReplyText>) -> bool {
-        let Some(data) = sse::data(event) else { return false };
+        let Some(data) = sse::data(event) else {
+            self.broken |= std::str::from_utf8(event).is_err();
+            return false;
+        };
         if data == "[DONE]" {
             self.done = true;
             return false;
         }
-        let Ok(json) = serde_json::from_str::<Value>(data) else { return false };
+        let Ok(json) = serde_json::from_str::<Value>(data) else {
+            self.broken = true;
+            return false;
+        };
         collect_texts(&json, "delta", texts);
         let choices = json["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
         self.finished |= choices.iter().any(|choice| choice["finish_reason"].is_string());

@@ -1,38 +1,37 @@
 //! A server across the network, whatever it speaks.
 //!
-//! The only file that owns an HTTP client, and its only way out is [`ServerUpstream::send`], which
-//! spends an [`EgressPermit`]. The client follows no redirect, reads no proxy variable and never
-//! retries on its own: bytes go to the address that policy compared, once. Of the client's headers
-//! none is passed on; the key comes from the config.
+//! The only file that owns an HTTP client (`connect` builds it), and its only way out is
+//! [`ServerUpstream::send`], which spends an [`EgressPermit`]: the address, the client's headers and the
+//! bytes that are sent are those that were sealed with the permit's body.
 //!
 //! What goes out and what comes back is translated by the file of the server's protocol (`openai`,
 //! `anthropic`); between the two everything is the internal form. Streams of chat completions are
 //! passed through as they come, cut at the edges of events. Usage is always asked for, and taken out
 //! again if the client did not ask.
 
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
 use hyper::StatusCode;
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde_json::Value;
 use sluice_policies::Endpoint;
 use tokio::time::{Instant, timeout_at};
 
+use super::latency::Latency;
+use super::retry::Retrier;
 use super::seen::{Seen, collect_texts, usage};
 use super::sse::{self, Splitter};
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
-use super::{anthropic, openai};
-use crate::api::{ApiError, ChatBody};
+use super::{NO_CONNECTION, anthropic, connect, openai};
+use crate::api::{ApiError, ChatBody, ClientHeaders};
 use crate::breaker::Breaker;
 use crate::config::{Protocol, ServerConfig, Timeouts};
-use crate::permit::{EgressPermit, OutboundBody};
+use crate::permit::{EgressPermit, Errand, OutboundBody};
 use crate::reply::error_event;
-use crate::reply_scan::ReplyText;
+use crate::reply_scan::{Channel, ReplyText};
 
 /// Longest whole reply that is held in memory, bytes.
 const REPLY_BYTES_MAX: usize = 32 << 20;
@@ -45,10 +44,14 @@ pub struct ServerUpstream {
     config: ServerConfig,
     client: reqwest::Client,
     address: String,
-    /// The key, and what the protocol wants besides.
+    /// The key, the fixed headers, and what the protocol wants besides.
     headers: HeaderMap,
     /// Keeps requests away while it fails.
     pub breaker: Breaker,
+    /// When what failed is asked again.
+    pub(crate) retrier: Retrier,
+    /// How soon its last answers began.
+    pub(crate) latency: Latency,
 }
 
 /// An upstream whose settings make no usable client.
@@ -68,6 +71,18 @@ pub enum UpstreamSetupError {
         /// The upstream.
         id: UpstreamId,
     },
+    /// A file of its TLS settings cannot be used.
+    #[error("upstream {id}: {field}: failed to use {}: {what}", path.display())]
+    File {
+        /// The upstream.
+        id: UpstreamId,
+        /// The field that names the file.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The TLS client could not be built.
     #[error("upstream {id}: failed to build the HTTP client")]
     Client {
@@ -79,25 +94,27 @@ pub enum UpstreamSetupError {
     },
 }
 
+impl UpstreamSetupError {
+    pub(super) fn file(id: &UpstreamId, field: &'static str, path: &Path, what: String) -> Self {
+        UpstreamSetupError::File { id: id.clone(), field, path: path.to_owned(), what }
+    }
+}
+
 impl ServerUpstream {
     /// Builds the client of one upstream.
     pub fn new(id: UpstreamId, config: ServerConfig) -> Result<ServerUpstream, UpstreamSetupError> {
-        install_tls_provider();
-        let url = url(&id, &config, Endpoint::Chat)?;
-        let headers = headers(&config).ok_or(UpstreamSetupError::Key { id: id.clone() })?;
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(config.timeouts.connect)
-            .pool_idle_timeout(Duration::from_secs(60))
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|source| UpstreamSetupError::Client { id: id.clone(), source })?;
+        let odd = || {
+            let (id, address) = (id.clone(), config.base_url.as_text());
+            UpstreamSetupError::Address { id, address }
+        };
+        let url = connect::url(&config, "", "model").ok_or_else(odd)?;
+        let headers = connect::headers(&config);
+        let headers = headers.ok_or(UpstreamSetupError::Key { id: id.clone() })?;
+        let client = connect::client(&id, &config)?;
         let address = url.origin().ascii_serialization();
-        let breaker = Breaker::new();
-        Ok(ServerUpstream { id, config, client, address, headers, breaker })
+        let breaker = Breaker::new(config.breaker);
+        let (retrier, latency) = (Retrier::new(config.retries), Latency::default());
+        Ok(ServerUpstream { id, config, client, address, headers, breaker, retrier, latency })
     }
 
     /// `scheme://host:port`, the port left out where it is the scheme's own.
@@ -115,15 +132,35 @@ impl ServerUpstream {
         &self.config
     }
 
-    /// Translates a request into the bytes that this upstream gets; an error where its protocol has no
-    /// words for what is asked.
-    pub(crate) fn outbound(&self, chat: &ChatBody) -> Result<OutboundBody, UpstreamError> {
+    /// Translates a request into what this upstream gets; an error where its protocol has no words for
+    /// what is asked.
+    pub(crate) fn outbound(
+        &self,
+        chat: &ChatBody,
+        client: &ClientHeaders,
+    ) -> Result<OutboundBody, UpstreamError> {
         let model = self.model_name(&chat.model);
+        let way = &self.config.connection;
+        let headers = client.for_upstream(way);
+        let address =
+            |path| connect::url(&self.config, path, model).ok_or_else(connect::no_address);
+        if let Some(raw) = &chat.raw {
+            let (url, content_type) = (address(&raw.path)?, raw.content_type.clone());
+            let errand = Errand { endpoint: None, content_type, url, headers };
+            return Ok(OutboundBody::seal(raw.bytes.clone(), errand));
+        }
         let bytes = match self.config.protocol {
-            Protocol::OpenAi => openai::body(chat, model)?,
-            Protocol::Anthropic => anthropic::body(chat, model)?,
+            Protocol::OpenAi => openai::body(chat, model, way)?,
+            Protocol::Anthropic => anthropic::body(chat, model, way)?,
         };
-        Ok(OutboundBody::seal(bytes, chat.endpoint))
+        let path = connect::path(self.config.protocol, chat.endpoint);
+        let errand = Errand {
+            endpoint: Some(chat.endpoint),
+            content_type: HeaderValue::from_static("application/json"),
+            url: address(path)?,
+            headers,
+        };
+        Ok(OutboundBody::seal(bytes.into(), errand))
     }
 
     /// The name that it knows a client's model by.
@@ -144,12 +181,17 @@ impl ServerUpstream {
         permit: EgressPermit,
         shape: Shape,
     ) -> Result<Answer, UpstreamError> {
-        let (upstream, endpoint, body) = permit.spend();
+        let (upstream, errand, body) = permit.spend();
         assert!(upstream == self.id, "a permit for {upstream} was given to {}", self.id);
         let clock = Clock::start(self.config.timeouts);
-        let response = self.request(endpoint, body, shape, clock).await?;
+        let (started, endpoint) = (Instant::now(), errand.endpoint);
+        let response = self.request(errand, body, shape, clock).await?;
+        self.latency.note(started.elapsed(), Instant::now());
         let incoming = Incoming::new(self.config.protocol, endpoint);
         let status = response.status();
+        if status.is_success() && endpoint.is_none() {
+            return raw(response, clock).await;
+        }
         if status.is_success() && shape.stream {
             return events(response, incoming, shape, clock);
         }
@@ -161,25 +203,32 @@ impl ServerUpstream {
 
     async fn request(
         &self,
-        endpoint: Endpoint,
+        errand: Errand,
         body: Bytes,
         shape: Shape,
         clock: Clock,
     ) -> Result<reqwest::Response, UpstreamError> {
-        let accept = if shape.stream { "text/event-stream" } else { "application/json" };
-        let url = url(&self.id, &self.config, endpoint)
-            .map_err(|_| UpstreamError::BadReply("its address is odd"))?;
+        let accept = match errand.endpoint {
+            None => "*/*",
+            Some(_) if shape.stream => "text/event-stream",
+            Some(_) => "application/json",
+        };
         let request = self
             .client
-            .post(url)
+            .post(errand.url)
+            // The client's first: what the platform fixed replaces them.
+            .headers(errand.headers)
             .headers(self.headers.clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(CONTENT_TYPE, errand.content_type)
             .header(ACCEPT, HeaderValue::from_static(accept))
             .body(body);
         match timeout_at(clock.first_byte, request.send()).await {
             Err(_) => Err(UpstreamError::Timeout("no first byte of the answer")),
-            Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Timeout("no connection")),
+            Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Timeout(NO_CONNECTION)),
             // The address is in the config; the error's text would repeat it into logs.
+            Ok(Err(error)) if error.is_connect() => {
+                Err(UpstreamError::NoConnection(error.without_url()))
+            }
             Ok(Err(error)) => Err(UpstreamError::Unreachable(error.without_url())),
             Ok(Ok(response)) => Ok(response),
         }
@@ -224,10 +273,11 @@ enum Incoming {
 }
 
 impl Incoming {
-    fn new(protocol: Protocol, endpoint: Endpoint) -> Incoming {
+    fn new(protocol: Protocol, endpoint: Option<Endpoint>) -> Incoming {
         match (protocol, endpoint) {
+            (_, None) => Incoming::AsIs,
             (Protocol::Anthropic, _) => Incoming::Messages(Box::default()),
-            (Protocol::OpenAi, Endpoint::Completions) => Incoming::Completions,
+            (Protocol::OpenAi, Some(Endpoint::Completions)) => Incoming::Completions,
             (Protocol::OpenAi, _) => Incoming::AsIs,
         }
     }
@@ -282,6 +332,22 @@ async fn whole(
     Ok(Answer { status: StatusCode::OK, body: AnswerBody::Whole { bytes, usage, texts } })
 }
 
+/// What a passthrough brought, whole and as it is; what can be read of it is scanned.
+async fn raw(mut response: reqwest::Response, clock: Clock) -> Result<Answer, UpstreamError> {
+    let status = response.status();
+    let octets = || HeaderValue::from_static("application/octet-stream");
+    let content_type = response.headers().get(CONTENT_TYPE).cloned().unwrap_or_else(octets);
+    let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
+    let json = serde_json::from_slice::<Value>(&bytes).ok();
+    let usage = json.as_ref().map(|json| usage(&json["usage"])).unwrap_or_default();
+    let text = match &json {
+        Some(json) => Some(crate::api::as_text(json)),
+        None => String::from_utf8(bytes.to_vec()).ok(),
+    };
+    let texts = text.map(|text| ReplyText::new(Channel::Aside(0), text)).into_iter().collect();
+    Ok(Answer { status, body: AnswerBody::Raw { bytes, content_type, usage, texts } })
+}
+
 async fn collect(
     response: &mut reqwest::Response,
     clock: Clock,
@@ -312,8 +378,7 @@ async fn failed(
         401 | 403 | 407 => Err(UpstreamError::Credentials(status)),
         300..=399 => Err(UpstreamError::BadReply("it is a redirect")),
         408 | 429 | 500..=599 => {
-            let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-            let retry_after_s = header.and_then(|v| v.trim().parse().ok());
+            let retry_after_s = retry_after_s(response.headers(), jiff::Timestamp::now());
             Err(UpstreamError::Status { status, retry_after_s })
         }
         _ => {
@@ -325,6 +390,16 @@ async fn failed(
             Ok(Answer { status, body })
         }
     }
+}
+
+/// When to come back, in seconds from now; servers say it in seconds or as a date.
+fn retry_after_s(headers: &HeaderMap, now: jiff::Timestamp) -> Option<u32> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    u32::try_from(at.as_second().saturating_sub(now.as_second()).max(0)).ok()
 }
 
 fn events(
@@ -381,6 +456,9 @@ impl Relay {
             }
             let whole = self.incoming.events(whole);
             let (bytes, texts) = self.inspect(whole);
+            if self.seen.broken {
+                return Some(self.cut("bad_event"));
+            }
             if !bytes.is_empty() {
                 return Some(Piece::Data { bytes, texts });
             }
@@ -433,54 +511,8 @@ impl Relay {
     }
 }
 
-fn url(
-    id: &UpstreamId,
-    config: &ServerConfig,
-    endpoint: Endpoint,
-) -> Result<reqwest::Url, UpstreamSetupError> {
-    let base = &config.base_url;
-    let path = match (config.protocol, endpoint) {
-        (Protocol::Anthropic, _) => "messages",
-        (Protocol::OpenAi, Endpoint::Chat) => "chat/completions",
-        (Protocol::OpenAi, Endpoint::Completions) => "completions",
-        (Protocol::OpenAi, Endpoint::Embeddings) => "embeddings",
-    };
-    let address = format!("{}/{path}", base.as_text());
-    let odd = || UpstreamSetupError::Address { id: id.clone(), address: address.clone() };
-    let url = reqwest::Url::parse(&address).map_err(|_| odd())?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let same = url.scheme() == base.scheme
-        && host == base.host
-        && url.port_or_known_default() == Some(base.port);
-    if same { Ok(url) } else { Err(odd()) }
-}
-
-/// The key and what the protocol wants besides; `None` if a header cannot hold the key.
-fn headers(config: &ServerConfig) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    if config.protocol == Protocol::Anthropic {
-        let version = HeaderValue::from_static(anthropic::VERSION);
-        headers.insert(HeaderName::from_static("anthropic-version"), version);
-    }
-    let Some(key) = &config.key else { return Some(headers) };
-    let (name, text) = match config.protocol {
-        Protocol::OpenAi => (AUTHORIZATION, format!("Bearer {}", key.expose())),
-        Protocol::Anthropic => (HeaderName::from_static("x-api-key"), key.expose().to_owned()),
-    };
-    let mut value = HeaderValue::from_str(&text).ok()?;
-    value.set_sensitive(true);
-    headers.insert(name, value);
-    Some(headers)
-}
-
-/// The TLS client needs to be told once per process which cryptography to use.
-pub(crate) fn install_tls_provider() {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        // An error means that the program that embeds us has chosen already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-}
-
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod timeouts;

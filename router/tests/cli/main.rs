@@ -157,6 +157,51 @@ fn serves_what_it_announces_and_drains_on_sigterm() {
     assert!(Path::new(state.path()).join("sluice/audit/audit.jsonl").exists());
 }
 
+#[test]
+fn proxies_of_the_environment_are_not_gone_through() {
+    let (proxy, cloud) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sluice.yaml");
+    let config = format!(
+        "mode: trial\nlisten: {{traffic: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}}\n\
+         audit: {{path: audit, fsync: never}}\nupstreams:\n  edge: {{kind: edge}}\n  \
+         cloud: {{kind: openai, base_url: \"http://{}/v1\"}}\n",
+        cloud.local_addr().unwrap()
+    );
+    std::fs::write(&file, config).unwrap();
+    let mut served = command(&["serve", "--config", file.to_str().unwrap()]);
+    let through = format!("http://{}", proxy.local_addr().unwrap());
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+    {
+        served.env(name, &through);
+    }
+    let mut child = served.env_remove("NO_PROXY").env_remove("no_proxy").spawn().unwrap();
+    let traffic = announced(&mut child, "traffic");
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = cloud.accept().unwrap();
+        let mut request = [0; 4096];
+        let count = stream.read(&mut request).unwrap();
+        let body = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"}}]}"#;
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length";
+        write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
+        String::from_utf8_lossy(&request[..count]).into_owned()
+    });
+    let body = r#"{"model":"m","messages":[{"role":"user","content":"Hello"}]}"#;
+    let address = traffic.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close";
+    write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "the proxy of the environment was gone through");
+    assert!(reply.contains("x-sluice-route: cloud"), "{reply}");
+    assert!(answering.join().unwrap().starts_with("POST /v1/chat/completions HTTP/1.1"));
+}
+
 /// The address in the announcement; the rest of stdout is read on, so that the pipe stays open.
 fn announced(child: &mut Child, name: &str) -> String {
     let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();

@@ -1,7 +1,8 @@
 //! Collects the terms of all lists and compiles them into the lexicon's tables.
 //!
-//! A term is a word, a phrase, a beginning (`diabet*`), the end of a long word (`*fraktur`), or
-//! characters of a script without spaces. Terms without a letter or digit are dropped.
+//! A term is a word, a phrase, a beginning (`diabet*`), the end of a long word (`*fraktur`), a word
+//! that counts only in capitals (`^ALS`, which is a common word in small letters), or characters of a
+//! script without spaces. Terms without a letter or digit are dropped.
 
 use std::collections::hash_map::Entry;
 
@@ -49,6 +50,7 @@ impl LexiconBuilder {
             pairs: Sieve::new(),
             names: Sieve::new(),
             whole: Table::default(),
+            acronyms: Table::default(),
             beginnings: Table::default(),
             endings: Table::default(),
             phrases: Table::default(),
@@ -79,6 +81,12 @@ impl Lexicon {
             let mut hash = Folded::new();
             term.chars().filter(|c| is_unspaced(*c)).for_each(|c| hash.push_char(c));
             enter(&mut self.entries, self.unspaced.entry(hash.value()), list);
+            return;
+        }
+        if let Some(acronym) = term.strip_prefix('^') {
+            let hash = self.fold_hash(acronym);
+            self.common.add(hash, Sieve::WORD);
+            enter(&mut self.entries, self.acronyms.entry(hash), list);
             return;
         }
         if let Some(ending) = term.strip_prefix('*') {

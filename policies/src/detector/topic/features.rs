@@ -1,5 +1,5 @@
-//! The features of a text: its words, pairs of neighbours and pieces of words; names and numbers by
-//! kind only.
+//! The features of a text: its words, pairs of neighbours and pieces of words; names, numbers and
+//! machine-made strings (`machine`) by kind only.
 
 use std::borrow::Cow;
 
@@ -7,6 +7,7 @@ use super::super::compile::Compiler;
 use super::super::letters::is_unspaced;
 use super::super::lexicon::{Lexicon, ListId, Word};
 use super::super::reading::Reading;
+use super::machine::{self, Machine};
 
 /// A word, a number of so many digits, "a name", a pair of these, or a piece of a word, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,7 +116,10 @@ impl Feature {
             return Feature::kind(kind);
         }
         let unit = |text: &str| match text.strip_prefix('#') {
-            Some(digits) => number(digits.parse().unwrap_or(0)),
+            Some(kind) => match Machine::named(text) {
+                Some(machine) => machine.hash(),
+                None => number(kind.parse().unwrap_or(0)),
+            },
             None if text == NAME => NAME_HASH,
             None => lexicon.fold_hash(text),
         };
@@ -146,8 +150,13 @@ fn push_char(piece: u64, c: char) -> u64 {
     piece << PIECE_BITS | c as u64 & ((1 << PIECE_BITS) - 1)
 }
 
-/// The words of a text, and each character of a script without spaces between.
+/// The words of a text, and each character of a script without spaces between; a string that no
+/// person wrote is one word.
 pub(super) fn words<'a>(reading: &'a Reading<'_>) -> Cow<'a, [Word]> {
+    machine::joined(reading.text, spaced_words(reading))
+}
+
+fn spaced_words<'a>(reading: &'a Reading<'_>) -> Cow<'a, [Word]> {
     let words = &reading.words.words;
     let is_spaced = reading.text.is_ascii() || !reading.text.chars().any(is_unspaced);
     if is_spaced {
@@ -208,6 +217,9 @@ impl Unit<'_> {
 
     /// As a model file has it.
     fn name(&self) -> String {
+        if let Some(machine) = Machine::of(self.hash) {
+            return machine.name().to_owned();
+        }
         match self.is_number {
             true => format!("#{}", self.text.len().min(DIGITS_MAX)),
             false if self.hash == NAME_HASH => NAME.to_owned(),
@@ -247,10 +259,11 @@ impl<'a> Reader<'a> {
             self.next += 1;
         }
         let text = &self.text[word.start as usize..word.end as usize];
-        let is_number = text.as_bytes()[0].is_ascii_digit();
+        let machine = Machine::of(word.hash);
+        let is_number = machine.is_some() || text.as_bytes()[0].is_ascii_digit();
         let is_name = !is_number && kinds >> NAME_KIND & 1 == 1;
         let hash = match (is_number, is_name) {
-            (true, _) => number(text.len()),
+            (true, _) => machine.map_or_else(|| number(text.len()), Machine::hash),
             (_, true) => NAME_HASH,
             _ => word.hash,
         };

@@ -2,7 +2,7 @@
 //!
 //! A line is a feature and its weight for each topic, in steps of `WEIGHT_STEP`:
 //! `salary`, `my mother` (neighbours), `~_hea` (a piece of a word, `_` its border), `@` (a name), `#4`
-//! (a number of four digits), `@drug` (a kind of word), `!person_name` (a finding of that detector),
+//! (a number of four digits), `#hex` and `#code` (strings of machines), `@drug` (a kind of word), `!person_name` (a finding of that detector),
 //! `!person_name !health_terms` (both). Lines that begin with `=` hold constants.
 
 use super::facts::FactWeights;

@@ -50,8 +50,12 @@ impl InWords<'_> {
             return Ok(());
         }
         writeln!(f, "\nFound (the text itself is never shown)")?;
-        for Finding { detector, place, likelihood, .. } in &self.verdict.findings {
+        let explained = self.reasons.map_or(&[][..], |reasons| &reasons.findings);
+        for (index, finding) in self.verdict.findings.iter().enumerate() {
+            let Finding { detector, place, likelihood, .. } = finding;
             writeln!(f, "  {detector:<22} {:<12} {place}", likelihood_word(*likelihood))?;
+            let because = explained.get(index).map_or(&[][..], |explained| &explained.because);
+            because.iter().try_for_each(|reason| writeln!(f, "      {reason}"))?;
         }
         Ok(())
     }

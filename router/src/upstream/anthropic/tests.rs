@@ -16,7 +16,8 @@ fn sent(more: Value) -> Result<Value, UpstreamError> {
     let hints = Hints::read(&hyper::HeaderMap::new(), "/").unwrap();
     let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
     let request = crate::api::chat::read(fields.to_string().as_bytes(), hints, caller);
-    let bytes = body(&request.ok().unwrap().chat, "theirs")?;
+    let way = crate::config::Connection::straight(crate::config::Protocol::Anthropic);
+    let bytes = body(&request.ok().unwrap().chat, "theirs", &way)?;
     Ok(serde_json::from_slice(&bytes).unwrap())
 }
 

@@ -6,18 +6,16 @@ use serde_json::json;
 
 use super::*;
 use crate::api::{Hints, chat};
-use crate::config::BaseUrl;
+use crate::config::{BaseUrl, PassField};
 use crate::identity::Caller;
 use crate::reply_scan::Channel;
 
 fn upstream(models: &[(&str, &str)], model: Option<&str>) -> ServerUpstream {
+    let base_url = BaseUrl::parse("http://127.0.0.1:9/v1").unwrap();
     let config = ServerConfig {
-        protocol: Protocol::OpenAi,
-        base_url: BaseUrl::parse("http://127.0.0.1:9/v1").unwrap(),
-        key: None,
         models: models.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect(),
         model: model.map(str::to_owned),
-        timeouts: Timeouts::default(),
+        ..ServerConfig::at(Protocol::OpenAi, base_url)
     };
     ServerUpstream::new(UpstreamId::new("cloud"), config).unwrap()
 }
@@ -28,17 +26,21 @@ fn body(value: &Value) -> ChatBody {
     chat::read(value.to_string().as_bytes(), hints, caller).ok().unwrap().chat
 }
 
-fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
+/// A permit to send a body.
+pub(super) fn permit(upstream: &ServerUpstream, value: &Value) -> EgressPermit {
     let decision = serde_json::from_value(json!({
         "route": "cloud", "upstream": "cloud", "allowed": ["cloud"], "class": "c", "labels": [],
         "latency": "l", "redact": false, "rules": [], "raised_by": [], "never_cloud": false,
         "reason": "", "refusal": null, "policy_digest": "",
     }))
     .unwrap();
-    let sealed = upstream.outbound(&body(value)).ok().unwrap();
+    let sealed = upstream.outbound(&body(value), &ClientHeaders::default()).ok().unwrap();
     let recorded = crate::audit::Recorded::for_test(upstream.id());
-    let permit = EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap();
-    serde_json::from_slice(&permit.spend().2).unwrap()
+    EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap()
+}
+
+fn sent(upstream: &ServerUpstream, value: &Value) -> Value {
+    serde_json::from_slice(&permit(upstream, value).spend().2).unwrap()
 }
 
 #[test]
@@ -67,6 +69,42 @@ fn the_cloud_gets_the_clients_fields_but_for_those_that_the_gateway_sets() {
         json!({"model": "m", "messages": messages, "stream": true, "store": false,
                "stream_options": {"include_usage": true, "include_obfuscation": false}})
     );
+}
+
+#[test]
+fn fields_that_name_persons_leave_where_the_config_lists_them() {
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let asked = json!({"model": "m", "messages": messages, "user": "u", "safety_identifier": "s",
+                       "metadata": {"user_id": "v"}});
+    for (listed, expected) in [
+        (vec![PassField::User], json!({"user": "u"})),
+        (vec![PassField::Metadata], json!({"metadata": {"user_id": "v"}})),
+        (
+            vec![PassField::User, PassField::SafetyIdentifier],
+            json!({"user": "u", "safety_identifier": "s"}),
+        ),
+    ] {
+        let mut upstream = upstream(&[], None);
+        upstream.config.connection.pass_fields = listed;
+        let mut sent = sent(&upstream, &asked);
+        for name in ["model", "messages", "store"] {
+            assert!(sent.as_object_mut().unwrap().remove(name).is_some(), "{name}");
+        }
+        assert_eq!(sent, expected);
+    }
+}
+
+#[test]
+fn anthropic_gets_the_user_in_its_own_words_where_the_config_lists_it() {
+    let asked = json!({"model": "m", "user": "u", "messages": [{"role": "user", "content": "hi"}]});
+    for (listed, expected) in
+        [(vec![], Value::Null), (vec![PassField::User], json!({"user_id": "u"}))]
+    {
+        let mut upstream = upstream(&[], None);
+        upstream.config.protocol = Protocol::Anthropic;
+        upstream.config.connection.pass_fields = listed;
+        assert_eq!(sent(&upstream, &asked)["metadata"], expected);
+    }
 }
 
 #[test]
@@ -104,6 +142,24 @@ fn model_names_are_rewritten_by_the_config() {
     ] {
         assert_eq!(upstream(models, standard).model_name(asked), expected, "{asked}");
     }
+}
+
+#[test]
+fn a_retry_after_is_read_in_seconds_or_as_a_date() {
+    let now = "2026-11-28T12:00:00Z".parse().unwrap();
+    for (text, expected) in [
+        ("7", Some(7)),
+        (" 120 ", Some(120)),
+        ("Sat, 28 Nov 2026 12:00:30 GMT", Some(30)),
+        ("Sat, 28 Nov 2026 11:00:00 GMT", Some(0)),
+        ("soon", None),
+        ("-1", None),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+        assert_eq!(retry_after_s(&headers, now), expected, "{text}");
+    }
+    assert_eq!(retry_after_s(&HeaderMap::new(), now), None);
 }
 
 #[test]

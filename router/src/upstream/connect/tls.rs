@@ -1,0 +1,106 @@
+//! Who is believed and who we are: servers with certificates made for the test.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig as TlsServer, ServerConnection, StreamOwned};
+
+use super::*;
+use crate::config::BaseUrl;
+
+/// An authority that signs what a test needs, in PEM files of a folder.
+struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+    file: PathBuf,
+}
+
+impl Authority {
+    fn new(folder: &Path, name: &str) -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let file = folder.join(format!("{name}.pem"));
+        std::fs::write(&file, params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority { folder: folder.to_owned(), issuer: Issuer::new(params, key), file }
+    }
+
+    /// Signs a certificate for a name.
+    fn sign(&self, name: &str) -> ClientCert {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        let files = ClientCert {
+            cert: self.folder.join(format!("{name}.crt")),
+            key: self.folder.join(format!("{name}.key")),
+        };
+        std::fs::write(&files.cert, signed.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        files
+    }
+}
+
+/// A server that answers one request after another; with `asks` it wants a certificate of the client.
+fn serve(authority: &Authority, asks: bool) -> SocketAddr {
+    let own = authority.sign("127.0.0.1");
+    let chain = vec![CertificateDer::from_pem_file(&own.cert).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+    let builder = match asks {
+        false => TlsServer::builder().with_no_client_auth(),
+        true => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(&authority.file).unwrap()).unwrap();
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+            TlsServer::builder().with_client_cert_verifier(verifier)
+        }
+    };
+    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let tls = ServerConnection::new(config.clone()).unwrap();
+            let mut stream = StreamOwned::new(tls, stream);
+            // A handshake that fails is what some cases want.
+            if stream.read(&mut [0; 1024]).is_ok() {
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn only_the_named_authorities_are_believed_and_a_certificate_is_shown_where_one_is_named() {
+    install_tls_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, other) =
+        (Authority::new(folder.path(), "ours"), Authority::new(folder.path(), "other"));
+    let me = ours.sign("sluice.internal");
+    let (open, asking) = (serve(&ours, false), serve(&ours, true));
+    for (address, ca_file, client_cert, expected) in [
+        (open, None, None, false),
+        (open, Some(&other.file), None, false),
+        (open, Some(&ours.file), None, true),
+        (asking, Some(&ours.file), None, false),
+        (asking, Some(&ours.file), Some(&me), true),
+    ] {
+        let base_url = BaseUrl::parse(&format!("https://{address}/v1")).unwrap();
+        let mut config = ServerConfig::at(Protocol::OpenAi, base_url);
+        config.connection.ca_file = ca_file.cloned();
+        config.connection.client_cert = client_cert.cloned();
+        let client = client(&UpstreamId::new("ward"), &config).unwrap();
+        let answer = client.get(url(&config, "models", "m").unwrap()).send().await;
+        let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        let what = format!("{ca_file:?} {client_cert:?}: {answer:?}");
+        assert_eq!(status == Some(204), expected, "{what}");
+    }
+}

@@ -1,0 +1,103 @@
+//! How long a server is waited for, on a clock that stands still until everybody waits.
+
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::config::BaseUrl;
+
+const HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+/// One event, as a chunk.
+const EVENT: &[u8] = b"2f\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n\r\n";
+/// A byte that makes no event, as a chunk.
+const BYTE: &[u8] = b"1\r\n:\r\n";
+
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(3),
+    first_byte: Duration::from_secs(20),
+    idle: Duration::from_secs(7),
+    total: Duration::from_secs(60),
+};
+
+/// What a server does after it has read a request.
+#[derive(Clone, Copy, Debug)]
+enum Server {
+    /// Nothing.
+    Silent,
+    /// A head and an event, and then nothing.
+    Stalls,
+    /// A head, and then a byte every five seconds.
+    Trickles,
+}
+
+async fn serve(mut stream: TcpStream, server: Server) -> std::io::Result<()> {
+    stream.read(&mut [0; 4096]).await?;
+    match server {
+        Server::Silent => {}
+        Server::Stalls => stream.write_all(&[HEAD, EVENT].concat()).await?,
+        Server::Trickles => {
+            stream.write_all(HEAD).await?;
+            loop {
+                stream.write_all(BYTE).await?;
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        }
+    }
+    // Until the other side hangs up.
+    stream.read(&mut [0]).await.map(drop)
+}
+
+/// Asks a server, and says how that ended and when.
+async fn ask(server: Server) -> (&'static str, Duration) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url =
+        BaseUrl::parse(&format!("http://{}/v1", listener.local_addr().unwrap())).unwrap();
+    let config =
+        ServerConfig { timeouts: TIMEOUTS, ..ServerConfig::at(Protocol::OpenAi, base_url) };
+    let upstream = ServerUpstream::new(UpstreamId::new("cloud"), config).unwrap();
+    let messages = serde_json::json!([{"role": "user", "content": "hi"}]);
+    let body = serde_json::json!({"model": "m", "messages": messages, "stream": true});
+    let permit = super::tests::permit(&upstream, &body);
+    let shape = Shape { stream: true, include_usage: false };
+    let started = Instant::now();
+    let asked = async {
+        let mut events = match upstream.send(permit, shape).await {
+            Err(error) => return error.code(),
+            Ok(Answer { body: AnswerBody::Events(events), .. }) => events,
+            Ok(_) => panic!("a stream was asked for"),
+        };
+        while let Some(piece) = events.next().await {
+            if let Piece::End { cut, .. } = piece {
+                return cut.unwrap_or("complete");
+            }
+        }
+        panic!("a stream ends with an end");
+    };
+    let serving = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        // Hung up on in the middle of its answer, mostly.
+        let _ = serve(stream, server).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = asked => (ended, started.elapsed()),
+        () = serving => unreachable!("it waits for ever"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_wait_ends_when_its_timeout_says_so() {
+    let Timeouts { connect, first_byte, idle, total } = TIMEOUTS;
+    for (server, ended, after) in [
+        (Server::Silent, "timeout", connect + first_byte),
+        (Server::Stalls, "timeout", idle),
+        (Server::Trickles, "timeout", total),
+    ] {
+        let (got, at) = ask(server).await;
+        assert_eq!(got, ended, "{server:?}");
+        // The clock goes in steps of a millisecond.
+        assert!(at >= after && at <= after + Duration::from_millis(2), "{server:?}: {at:?}");
+    }
+}
