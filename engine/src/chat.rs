@@ -1,8 +1,9 @@
 //! Renders a conversation by the chat template that comes with the model.
 //!
 //! Templates are Jinja programs written for Python, and they come from strangers. So minijinja runs
-//! them with the Python methods that they use, with bounded fuel and recursion, and without files,
-//! clock or environment: the same messages always give the same prompt.
+//! them with the Python methods that they use (`python`), with bounded fuel and recursion, and without
+//! files or environment: the same messages give the same prompt, on the same day where a template
+//! writes the date.
 //!
 //! Invariants: roles come from a fixed list, and whatever callers write (texts, tools, names) is
 //! shielded (`tokenizer::shield`), so it can neither write nor complete markup; errors never quote a
@@ -12,6 +13,7 @@
 mod json;
 mod json_call;
 mod markup;
+mod python;
 mod reply;
 mod xml_call;
 
@@ -43,11 +45,40 @@ const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "f
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    special: SpecialTokens,
+}
+
+/// Tokens that a model's files name for prompts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SpecialTokens {
+    /// `bos_token`, which templates may write.
+    pub(crate) bos: Option<String>,
+    /// `eos_token`, the same.
+    pub(crate) eos: Option<String>,
+    /// Every prompt begins with the first.
+    pub(crate) add_bos: bool,
+}
+
+impl SpecialTokens {
+    /// The token that every prompt begins with, if the model wants one.
+    pub(crate) fn first_token(&self, tokenizer: &Tokenizer) -> Option<TokenId> {
+        self.bos.as_deref().filter(|_| self.add_bos).and_then(|bos| tokenizer.added_token(bos))
+    }
+
+    /// Puts that token before a prompt, unless it is there: a template may have written it.
+    pub(crate) fn begin(&self, tokens: &mut Vec<TokenId>, tokenizer: &Tokenizer) {
+        if let Some(first) = self.first_token(tokenizer)
+            && tokens.first() != Some(&first)
+        {
+            tokens.insert(0, first);
+        }
+    }
 }
 
 impl ChatTemplate {
     /// Compiles a template as found in `tokenizer_config.json` or `chat_template.jinja`.
-    pub(crate) fn new(source: &str) -> Result<ChatTemplate, EngineError> {
+    /// It may write the special tokens.
+    pub(crate) fn new(source: &str, special: &SpecialTokens) -> Result<ChatTemplate, EngineError> {
         let mut environment = Environment::new();
         // What the transformers library sets, for which templates are written.
         environment.set_syntax(
@@ -57,16 +88,15 @@ impl ChatTemplate {
                 .build()
                 .expect("the delimiters are the default ones"),
         );
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        python::add_to(&mut environment);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_MAX);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", json::filter);
         environment
-            .add_template_owned(TEMPLATE_NAME, source.to_owned())
+            .add_template_owned(TEMPLATE_NAME, python::translated(source).into_owned())
             .map_err(|error| EngineError::Template(describe(&error, source)))?;
-        Ok(ChatTemplate { environment, source: source.to_owned() })
+        Ok(ChatTemplate { environment, source: source.to_owned(), special: special.clone() })
     }
 
     /// The template itself.
@@ -83,7 +113,9 @@ impl ChatTemplate {
         let rendered = self.render(conversation, tokenizer)?;
         // A typed mark is shielded: this one is the template's.
         let thinks = rendered.trim_end().ends_with(Marker::ThinkOpen.text());
-        Ok(Rendered { tokens: tokenizer.encode_rendered(&rendered)?, thinks })
+        let mut tokens = tokenizer.encode_rendered(&rendered)?;
+        self.special.begin(&mut tokens, tokenizer);
+        Ok(Rendered { tokens, thinks })
     }
 
     /// The conversation as one string in which what callers wrote is still shielded.
@@ -100,6 +132,12 @@ impl ChatTemplate {
         let mut inputs = json!({ "messages": messages, "add_generation_prompt": true });
         if !conversation.tools.is_empty() && conversation.tool_choice != ToolChoice::None {
             inputs["tools"] = conversation.tools.iter().map(|t| tool_json(t, &shield)).collect();
+        }
+        let special = [("bos_token", &self.special.bos), ("eos_token", &self.special.eos)];
+        for (name, token) in special {
+            if let Some(token) = token {
+                inputs[name] = json!(token);
+            }
         }
         if let Some(effort) = &conversation.reasoning_effort {
             inputs["reasoning_effort"] = json!(shield(effort));

@@ -19,10 +19,11 @@ mod submission;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::chat::{ChatTemplate, Markup};
+use crate::chat::{ChatTemplate, Markup, SpecialTokens};
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::forecast::Speeds;
@@ -41,6 +42,8 @@ use worker::Worker;
 
 /// Generations that may wait when the options say nothing.
 const WAITING_MAX_DEFAULT: usize = 64;
+/// How soon a first token is wanted where a request does not say.
+pub(crate) const WANTED_WITHIN_DEFAULT: Duration = Duration::from_secs(30);
 /// Replies to one prompt; each holds a state of its own in memory.
 pub const CHOICES_MAX: usize = 16;
 
@@ -57,6 +60,7 @@ struct Shared {
     info: ModelInfo,
     vocabulary: Arc<Vocabulary>,
     template: Option<ChatTemplate>,
+    special: SpecialTokens,
     sampling_defaults: SamplingOptions,
     queue: Arc<Queue>,
     speeds: Arc<Speeds>,
@@ -69,6 +73,7 @@ pub(crate) struct TextSide {
     pub(crate) tokenizer_json: Vec<u8>,
     pub(crate) chat_template: Option<String>,
     pub(crate) end_tokens: Vec<TokenId>,
+    pub(crate) special: SpecialTokens,
     pub(crate) sampling_defaults: SamplingOptions,
 }
 
@@ -77,6 +82,7 @@ pub struct TokenStream {
     events: mpsc::Receiver<StreamEvent>,
     queue: Arc<Queue>,
     ended: bool,
+    ahead: usize,
 }
 
 impl Engine {
@@ -146,9 +152,15 @@ impl Engine {
         let Submission { mut jobs, events } = shared.submission(request, choices)?;
         let mut first = jobs.remove(0);
         first.siblings = jobs;
-        shared.queue.push(first)?;
-        let stream = |events| TokenStream { events, queue: shared.queue.clone(), ended: false };
+        let ahead = shared.queue.push(first)?;
+        let queue = || shared.queue.clone();
+        let stream = |events| TokenStream { events, queue: queue(), ended: false, ahead };
         Ok(events.into_iter().map(stream).collect())
+    }
+
+    /// The model's chat template shows tools and how they are called.
+    pub fn calls_tools(&self) -> bool {
+        self.shared.vocabulary.markup.call_form.is_some()
     }
 
     /// How many tokens a prompt has, its template included. A text that is far longer than the
@@ -163,6 +175,18 @@ impl Engine {
         self.shared.speeds.forecast(load.running, load.waiting)
     }
 
+    /// How long until a generation starts that has so many waiting before it, all places being taken; no
+    /// time if one is free.
+    pub fn starts_in(&self, ahead: usize) -> Duration {
+        let load = self.shared.queue.load();
+        self.shared.speeds.queue_time(load.running + ahead)
+    }
+
+    /// Generations that may wait; a further one is refused as `Busy`.
+    pub fn waiting_max(&self) -> usize {
+        self.shared.queue.waiting_max()
+    }
+
     /// How experts were found and read since the model was loaded.
     pub fn expert_use(&self) -> ExpertUse {
         self.shared.speeds.expert_use()
@@ -174,12 +198,14 @@ impl Shared {
         let running_max = options.running_max.unwrap_or(text.info.plan.running_max).max(1);
         let waiting_max = options.waiting_max.unwrap_or(WAITING_MAX_DEFAULT);
         let tokenizer = Tokenizer::from_json(&text.tokenizer_json)?;
-        let template = text.chat_template.as_deref().map(ChatTemplate::new).transpose()?;
+        let new = |source: &str| ChatTemplate::new(source, &text.special);
+        let template = text.chat_template.as_deref().map(new).transpose()?;
         let markup = Markup::new(&tokenizer, template.as_ref().map(ChatTemplate::source));
         let shared = Shared {
             info: text.info,
             vocabulary: Arc::new(Vocabulary::new(tokenizer, text.end_tokens, markup)),
             template,
+            special: text.special,
             sampling_defaults: text.sampling_defaults,
             queue: Arc::new(Queue::new(waiting_max, running_max)),
             speeds: Arc::new(Speeds::new(running_max)),
@@ -217,6 +243,11 @@ impl Drop for Shared {
 }
 
 impl TokenStream {
+    /// Generations that waited before it when it came, and had no place yet.
+    pub fn ahead(&self) -> usize {
+        self.ahead
+    }
+
     /// The next event, or `None` after the end.
     pub async fn next(&mut self) -> Option<StreamEvent> {
         let event = self.events.recv().await;

@@ -146,6 +146,13 @@ impl Speeds {
         }
     }
 
+    /// How long until a place is free when so many generations came before.
+    pub(crate) fn queue_time(&self, ahead: usize) -> Duration {
+        let measured = self.locked();
+        let prefill = measured.prefill_per_second.unwrap_or(PREFILL_PER_SECOND_GUESS);
+        Duration::from_secs_f64(measured.queue_seconds(ahead, prefill))
+    }
+
     fn locked(&self) -> MutexGuard<'_, Measured> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -32,6 +32,13 @@ const COMPILE_STACK_BYTES: usize = 64 << 20;
 /// Outside of a text, what brings JSON to its end soonest.
 const CLOSERS: [&[u8]; 10] = [b"}", b"]", b",", b"0", b"1", b"\"", b"null", b"true", b"[", b"{"];
 
+/// What ends a text parameter of a call in the Qwen form.
+pub(crate) const PARAMETER_END: &str = "\n</parameter>\n";
+/// What ends such a call's function; it comes before parameters that may be left out.
+const FUNCTION_END: &str = "</function>";
+/// What a line begins with behind which a parameter's value stands.
+const PARAMETER_BEGIN: &[u8] = b"<parameter=";
+
 /// The grammars of one vocabulary.
 pub(crate) struct Grammars {
     factory: ParserFactory,
@@ -97,7 +104,8 @@ impl Grammars {
     }
 
     fn constraint(self: &Arc<Self>, matcher: Matcher) -> Constraint {
-        Constraint { grammars: self.clone(), matcher, nesting: Nesting::default() }
+        let (nesting, lines) = (Nesting::default(), Lines::default());
+        Constraint { grammars: self.clone(), matcher, nesting, lines }
     }
 
     /// Finds the schema that is at fault.
@@ -118,6 +126,44 @@ pub(crate) struct Constraint {
     grammars: Arc<Grammars>,
     matcher: Matcher,
     nesting: Nesting,
+    lines: Lines,
+}
+
+/// The line that a form is in, and the one before: calls in the Qwen form are made of lines.
+#[derive(Clone, Default)]
+struct Lines {
+    before: Vec<u8>,
+    at: Vec<u8>,
+}
+
+impl Lines {
+    /// As much of a line as marks need.
+    const BYTES_MAX: usize = 32;
+
+    fn take(&mut self, byte: u8) {
+        if byte == b'\n' {
+            self.before = std::mem::take(&mut self.at);
+        } else if self.at.len() < Self::BYTES_MAX {
+            self.at.push(byte);
+        }
+    }
+
+    /// What is left of a parameter's end: all of it, unless this line, after the line break that is its
+    /// first letter, has begun it.
+    fn left_of_parameter_end(&self) -> &'static [u8] {
+        let end = PARAMETER_END.as_bytes();
+        // The line break after a parameter's name is not yet part of its value.
+        let begins = self.before.starts_with(PARAMETER_BEGIN);
+        match end[1..].starts_with(&self.at) && !begins {
+            true => &end[1 + self.at.len()..],
+            false => end,
+        }
+    }
+
+    /// What is left of the function's end.
+    fn left_of_function_end(&self) -> &'static [u8] {
+        FUNCTION_END.as_bytes().strip_prefix(self.at.as_slice()).unwrap_or_default()
+    }
 }
 
 impl Constraint {
@@ -132,7 +178,14 @@ impl Constraint {
         self.matcher.consume_token(token).map_err(|_| too_complex())?;
         let word = self.grammars.vocabulary.tok_trie().token(token);
         // Only quotes, brackets and backslashes matter, and they are ASCII in any part of a text.
-        word.iter().for_each(|&byte| self.nesting.take(char::from(byte)));
+        for &byte in word {
+            self.lines.take(byte);
+            self.nesting.take(char::from(byte));
+            // JSON is on one line here: what came before was another value, or a text without quotes.
+            if byte == b'\n' {
+                self.nesting = Nesting::default();
+            }
+        }
         Ok(self.matcher.is_stopped())
     }
 
@@ -157,6 +210,10 @@ impl Constraint {
     /// from here.
     fn closer(&mut self) -> Option<TokenId> {
         let allowed = self.matcher.compute_mask().ok()?;
+        // A line break is allowed in an unquoted text, or where a value is over: never within JSON.
+        if let Some(token) = self.longest_of(&allowed, self.lines.left_of_parameter_end()) {
+            return Some(token);
+        }
         let quote = self.grammars.quote.filter(|_| !self.nesting.escaped());
         let closers = match self.nesting.in_string() {
             true => quote.as_slice(),
@@ -165,10 +222,23 @@ impl Constraint {
         if let Some(closer) = closers.iter().copied().find(|&closer| allowed.is_allowed(closer)) {
             return Some(closer);
         }
+        if !self.nesting.in_string()
+            && let Some(token) = self.longest_of(&allowed, self.lines.left_of_function_end())
+        {
+            return Some(token);
+        }
         // Keys, words of an enum: the more of it at once the better; of equals the lowest id.
         let trie = self.grammars.vocabulary.tok_trie();
         let bytes = |token: TokenId| trie.token(token).len();
         allowed.iter().max_by_key(|&token| (bytes(token), std::cmp::Reverse(token)))
+    }
+
+    /// The longest allowed token that begins those bytes.
+    fn longest_of(&self, allowed: &SimpleVob, bytes: &[u8]) -> Option<TokenId> {
+        let trie = self.grammars.vocabulary.tok_trie();
+        let tokens =
+            (1..=bytes.len()).rev().filter_map(|len| trie.token_id_at_bytes(&bytes[..len]));
+        tokens.into_iter().find(|&token| allowed.is_allowed(token))
     }
 }
 

@@ -27,12 +27,13 @@ mod qwen3_5_moe;
 mod qwen3_moe;
 mod qwen3_next;
 mod sequence;
+mod shapes;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod tiny;
 #[cfg(test)]
-mod wide;
+pub(crate) mod wide;
 
 use crate::backend::{Backend, Projection};
 use crate::error::EngineError;
@@ -49,10 +50,10 @@ use mlp::Mlp;
 use moe::Moe;
 use ops::Rows;
 
-use config::ModelConfig;
 use sequence::LayerState;
 
-pub(crate) use blueprint::Blueprint;
+pub(crate) use blueprint::{Blueprint, GgufFamily, gguf_families};
+pub(crate) use config::ModelConfig;
 pub(crate) use footprint::Footprint;
 pub(crate) use loaded::{LoadedModel, ModelFiles, default_threads, folder_name};
 pub(crate) use sequence::Sequence;

@@ -167,7 +167,7 @@ impl Packer {
             return Err(EngineError::InvalidRequest(what));
         }
         let config = weights.side().config()?;
-        let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+        let blueprint = Blueprint::of(&weights, &config)?;
         let store = weights.experts(&blueprint.expert_layers(), false)?;
         let types = Types::of(options, weights.format_name() == "gguf")?;
         let plan = Plan::new(&weights, &store, &types)?;

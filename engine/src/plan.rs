@@ -132,6 +132,11 @@ impl Sizes {
         }
     }
 
+    /// Keys and values of a generation at its longest.
+    fn kv_bytes(&self, context_tokens: usize) -> u64 {
+        (context_tokens as u64).saturating_mul(self.footprint.kv_bytes_per_token)
+    }
+
     /// What a tokenizer takes beside the weights.
     fn tokenizer_memory(&self) -> u64 {
         self.tokenizer_bytes * TOKENIZER_FACTOR
@@ -151,19 +156,19 @@ pub(crate) fn fit(
     let depth = wishes.io_depth.unwrap_or(8);
     let staging_bytes = Experts::slots_beside(depth) as u64 * sizes.slot_bytes;
     let fixed = process_bytes + sizes.dense_bytes + staging_bytes;
-    let scratch = |rows: usize| rows as u64 * sizes.footprint.scratch_bytes_per_row;
-    let left = memory_bytes.saturating_sub(fixed + scratch(PREFILL_TOKENS));
+    let scratch = |rows: usize| (rows as u64).saturating_mul(sizes.footprint.scratch_bytes_per_row);
+    let left = memory_bytes.saturating_sub(sum(&[fixed, scratch(PREFILL_TOKENS)]));
     let (context_tokens, running_max) = conversations(sizes, wishes, left / 3);
     let sequences = running_max as u64;
-    let state_bytes = sequences * sizes.footprint.sequence_bytes;
-    let kv_bytes = sequences * context_tokens as u64 * sizes.footprint.kv_bytes_per_token;
-    let floor_bytes = fixed + state_bytes + kv_bytes + scratch(PREFILL_TOKENS);
+    let state_bytes = sequences.saturating_mul(sizes.footprint.sequence_bytes);
+    let kv_bytes = sequences.saturating_mul(sizes.kv_bytes(context_tokens));
+    let floor_bytes = sum(&[fixed, state_bytes, kv_bytes, scratch(PREFILL_TOKENS)]);
     if wishes.memory_bytes.is_some_and(|bytes| bytes < floor_bytes) {
         return Err(EngineError::MemoryTooSmall { memory_bytes, floor_bytes });
     }
     let rest = memory_bytes.saturating_sub(floor_bytes);
     let streams = wishes.cache_bytes.unwrap_or(rest) < sizes.expert_bytes;
-    let spare = scratch(PREFILL_TOKENS) + (memory_bytes / SCRATCH_SHARE).min(rest / 4);
+    let spare = sum(&[scratch(PREFILL_TOKENS), (memory_bytes / SCRATCH_SHARE).min(rest / 4)]);
     let rows = spare / sizes.footprint.scratch_bytes_per_row.max(1);
     let prefill_tokens = match streams {
         true => (rows as usize).clamp(PREFILL_TOKENS, PREFILL_TOKENS_MAX),
@@ -193,16 +198,19 @@ pub(crate) fn fit(
     })
 }
 
+/// A sum that stops at the largest number: what a caller asked for may be absurd.
+fn sum(parts: &[u64]) -> u64 {
+    parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
+}
+
 /// Longest context and number of generations whose states fit in some bytes, as far as the caller
 /// leaves that open. How long a conversation may be does not depend on what is free by chance.
 fn conversations(sizes: &Sizes, wishes: &Wishes, bytes: u64) -> (usize, usize) {
     let wanted = wishes.context_tokens.unwrap_or(CONTEXT_DEFAULT);
     let mut context = wanted.min(sizes.context_tokens);
     let mut running = wishes.running_max.unwrap_or(RUNNING_DEFAULT).max(1);
-    let one = |context: usize| {
-        sizes.footprint.sequence_bytes + context as u64 * sizes.footprint.kv_bytes_per_token
-    };
-    while running as u64 * one(context) > bytes {
+    let one = |context: usize| sum(&[sizes.footprint.sequence_bytes, sizes.kv_bytes(context)]);
+    while (running as u64).saturating_mul(one(context)) > bytes {
         if wishes.running_max.is_none() && running > 1 {
             running -= 1;
         } else if wishes.context_tokens.is_none()
@@ -269,6 +277,26 @@ mod tests {
         let EngineError::MemoryTooSmall { floor_bytes, .. } = error else { panic!("{error}") };
         assert_eq!(planned(floor_bytes, wishes).expect("the floor works").experts_cached, 0);
         assert!(planned(floor_bytes - 1, wishes).is_err());
+    }
+
+    #[test]
+    fn absurd_wishes_and_sizes_are_refused_without_overflow() {
+        let wishes = Wishes {
+            context_tokens: Some(usize::MAX),
+            running_max: Some(usize::MAX),
+            ..Wishes::default()
+        };
+        let most = u64::MAX;
+        let footprint = Footprint {
+            kv_bytes_per_token: most,
+            sequence_bytes: most,
+            scratch_bytes_per_row: most,
+        };
+        let sizes = Sizes { footprint, context_tokens: usize::MAX, ..sizes() };
+        let wishes = Wishes { memory_bytes: Some(1 << 40), ..wishes };
+        let error = fit(&sizes, &wishes, 40 * MIB, 0).expect_err("refused");
+        let EngineError::MemoryTooSmall { floor_bytes, .. } = error else { panic!("{error}") };
+        assert_eq!(floor_bytes, most);
     }
 
     #[test]

@@ -133,18 +133,27 @@ pub(crate) fn is_finite(dtype: DType, rows: &[u8]) -> bool {
             scale.abs() < LARGEST && (!B::HAS_MIN || min_scale.abs() < LARGEST)
         })
     }
-    fn floats(dtype: DType, rows: &[u8]) -> bool {
-        let mut values = [0.0_f32; 256];
-        let (_, bytes) = dtype.block();
-        rows.chunks(values.len() * bytes).all(|part| {
-            let values = &mut values[..part.len() / bytes];
-            decode_floats(dtype, part, values);
-            // As integers the magnitudes are in order, NaN above all: no branch for each value.
-            let largest = values.iter().fold(0, |max, v| v.abs().to_bits().max(max));
-            largest < LARGEST.to_bits()
+    // As integers the magnitudes are in order, NaN above all: nothing is decoded, and there is no branch
+    // for each value.
+    fn halves(rows: &[u8], least: u16) -> bool {
+        let magnitude = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & 0x7fff;
+        rows.as_chunks::<2>()
+            .0
+            .chunks(4096)
+            .all(|part| part.iter().fold(0, |max, bytes| magnitude(bytes).max(max)) < least)
+    }
+    fn singles(rows: &[u8]) -> bool {
+        let magnitude = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes) & 0x7fff_ffff;
+        rows.as_chunks::<4>().0.chunks(2048).all(|part| {
+            part.iter().fold(0, |max, bytes| magnitude(bytes).max(max)) < LARGEST.to_bits()
         })
     }
-    with_block!(dtype, B => blocks::<B>(rows), _ => floats(dtype, rows))
+    let floats = || match dtype {
+        DType::F32 => singles(rows),
+        DType::F16 => halves(rows, f16::INFINITY.to_bits()),
+        _ => halves(rows, bf16::from_f32(LARGEST).to_bits()),
+    };
+    with_block!(dtype, B => blocks::<B>(rows), _ => floats())
 }
 
 fn decode_floats(dtype: DType, row: &[u8], out: &mut [f32]) {

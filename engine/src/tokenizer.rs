@@ -31,6 +31,11 @@ use token_bytes::TokenBytes;
 /// Index of a token in the model's vocabulary.
 pub type TokenId = u32;
 
+/// Control tokens that end a reply even if no file of a model names them: conversions keep one end token
+/// of the several that a model has.
+pub(crate) const END_TOKENS: [&str; 4] =
+    ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>"];
+
 /// A byte-level BPE tokenizer, read from `tokenizer.json`.
 pub(crate) struct Tokenizer {
     parts: tokenizers::Tokenizer,
@@ -91,6 +96,12 @@ impl Tokenizer {
     /// stand-ins, which [`Tokenizer::encode_rendered`] turns back.
     pub(crate) fn shield<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.shield.apply(text)
+    }
+
+    /// The text that was shielded.
+    #[cfg(test)]
+    pub(crate) fn unshielded(&self, text: &str) -> String {
+        self.shield.remove(text).into_owned()
     }
 
     /// The bytes that a token stands for: nothing for special tokens and ids without a token. A

@@ -18,14 +18,16 @@ const TEXT: &str = "Hello wörld, it's 12 <|im_end|>\n\n e\u{301} 漢字 \u{1F1F
 pub fn read_gguf(bytes: &[u8]) -> Result<(), EngineError> {
     let weights = Weights::from_gguf(vec![Arc::new(MemoryAt::new(bytes))])?;
     let config = weights.side().config()?;
-    let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
-    weights.experts(&blueprint.expert_layers(), false)?;
     for (name, _, shape) in weights.dense() {
         // Norms and biases are decoded, and so is everything else that is small.
         if shape.iter().product::<usize>() <= 1 << 12 {
             weights.vector(name, shape)?;
         }
     }
+    // What the keys claim is computed with, whether or not the tensors bear it out.
+    Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?.footprint();
+    let blueprint = Blueprint::of(&weights, &config)?;
+    weights.experts(&blueprint.expert_layers(), false)?;
     let files = ModelFiles::read(weights.side(), &config)?;
     read_tokenizer(&files.tokenizer_json)
 }

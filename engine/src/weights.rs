@@ -156,6 +156,11 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
+    /// Checks that a tensor is there with that shape, without reading it.
+    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(), EngineError> {
+        self.tensor(name, shape).map(|_| ())
+    }
+
     /// A matrix in its stored type. Errors if it is missing or has another shape.
     pub(crate) fn matrix(
         &self,
@@ -199,8 +204,8 @@ impl Weights {
         (&self.files[tensor.file], tensor.offset, tensor.len)
     }
 
-    /// The experts of all layers that have some, checksums verified on read if the files carry them
-    /// and `verify` is set.
+    /// The experts of all layers that have some. With `verify` they are checked when they are read: a
+    /// pack's by their checksums, others for values that are no finite numbers.
     pub(crate) fn experts(
         &self,
         layers: &[Option<ExpertDims>],
@@ -211,7 +216,7 @@ impl Weights {
                 Format::Pack { manifest, files } => {
                     pack::layer_experts(self, manifest, files, layer, dims, verify)
                 }
-                Format::HuggingFace | Format::Gguf => experts::of_layer(self, layer, dims),
+                Format::HuggingFace | Format::Gguf => experts::of_layer(self, layer, dims, verify),
             }
         };
         let all = layers.iter().enumerate();
@@ -257,30 +262,32 @@ impl Weights {
     }
 
     fn missing(&self, name: &str) -> EngineError {
-        let also = self.also_known_as(name);
-        self.malformed(format!("has no tensor {name:?}{also}; is the download complete?"))
+        let name = self.known_as(name);
+        self.malformed(format!("has no tensor {name}; is the download complete?"))
     }
 
     /// An error about a tensor, or an expert's matrix, in which a value is NaN, infinite or absurd.
     pub(crate) fn no_number(&self, name: &str) -> EngineError {
-        let also = self.also_known_as(name);
-        self.malformed(format!(
-            "tensor {name:?}{also} holds a value that is no finite number, or too large for the type"
-        ))
+        self.malformed(no_number(&self.known_as(name)))
     }
 
-    /// The name in the file, where it is another.
-    fn also_known_as(&self, name: &str) -> String {
+    /// A tensor's name in quotes, with the name in the file where it is another.
+    fn known_as(&self, name: &str) -> String {
         let also = match self.format {
             Format::Gguf => gguf::names::gguf_name(name).map(|n| format!(" ({n})")),
             Format::Pack { .. } | Format::HuggingFace => None,
         };
-        also.unwrap_or_default()
+        format!("{name:?}{}", also.unwrap_or_default())
     }
 
     fn malformed(&self, what: String) -> EngineError {
         EngineError::Malformed { path: self.origin.clone(), what }
     }
+}
+
+/// What is wrong with a tensor in which a value is NaN, infinite or absurd.
+pub(crate) fn no_number(tensor: &str) -> String {
+    format!("tensor {tensor} holds a value that is no finite number, or too large for the type")
 }
 
 /// Reads and checks the header of a weight file, GGUF or safetensors, and forgets it.

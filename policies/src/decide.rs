@@ -2,12 +2,14 @@
 //!
 //! Two axes. Sensitivity limits *where*: the demands of the class and of every label are intersected
 //! with what the upstreams offer, and an empty intersection refuses. Latency orders *which of the
-//! allowed*: it never adds one.
+//! allowed*: it never adds one. Neither do a client's wish and the look of the request, which reorder,
+//! nor what upstreams lack, which takes some away (`order`).
 //!
 //! Pure and total: the same classification, facts and set give the same decision, and every
 //! classification gets one. Nothing that fails here sends text further than policy says: the ways out
 //! are the edge, an allowed upstream, or a refusal.
 
+use crate::capability::Capability;
 use crate::classification::{Classification, Level};
 use crate::decision::{
     Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
@@ -17,9 +19,16 @@ use crate::latency::LatencyClass;
 use crate::policy_set::{PolicySet, join_rules, raised_by};
 use crate::rule::Rule;
 use crate::site::answers::{Answer, EdgeAnswer};
+use crate::wish::Wish;
+use order::Order;
+
+mod order;
 
 /// Seconds after which a client may try again when the site does not queue.
 const RETRY_AFTER_S: u32 = 10;
+
+/// No client is told to stay away for longer.
+const RETRY_AFTER_S_MAX: u32 = 3600;
 
 /// What is known of the request once dates, exceptions and facts are counted in.
 struct Standpoint<'a> {
@@ -27,6 +36,8 @@ struct Standpoint<'a> {
     never_cloud: bool,
     /// Only this process: the audit log cannot record what would leave it.
     edge_only: bool,
+    /// Only the edge and the premises: the client asks for that.
+    at_home: bool,
     rules: Vec<&'a Rule>,
     raised_by: Vec<&'a Rule>,
     /// Why the level is higher than rules alone would make it.
@@ -76,6 +87,7 @@ impl PolicySet {
             level,
             never_cloud: false,
             edge_only: false,
+            at_home: facts.request.wish == Some(Wish::Private),
             rules,
             why: classification.base_reason.clone(),
             refusal: classification.refuse.as_ref().map(|why| blocked(why)),
@@ -141,12 +153,23 @@ impl PolicySet {
         // Policy may allow a cloud that this moment does not: then nothing here may refuse or queue
         // on the edge's behalf as if policy had confined the text to it.
         let confined = allowed.iter().all(|candidate| candidate.standing.zone != Zone::Cloud);
+        let able = allowed.iter().any(|candidate| candidate.facts.lacks.is_empty());
+        if !able && inadequate.is_empty() && !allowed.is_empty() {
+            return Choice {
+                outcome: Err(incapable(&allowed)),
+                allowed: Vec::new(),
+                queue_ms_max: None,
+            };
+        }
+        allowed.retain(|candidate| candidate.facts.lacks.is_empty());
+        inadequate.retain(|candidate| candidate.facts.lacks.is_empty());
         if facts.offline.is_some() {
             allowed.retain(|candidate| candidate.standing.zone != Zone::Cloud);
         }
         let offline = facts.offline.is_some();
-        allowed.sort_by_key(|candidate| preference(candidate, latency, offline));
-        self.judge(allowed, inadequate, confined, latency, offline)
+        let order = self.order(standpoint.never_cloud, latency, facts);
+        allowed.sort_by_key(|candidate| order.key(candidate));
+        self.judge(allowed, inadequate, confined, &order, offline)
     }
 
     /// Demands of the class and of every label.
@@ -190,20 +213,21 @@ impl PolicySet {
         allowed: Vec<Candidate<'a>>,
         inadequate: Vec<Candidate<'a>>,
         confined: bool,
-        latency: &LatencyClass,
+        order: &Order<'_>,
         offline: bool,
     ) -> Choice<'a> {
+        let latency = order.latency;
         let Some(first) = allowed.first().filter(|candidate| candidate.facts.healthy) else {
             return self.refuse_unavailable(allowed, inadequate, confined, offline);
         };
         let too_slow = latency.is_missed_by(first.facts);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = order.note.iter().cloned().collect();
         if first.waived {
             notes.push("its model is below the demanded quality".to_owned());
         }
         if too_slow {
             let is_last_resort = confined && first.standing.zone == Zone::Edge;
-            let refused = refuse_slow(self.answers.edge_too_slow, latency);
+            let refused = refuse_slow(self.answers.edge_too_slow, latency, first.facts);
             if let Some((refusal, queue_ms_max)) = refused.filter(|_| is_last_resort) {
                 return Choice { allowed, outcome: Err(refusal), queue_ms_max };
             }
@@ -346,6 +370,7 @@ impl Standpoint<'_> {
             level: Level::default(),
             never_cloud: false,
             edge_only: self.edge_only,
+            at_home: self.at_home,
             rules: Vec::new(),
             raised_by: Vec::new(),
             why: None,
@@ -358,22 +383,23 @@ fn place_allows(standpoint: &Standpoint<'_>, demands: &[&GoesTo], standing: &Sta
     let zone_allows = match standing.zone {
         Zone::Edge => true,
         Zone::OnPrem => !standpoint.edge_only,
-        Zone::Cloud => !standpoint.edge_only && !standpoint.never_cloud,
+        Zone::Cloud => !standpoint.edge_only && !standpoint.never_cloud && !standpoint.at_home,
     };
     zone_allows && demands.iter().all(|demand| demand.place_met_by(standing))
 }
 
-/// Order of the allowed upstreams: healthy, fast enough and good enough first, then by preference.
-///
-/// Without a network the edge comes first: an upstream on the premises may be gone too.
-fn preference(
-    candidate: &Candidate<'_>,
-    latency: &LatencyClass,
-    offline: bool,
-) -> (bool, bool, bool, usize) {
-    let zone = candidate.standing.zone;
-    let rank = if offline && zone == Zone::Edge { 0 } else { 1 + latency.rank(zone) };
-    (!candidate.facts.healthy, latency.is_missed_by(candidate.facts), candidate.waived, rank)
+/// What no upstream that policy allows can do.
+fn incapable(allowed: &[Candidate<'_>]) -> Refusal {
+    let mut lacking: Vec<Capability> =
+        allowed.iter().flat_map(|candidate| candidate.facts.lacks.iter().copied()).collect();
+    lacking.sort();
+    lacking.dedup();
+    let words: Vec<&str> = lacking.into_iter().map(Capability::in_words).collect();
+    let message = format!(
+        "no upstream that policy allows can do all that the request needs: {}",
+        words.join(", ")
+    );
+    Refusal { code: RefusalCode::LacksCapability, message, retry_after_s: None }
 }
 
 fn blocked(message: &str) -> Refusal {
@@ -397,12 +423,20 @@ fn with_queue(refusal: Refusal, queue_ms_max: Option<u64>) -> Refusal {
     Refusal { retry_after_s: wait.or(refusal.retry_after_s), ..refusal }
 }
 
-fn refuse_slow(answer: EdgeAnswer, latency: &LatencyClass) -> Option<(Refusal, Option<u64>)> {
+fn refuse_slow(
+    answer: EdgeAnswer,
+    latency: &LatencyClass,
+    edge: &UpstreamFacts,
+) -> Option<(Refusal, Option<u64>)> {
     if answer == EdgeAnswer::AnswerAnyway {
         return None;
     }
     let message =
         format!("only the embedded engine may answer, too slowly for {} work", latency.name);
     let queue_ms_max = queue_of(answer);
-    Some((with_queue(unavailable(RefusalCode::EdgeTooSlow, &message), queue_ms_max), queue_ms_max))
+    let mut refusal = with_queue(unavailable(RefusalCode::EdgeTooSlow, &message), queue_ms_max);
+    // Who comes when the queue of now is worked off has the best chance.
+    let worked_off = edge.first_token_ms.and_then(|ms| u32::try_from(ms.div_ceil(1000)).ok());
+    refusal.retry_after_s = refusal.retry_after_s.max(worked_off.map(|s| s.min(RETRY_AFTER_S_MAX)));
+    Some((refusal, queue_ms_max))
 }

@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capability;
+use crate::complexity::{self, Complexity, Sign};
+use crate::prompt::Prompt;
+use crate::wish::Wish;
+
 /// Where an upstream stands; the same words as on the wire.
 #[derive(
     Clone,
@@ -140,7 +145,8 @@ pub struct UpstreamFacts {
     pub port: u16,
     /// Its breaker is closed and it is ready.
     pub healthy: bool,
-    /// The quality that the model file declares; for the edge only (a network upstream's is vouched).
+    /// The quality that the edge's model file declares, or that the platform claims for a server. What
+    /// classes demand of a server is vouched; this only orders servers for whom nobody vouches.
     #[serde(default)]
     pub quality: Option<Quality>,
     /// Expected milliseconds until the first token, if known.
@@ -149,6 +155,61 @@ pub struct UpstreamFacts {
     /// Expected tokens a second, if known.
     #[serde(default)]
     pub tokens_per_second: Option<f64>,
+    /// Milliseconds until its last answers began, if it was asked of late: for the wish `fast` alone, since
+    /// an answer that is not streamed begins when it is whole.
+    #[serde(default)]
+    pub begins_ms: Option<u64>,
+    /// What the request needs and the upstream cannot do.
+    #[serde(default)]
+    pub lacks: Vec<Capability>,
+}
+
+impl UpstreamFacts {
+    /// The engine in this process, healthy; nothing is known of its model and its speed.
+    pub fn edge(id: &str) -> UpstreamFacts {
+        UpstreamFacts { edge: true, ..UpstreamFacts::server(id, "", "", 0) }
+    }
+
+    /// A server, healthy; nothing else is known of it.
+    pub fn server(id: &str, scheme: &str, host: &str, port: u16) -> UpstreamFacts {
+        UpstreamFacts {
+            id: id.to_owned(),
+            edge: false,
+            scheme: scheme.to_owned(),
+            host: host.to_owned(),
+            port,
+            healthy: true,
+            quality: None,
+            first_token_ms: None,
+            tokens_per_second: None,
+            begins_ms: None,
+            lacks: Vec::new(),
+        }
+    }
+}
+
+/// What a choice among the allowed looks at in the request itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RequestFacts {
+    /// The virtual model that the client names, if it names one.
+    #[serde(default)]
+    pub wish: Option<Wish>,
+    /// How hard the request looks; `None` if nobody looked.
+    #[serde(default)]
+    pub complexity: Option<Complexity>,
+    /// Why it looks hard.
+    #[serde(default)]
+    pub signs: Vec<Sign>,
+}
+
+impl RequestFacts {
+    /// What a prompt and the model that it names say.
+    pub fn of(prompt: &Prompt) -> RequestFacts {
+        let signs = complexity::signs(prompt);
+        let complexity = if signs.is_empty() { Complexity::Simple } else { Complexity::Complex };
+        let wish = Wish::named(&prompt.context.model);
+        RequestFacts { wish, complexity: Some(complexity), signs }
+    }
 }
 
 /// What is true at the moment of a decision. Recorded with it, so that it can be replayed.
@@ -171,6 +232,9 @@ pub struct Facts {
     /// Whether this conversation is tainted cannot be told.
     #[serde(default)]
     pub taint_unknown: bool,
+    /// What the request itself says about who should answer.
+    #[serde(default)]
+    pub request: RequestFacts,
     /// All upstreams of the config, in its order.
     pub upstreams: Vec<UpstreamFacts>,
 }
@@ -241,4 +305,6 @@ pub enum RefusalCode {
     AuditDown,
     /// Every allowed upstream is down: 503.
     UpstreamUnavailable,
+    /// Every allowed upstream lacks something that the request needs: 400.
+    LacksCapability,
 }

@@ -187,11 +187,11 @@ impl LatencyClass {
         let speaking_ms = 1000.0 * f64::from(self.reply_tokens) / speed.max(f64::MIN_POSITIVE);
         upstream.first_token_ms.unwrap_or(0) as f64 + speaking_ms > deadline as f64
     }
+}
 
-    /// Place of a zone in the order of preference.
-    pub(crate) fn rank(&self, zone: Zone) -> usize {
-        self.prefers.iter().position(|&preferred| preferred == zone).unwrap_or(self.prefers.len())
-    }
+/// Place of a zone in an order of preference; those not named come last.
+pub(crate) fn rank(prefers: &[Zone], zone: Zone) -> usize {
+    prefers.iter().position(|&preferred| preferred == zone).unwrap_or(prefers.len())
 }
 
 #[cfg(test)]
@@ -218,15 +218,9 @@ mod tests {
             (Some(0), Some(0.0), true),
         ] {
             let upstream = UpstreamFacts {
-                id: "edge".to_owned(),
-                edge: true,
-                scheme: String::new(),
-                host: String::new(),
-                port: 0,
-                healthy: true,
-                quality: None,
                 first_token_ms: first,
                 tokens_per_second: speed,
+                ..UpstreamFacts::edge("edge")
             };
             assert_eq!(class.is_missed_by(&upstream), missed, "{first:?} {speed:?}");
         }

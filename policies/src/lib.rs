@@ -13,8 +13,10 @@
 //! [`Finding`] names detector, place and likelihood, not the text).
 #![forbid(unsafe_code)]
 
+mod capability;
 mod changes;
 mod classification;
+mod complexity;
 mod condition;
 mod decide;
 mod decision;
@@ -36,12 +38,15 @@ mod rule;
 mod schema;
 mod site;
 mod swar;
+mod wish;
 mod yaml;
 
+pub use capability::Capability;
 pub use changes::{Change, Direction, Subject};
 pub use classification::Classification;
+pub use complexity::{Complexity, Sign};
 pub use decision::{
-    Decision, Facts, Mode, Quality, Refusal, RefusalCode, Route, UpstreamFacts, Zone,
+    Decision, Facts, Mode, Quality, Refusal, RefusalCode, RequestFacts, Route, UpstreamFacts, Zone,
 };
 pub use demand::Standing;
 pub use detector::{
@@ -62,4 +67,5 @@ pub use rule::{Rule, RuleMode, Severity};
 pub use schema::FileSchema;
 pub use site::answers::ReplyAnswer;
 pub use site::vouch::Vouch;
+pub use wish::Wish;
 pub use yaml::Source;

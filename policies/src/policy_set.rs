@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use jiff::civil::Date;
 
 use crate::classification::{Classification, Level};
+use crate::complexity::ComplexitySpec;
 use crate::condition::{Condition, Scene, Vocabulary};
 use crate::decision::UpstreamFacts;
 use crate::demand::{GoesTo, Standing};
@@ -52,6 +53,7 @@ pub struct PolicySet {
     pub(crate) vouches: Vec<Vouch>,
     pub(crate) answers: Answers,
     pub(crate) latency: Latency,
+    pub(crate) complexity: ComplexitySpec,
     pub(crate) allow_demo_model: bool,
     pub(crate) restore_in_tools: Vec<String>,
     pub(crate) vocabulary: Vocabulary,

@@ -11,7 +11,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 
 use crate::classification::Classification;
-use crate::decision::{Decision, Facts, Mode, Quality, UpstreamFacts, Zone};
+use crate::decision::{Decision, Facts, Mode, Quality, RequestFacts, UpstreamFacts, Zone};
 use crate::policy_set::PolicySet;
 use crate::rule::RuleMode;
 
@@ -133,15 +133,10 @@ impl PolicySet {
         let bit = |index: u32| bits & (1 << index) != 0;
         let upstream =
             |id: &str, scheme: &str, host: &str, port: u16, healthy: bool| UpstreamFacts {
-                id: id.to_owned(),
                 edge: host.is_empty(),
-                scheme: scheme.to_owned(),
-                host: host.to_owned(),
-                port,
                 healthy,
                 quality: host.is_empty().then_some(Quality::Demo),
-                first_token_ms: None,
-                tokens_per_second: None,
+                ..UpstreamFacts::server(id, scheme, host, port)
             };
         let mut upstreams = vec![upstream("edge", "", "", 0, !bit(4))];
         for vouch in &self.vouches {
@@ -158,6 +153,7 @@ impl PolicySet {
             audit_writable: !bit(2),
             tainted: bit(3),
             taint_unknown: false,
+            request: RequestFacts::default(),
             upstreams,
         }
     }

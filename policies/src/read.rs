@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use crate::complexity::Complexity;
 use crate::latency::{LatencyClass, Wait};
 use crate::pack::Permission;
 use crate::policy_set::{Class, Exception, Label, PackInfo, PolicySet};
@@ -53,6 +54,8 @@ impl PolicySet {
         );
         page.section("Answers", &self.answer_sentences(), String::clone);
         page.section("Latency classes", &self.latency.classes, latency_sentence);
+        let title = "Simple and complex work; for requests that may go to a cloud";
+        page.section(title, &self.complexity_sentences(), String::clone);
         let groups: Vec<(&str, Vec<&str>)> = self.vocabulary.groups().collect();
         page.section("Groups of detectors", &groups, |(name, members)| {
             format!("{name} stands for {}.", members.join(", "))
@@ -128,6 +131,17 @@ impl PolicySet {
             },
         ]);
         sentences
+    }
+
+    fn complexity_sentences(&self) -> Vec<String> {
+        let both = [Complexity::Simple, Complexity::Complex].into_iter();
+        let orders = both.filter_map(|work| Some((work, self.complexity.order(work)?)));
+        orders
+            .map(|(work, zones)| {
+                let zones: Vec<&str> = zones.iter().map(|zone| zone.in_words()).collect();
+                format!("Work that looks {} prefers {}.", work.in_words(), zones.join(", then "))
+            })
+            .collect()
     }
 
     fn rule_sentence(&self, rule: &Rule) -> String {

@@ -7,6 +7,7 @@
 use jiff::civil::Date;
 use serde::Deserialize;
 
+use crate::complexity::ComplexitySpec;
 use crate::condition::ConditionSpec;
 use crate::decision::{Quality, Zone};
 use crate::demand::GoesTo;
@@ -47,6 +48,9 @@ pub(crate) struct SiteSpec {
     pub(crate) vouches: Each<At<VouchSpec>>,
     pub(crate) must_answer: Option<At<MustAnswer>>,
     pub(crate) latency: LatencySpec,
+    /// Which zones come first for simple and for complex requests that may go to a cloud.
+    #[serde(default)]
+    pub(crate) complexity: ComplexitySpec,
     /// In production, the demonstration model may answer never-cloud text.
     #[serde(default)]
     pub(crate) allow_demo_model: bool,

@@ -46,20 +46,11 @@ impl Row {
 
 /// An idle edge and one cloud upstream for which nobody vouches.
 fn facts() -> Facts {
-    let upstream = |id: &str, edge: bool| UpstreamFacts {
-        id: id.to_owned(),
-        edge,
-        scheme: if edge { String::new() } else { "https".to_owned() },
-        host: if edge { String::new() } else { "assumed-cloud.invalid".to_owned() },
-        port: if edge { 0 } else { 443 },
-        healthy: true,
-        quality: edge.then_some(Quality::Demo),
-        first_token_ms: None,
-        tokens_per_second: None,
-    };
+    let edge = UpstreamFacts { quality: Some(Quality::Demo), ..UpstreamFacts::edge("edge") };
+    let cloud = UpstreamFacts::server("assumed-cloud", "https", "assumed-cloud.invalid", 443);
     serde_json::from_value::<Facts>(serde_json::json!({
         "today": "2026-12-01", "mode": Mode::Trial,
-        "upstreams": [upstream("edge", true), upstream("assumed-cloud", false)],
+        "upstreams": [edge, cloud],
     }))
     .unwrap()
 }

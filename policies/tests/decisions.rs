@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use sluice_policies::{
     Classification, ContentKind, Decision, Facts, Mode, PolicySet, Prompt, Quality, RefusalCode,
-    Route, Source, Unscanned, UpstreamFacts,
+    RequestFacts, Route, Source, Unscanned, UpstreamFacts,
 };
 
 const SITE: &str = r#"site: clinic
@@ -94,16 +94,9 @@ static SET: LazyLock<PolicySet> = LazyLock::new(|| {
 });
 
 fn upstream(id: &str, host: &str, port: u16) -> UpstreamFacts {
-    UpstreamFacts {
-        id: id.to_owned(),
-        edge: host.is_empty(),
-        scheme: if host.is_empty() { String::new() } else { "https".to_owned() },
-        host: host.to_owned(),
-        port,
-        healthy: true,
-        quality: host.is_empty().then_some(Quality::General),
-        first_token_ms: None,
-        tokens_per_second: None,
+    match host.is_empty() {
+        true => UpstreamFacts { quality: Some(Quality::General), ..UpstreamFacts::edge(id) },
+        false => UpstreamFacts::server(id, "https", host, port),
     }
 }
 
@@ -116,6 +109,7 @@ fn facts() -> Facts {
         audit_writable: true,
         tainted: false,
         taint_unknown: false,
+        request: RequestFacts::default(),
         upstreams: vec![
             upstream("edge", "", 0),
             upstream("ward", "llm.ward.internal", 8443),

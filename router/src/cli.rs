@@ -22,6 +22,7 @@ mod plan;
 mod policy;
 mod progress;
 mod pull;
+mod rows;
 mod run;
 mod serve;
 mod version;

@@ -33,6 +33,7 @@ pub use listen::{AdminListen, ClientCertificate, Listen, TlsFiles};
 pub use scalar::{BaseUrl, Bytes, Plain, Secret, Span, parse_bytes, parse_duration};
 pub use shared_state::SharedStateConfig;
 
+use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
 
 /// No config is longer; a longer file is not one.
@@ -116,6 +117,8 @@ pub struct UpstreamConfig {
     pub id: UpstreamId,
     /// What it is.
     pub kind: UpstreamKind,
+    /// `capabilities`: what it can do, as far as that is less than its kind can.
+    pub capabilities: Capabilities,
 }
 
 /// The kinds of upstream.
@@ -346,6 +349,7 @@ impl UpstreamConfig {
         UpstreamConfig {
             id: UpstreamId::new("edge"),
             kind: UpstreamKind::Edge(EdgeConfig::default()),
+            capabilities: Capabilities::default(),
         }
     }
 }

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal, RefusalCode,
-    Route, ScanCache, ScanMemory,
+    Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal,
+    RefusalCode, Route, ScanCache, ScanMemory, Wish,
 };
 use tokio::time::Instant;
 
@@ -28,6 +28,7 @@ use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
 use crate::api::{ApiError, ChatBody, Request, WantedHeaders};
 use crate::audit::{AuditLog, RefusalRecord};
+use crate::capability::Needs;
 use crate::config::{Choose, Hedge, Passthrough};
 use crate::dice::Dice;
 use crate::identity::Callers;
@@ -107,6 +108,8 @@ struct Ask {
     /// The policies in force when it came: all its decisions are theirs.
     policy: Arc<PolicySet>,
     request: Request,
+    /// What it needs of an upstream.
+    needs: Needs,
     classification: Classification,
     /// What the classification rested on.
     evidence: Evidence,
@@ -197,7 +200,8 @@ impl Gateway {
         };
         let mut stripped = request.chat.strip(&classification.strip);
         let taint = self.taint(&request).await;
-        let facts = self.facts(&request, taint);
+        let needs = Needs::of(&request.chat.fields, &request.prompt, request.chat.endpoint);
+        let facts = self.facts(&request, &needs, taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
             self.compare(&policy, &decision, &candidate, &classification, &facts)
@@ -234,6 +238,7 @@ impl Gateway {
             id,
             policy,
             request,
+            needs,
             classification,
             evidence,
             stripped,
@@ -318,7 +323,7 @@ impl Gateway {
         self.parts.kept.taint.look_up(&request.caller, session, &request.prompt).await
     }
 
-    fn facts(&self, request: &Request, taint: Taint) -> Facts {
+    fn facts(&self, request: &Request, needs: &Needs, taint: Taint) -> Facts {
         Facts {
             today: today(),
             mode: self.parts.mode,
@@ -326,7 +331,8 @@ impl Gateway {
             audit_writable: self.parts.kept.audit.is_writable(),
             tainted: matches!(taint, Taint::Tainted | Taint::Assumed),
             taint_unknown: taint == Taint::Unknown,
-            upstreams: self.upstreams_for(request).map(Upstream::facts).collect(),
+            request: needs.said.clone(),
+            upstreams: self.upstreams_for(request).map(|it| it.facts_for(needs)).collect(),
         }
     }
 
@@ -458,7 +464,8 @@ impl Gateway {
         }
     }
 
-    /// Names of models for `GET /v1/models`: the edge's own, and those that the config lists.
+    /// Names of models for `GET /v1/models`: the edge's own, those that the config lists, and the virtual
+    /// ones.
     pub fn models(&self) -> Vec<(String, String)> {
         let mut models = Vec::<(String, String)>::new();
         for upstream in &self.parts.upstreams {
@@ -471,6 +478,11 @@ impl Gateway {
                     let names = server.config().models.iter().map(|(name, _)| name);
                     models.extend(names.map(|name| (name.clone(), owner.to_owned())));
                 }
+            }
+        }
+        for wish in Wish::ALL.map(Wish::in_words) {
+            if !models.iter().any(|(name, _)| name == wish) {
+                models.push((wish.to_owned(), "sluice".to_owned()));
             }
         }
         models
@@ -542,6 +554,27 @@ fn final_error(decision: &Decision, last: Option<&UpstreamError>) -> ApiError {
             retry_after_s: None,
         }),
     }
+}
+
+/// What the client is told where every upstream that policy allows lacks something: which field asks for
+/// it. `None` if that is not what the decision says.
+fn incapable(ask: &Ask, decision: &Decision, facts: &Facts) -> Option<ApiError> {
+    let refusal = decision.refusal.as_ref()?;
+    if refusal.code != RefusalCode::LacksCapability {
+        return None;
+    }
+    let mut able = facts.clone();
+    able.upstreams.iter_mut().for_each(|upstream| upstream.lacks.clear());
+    let allowed = ask.policy.decide(&ask.classification, &able).allowed;
+    let counts = |id: &String| allowed.contains(id);
+    let upstreams = facts.upstreams.iter().filter(|upstream| counts(&upstream.id));
+    let lacking: Vec<Capability> = upstreams.flat_map(|u| u.lacks.iter().copied()).collect();
+    let mut error = ApiError::refused(refusal);
+    if lacking.iter().all(|what| *what == Capability::ContextTokens) {
+        error = ApiError::context_length(refusal.message.clone());
+    }
+    error.param = lacking.first().map(|what| ask.needs.field(*what).to_owned());
+    Some(error)
 }
 
 fn audit_down() -> Refusal {

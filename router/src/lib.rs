@@ -13,6 +13,7 @@ pub mod active_policy;
 pub mod api;
 pub mod audit;
 pub mod breaker;
+pub mod capability;
 pub mod config;
 mod dice;
 mod durable;
@@ -313,12 +314,14 @@ fn random<T: ring::rand::RandomlyConstructable>() -> Result<T, NoRandomness> {
 
 fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
     let id = config.id.clone();
-    Ok(match &config.kind {
+    let mut upstream = match &config.kind {
         UpstreamKind::Edge(edge) => Upstream::Edge(Arc::new(self::edge(id, edge)?)),
         UpstreamKind::Server(server) => {
             Upstream::Server(Arc::new(ServerUpstream::new(id, ServerConfig::clone(server))?))
         }
-    })
+    };
+    upstream.narrow(&config.capabilities);
+    Ok(upstream)
 }
 
 fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError> {

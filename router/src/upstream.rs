@@ -29,9 +29,11 @@ use sluice_policies::UpstreamFacts;
 
 pub(crate) use connect::install_tls_provider;
 pub use edge::EdgeUpstream;
+pub(crate) use edge::{InQueue, Urgency};
 pub use server::{ServerUpstream, UpstreamSetupError};
 
 use crate::api::ApiError;
+use crate::capability::{Capabilities, Needs};
 use crate::reply_scan::ReplyText;
 
 /// The name of an upstream in `sluice.yaml`. Cloning is cheap.
@@ -112,34 +114,53 @@ impl Upstream {
         }
     }
 
+    /// What it can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        match self {
+            Upstream::Edge(edge) => &edge.capabilities,
+            Upstream::Server(server) => &server.capabilities,
+        }
+    }
+
+    /// Takes away what its config denies it.
+    ///
+    /// Panics if it has been cloned before (caller bug).
+    pub fn narrow(&mut self, config: &Capabilities) {
+        let capabilities = match self {
+            Upstream::Edge(edge) => Arc::get_mut(edge).map(|edge| &mut edge.capabilities),
+            Upstream::Server(server) => Arc::get_mut(server).map(|server| &mut server.capabilities),
+        };
+        let capabilities = capabilities.expect("upstreams are narrowed before they are shared");
+        *capabilities = config.within(capabilities);
+    }
+
+    /// What a decision about a request may know of it now.
+    pub fn facts_for(&self, needs: &Needs) -> UpstreamFacts {
+        UpstreamFacts { lacks: needs.lacking(self.capabilities()), ..self.facts() }
+    }
+
     /// What a decision may know of it now.
     pub fn facts(&self) -> UpstreamFacts {
-        let network = UpstreamFacts {
-            id: self.id().as_str().to_owned(),
-            edge: false,
-            scheme: String::new(),
-            host: String::new(),
-            port: 0,
-            healthy: self.is_healthy(),
-            quality: None,
-            first_token_ms: None,
-            tokens_per_second: None,
-        };
+        let (id, healthy) = (self.id().as_str(), self.is_healthy());
         match self {
             Upstream::Server(server) => {
                 let url = &server.config().base_url;
-                let (scheme, host) = (url.scheme.clone(), url.host.clone());
-                UpstreamFacts { scheme, host, port: url.port, ..network }
+                UpstreamFacts {
+                    healthy,
+                    quality: server.capabilities.quality,
+                    begins_ms: server.begins_ms(),
+                    ..UpstreamFacts::server(id, &url.scheme, &url.host, url.port)
+                }
             }
             Upstream::Edge(edge) => {
                 let forecast = edge.forecast();
                 let first_token_ms = u64::try_from(forecast.first_token.as_millis()).ok();
                 UpstreamFacts {
-                    edge: true,
+                    healthy,
                     quality: Some(edge.quality()),
                     first_token_ms,
                     tokens_per_second: Some(forecast.tokens_per_second).filter(|t| t.is_finite()),
-                    ..network
+                    ..UpstreamFacts::edge(id)
                 }
             }
         }
@@ -254,6 +275,16 @@ pub(crate) enum UpstreamError {
     /// The engine gave up or cannot take the request.
     #[error("the embedded engine failed")]
     Engine(#[source] std::sync::Arc<sluice_engine::EngineError>),
+    /// The edge has no place left for requests of this kind.
+    #[error("the embedded engine has no place left for {what}: {waiting} requests wait")]
+    Crowded {
+        /// Which requests.
+        what: &'static str,
+        /// How many wait.
+        waiting: usize,
+        /// When those are worked off, seconds.
+        retry_after_s: u32,
+    },
     /// The request asks for what this upstream cannot do.
     #[error("the upstream cannot serve {param}")]
     Unsupported {
@@ -283,6 +314,7 @@ impl UpstreamError {
             UpstreamError::Credentials(_) => "upstream_credentials",
             UpstreamError::BadReply(_) => "bad_reply",
             UpstreamError::Engine(_) => "engine",
+            UpstreamError::Crowded { .. } => "crowded",
             UpstreamError::Unsupported { .. } => "unsupported",
             UpstreamError::Invalid { .. } => "invalid_request",
         }
@@ -309,14 +341,21 @@ impl UpstreamError {
     pub(crate) fn falls_back(&self) -> bool {
         match self {
             UpstreamError::Invalid { .. } => false,
-            UpstreamError::Engine(error) => !is_clients_fault(error),
+            UpstreamError::Engine(error) => !matches!(**error, EngineError::InvalidRequest(_)),
             _ => true,
         }
     }
 
     /// Whether the same request may succeed at the same upstream a moment later.
     pub(crate) fn may_pass(&self) -> bool {
-        !matches!(self, UpstreamError::Invalid { .. } | UpstreamError::Unsupported { .. })
+        match self {
+            UpstreamError::Invalid { .. } | UpstreamError::Unsupported { .. } => false,
+            UpstreamError::Engine(error) => !matches!(
+                **error,
+                EngineError::ContextLengthExceeded { .. } | EngineError::InvalidRequest(_)
+            ),
+            _ => true,
+        }
     }
 
     /// Whether the upstream is to blame, for its breaker.
@@ -348,13 +387,14 @@ impl UpstreamError {
                 ApiError::invalid(param.clone().into_owned(), what.clone())
             }
             UpstreamError::Engine(error) => engine_error(error),
+            UpstreamError::Crowded { retry_after_s, .. } => {
+                let mut busy = ApiError::overloaded().retry_after(*retry_after_s);
+                busy.message = self.to_string();
+                busy
+            }
             _ => ApiError::bad_gateway("upstream_unavailable", self.to_string()),
         }
     }
-}
-
-fn is_clients_fault(error: &EngineError) -> bool {
-    matches!(error, EngineError::ContextLengthExceeded { .. } | EngineError::InvalidRequest(_))
 }
 
 fn engine_error(error: &EngineError) -> ApiError {
@@ -367,11 +407,6 @@ fn engine_error(error: &EngineError) -> ApiError {
             }
             _ => ApiError::invalid(None, what.clone()),
         },
-        EngineError::Busy { .. } => {
-            let mut busy = ApiError::overloaded().retry_after(5);
-            busy.message = error.to_string();
-            busy
-        }
         _ => ApiError::internal(),
     }
 }

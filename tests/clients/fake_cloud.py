@@ -112,14 +112,30 @@ class CloudServer(ThreadingHTTPServer):
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
+def pieces_of(body):
+    """What a chat completion says, in pieces; its tool call, if it makes one instead."""
+    answered = body["messages"][-1]["role"] == "tool"
+    if body.get("tools") and not answered:
+        function = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps(TOOL_INPUT)}
+        return [], {"id": "call_cloud", "type": "function", "function": function}
+    if (body.get("response_format") or {}).get("type") == "json_schema":
+        text = json.dumps(FORM_INPUT)
+        return [text[:7], text[7:]], None
+    return ANSWER, None
+
+
 def completion(body):
-    message = {"role": "assistant", "content": "".join(ANSWER)}
+    pieces, call = pieces_of(body)
+    message = {"role": "assistant", "content": "".join(pieces) or None}
+    if call:
+        message["tool_calls"] = [call]
+    finish = "tool_calls" if call else "stop"
     return {
         "id": "chatcmpl-cloud",
         "object": "chat.completion",
         "created": 1,
         "model": body["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         "usage": USAGE,
     }
 
@@ -131,9 +147,16 @@ def chat_events(body):
         return f"data: {json.dumps(head | rest | ({'usage': usage} if usage else {}))}\n\n"
 
     yield chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
-    for piece in ANSWER:
-        yield chunk([{"index": 0, "delta": {"content": piece}, "finish_reason": None}])
-    yield chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    pieces, call = pieces_of(body)
+    deltas = [{"content": piece} for piece in pieces]
+    if call:
+        text = call["function"]["arguments"]
+        begun = call | {"index": 0, "function": call["function"] | {"arguments": text[:5]}}
+        rest = {"index": 0, "function": {"arguments": text[5:]}}
+        deltas = [{"tool_calls": [begun]}, {"tool_calls": [rest]}]
+    for delta in deltas:
+        yield chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+    yield chunk([{"index": 0, "delta": {}, "finish_reason": "tool_calls" if call else "stop"}])
     if (body.get("stream_options") or {}).get("include_usage"):
         yield chunk([], USAGE)
     yield "data: [DONE]\n\n"
@@ -143,7 +166,9 @@ def message(body):
     """A message; a use of the first tool, if there are tools and no result of one yet."""
     last = body["messages"][-1]["content"]
     answered = isinstance(last, list) and any(block["type"] == "tool_result" for block in last)
-    content, stop = [{"type": "text", "text": "".join(ANSWER)}], "end_turn"
+    form = (body.get("output_config") or {}).get("format")
+    text = json.dumps(FORM_INPUT) if form else "".join(ANSWER)
+    content, stop = [{"type": "text", "text": text}], "end_turn"
     if body.get("tools") and not answered:
         use = {"type": "tool_use", "id": "toolu_cloud", "name": body["tools"][0]["name"], "input": TOOL_INPUT}
         content, stop = content + [use], "tool_use"
@@ -169,7 +194,8 @@ def message_events(body):
     yield event("ping")
     for index, block in enumerate(whole["content"]):
         if block["type"] == "text":
-            begun, deltas = block | {"text": ""}, [{"type": "text_delta", "text": t} for t in ANSWER]
+            pieces = ANSWER if block["text"] == "".join(ANSWER) else [block["text"]]
+            begun, deltas = block | {"text": ""}, [{"type": "text_delta", "text": t} for t in pieces]
         else:
             text = json.dumps(block["input"])
             pieces = [text[:5], text[5:]]
@@ -193,6 +219,8 @@ def embeddings(body):
 
 
 TOOL_INPUT = {"city": "Paris", "unit": "celsius"}
+# What `forms.Soup` is.
+FORM_INPUT = {"minutes": 40}
 EVENTS = {
     "/v1/messages": (message_events, message),
     "/v1/embeddings": (chat_events, embeddings),

@@ -4,6 +4,8 @@
 CARD = "4111 1111 1111 1111"
 ORDINARY = [{"role": "user", "content": "Name three fruits."}]
 REGULATED = [{"role": "user", "content": f"Charge my card {CARD}, expiry 04/29, please."}]
+# Longer than the embedded model reads.
+TOO_LONG = "word " * 20_000
 # What the tool get_weather takes.
 WEATHER_SCHEMA = {
     "type": "object",

@@ -1,9 +1,8 @@
-"""The official SDKs for Node: `clients.mjs` against the real binary.
+"""What runs on Node against the real binary: the official SDKs (`clients.mjs`), the Vercel AI SDK (`vercel.mjs`).
 
 Skipped where `npm install` has not been run in this folder; `.ci/run` runs it.
 """
 
-import os
 import subprocess
 import unittest
 from pathlib import Path
@@ -17,19 +16,28 @@ SECONDS_MAX = 300
 
 @unittest.skipUnless((FOLDER / "node_modules").is_dir(), "no node_modules")
 class Node(unittest.TestCase):
-    """One run of all of it."""
+    """One run of each script."""
 
-    def test_the_clients_for_node(self):
-        cloud = self.enterContext(CloudServer())
-        edge = self.enterContext(Gateway(BINARY))
-        hybrid = self.enterContext(Gateway(BINARY, cloud.base_url))
+    @classmethod
+    def setUpClass(cls):
+        cls.cloud = cls.enterClassContext(CloudServer())
+        cls.edge = cls.enterClassContext(Gateway(BINARY))
+        cls.hybrid = cls.enterClassContext(Gateway(BINARY, cls.cloud.base_url))
+
+    def run_script(self, name, parts):
         done = subprocess.run(
-            ["node", FOLDER / "clients.mjs", edge.url, hybrid.url],
+            ["node", FOLDER / name, self.edge.url, self.hybrid.url],
             capture_output=True, text=True, timeout=SECONDS_MAX,
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        self.assertEqual(done.stdout.count(": ok"), 4)
-        self.assertNotIn(b"4111", cloud.received)
+        self.assertEqual(done.stdout.count(": ok"), parts)
+        self.assertNotIn(b"4111", self.cloud.received)
+
+    def test_the_official_clients(self):
+        self.run_script("clients.mjs", 4)
+
+    def test_the_vercel_ai_sdk(self):
+        self.run_script("vercel.mjs", 6)
 
 
 if __name__ == "__main__":

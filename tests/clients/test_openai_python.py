@@ -12,9 +12,8 @@ import openai
 import pydantic
 from fake_cloud import ANSWER, CloudServer
 from gateway import BINARY, Gateway
+from openai_client import client
 from prompts import ORDINARY, REGULATED, WEATHER_SCHEMA
-
-
 
 Short = Annotated[str, pydantic.Field(max_length=40)]
 
@@ -40,10 +39,6 @@ WEATHER = {
         "parameters": WEATHER_SCHEMA,
     },
 }
-
-
-def client(gateway):
-    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-of-the-client", max_retries=0)
 
 
 class Edge(unittest.TestCase):

@@ -7,9 +7,10 @@ import json
 import unittest
 
 import openai
-import pydantic
 from fake_cloud import ANSWER, CloudServer
+from forms import Soup
 from gateway import BINARY, Gateway
+from openai_client import client
 from prompts import CARD, WEATHER_SCHEMA
 
 WEATHER = {
@@ -19,18 +20,6 @@ WEATHER = {
     "strict": True,
     "parameters": WEATHER_SCHEMA,
 }
-
-
-class Soup(pydantic.BaseModel):
-    """What a reply is parsed into."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    minutes: int = pydantic.Field(ge=1, le=600)
-
-
-def client(gateway):
-    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-of-the-client", max_retries=0)
 
 
 class Edge(unittest.TestCase):

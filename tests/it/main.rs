@@ -10,7 +10,9 @@ mod activation;
 mod admin;
 mod callers;
 mod cancellation;
+mod choice;
 mod dialects;
+mod edge;
 mod failover;
 mod faults;
 mod goldens;
@@ -21,8 +23,10 @@ mod replies;
 mod retries;
 mod routing;
 mod shared_state;
-mod storm;
 mod streaming;
 mod tls;
 mod tools;
 mod upstreams;
+
+#[path = "../sim/mod.rs"]
+mod sim;

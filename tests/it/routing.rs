@@ -109,15 +109,15 @@ async fn a_person_declares_the_network_away_and_brings_it_back() {
 async fn a_model_name_is_rewritten_for_the_upstream_that_has_another() {
     let cloud = Cloud::start(Script::Answer).await;
     let gateway =
-        Gateway::start(&with_cloud(cloud.address, "    models: {fast: small-7b}\n")).await;
+        Gateway::start(&with_cloud(cloud.address, "    models: {quick: small-7b}\n")).await;
     let mut body = say("Hello");
-    body["model"] = json!("fast");
+    body["model"] = json!("quick");
     gateway.chat(body).await.came_from("cloud", 200);
     assert!(cloud.seen().contains(r#""model":"small-7b""#));
     let models = gateway.get("/v1/models").await.json();
     let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
-    assert!(names.contains(&&json!("fast")), "{names:?}");
-    assert_eq!(gateway.get("/v1/models/fast").await.status, 200);
+    assert!(names.contains(&&json!("quick")), "{names:?}");
+    assert_eq!(gateway.get("/v1/models/quick").await.status, 200);
     assert_eq!(gateway.get("/v1/models/nothing").await.status, 404);
 }
 

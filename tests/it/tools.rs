@@ -199,3 +199,69 @@ async fn scores_spell_the_text() {
         .collect();
     assert_eq!(tokens, scores);
 }
+
+/// Qwen's form of tools and thoughts, in few lines.
+const XML_TEMPLATE: &str = "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n\
+    {% endfor %}<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n\
+    </tool_call><|im_end|>\n{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    <|im_end|>\n{% endfor %}<|im_start|>assistant\n\
+    {% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}";
+
+/// An edge whose model is the shipped one, with another template beside it.
+async fn edge_with(template: &str) -> Gateway {
+    let folder = tempfile::tempdir().unwrap();
+    let config = with_upstreams("");
+    let (before, rest) = config.split_once("model: \"").unwrap();
+    let (model, after) = rest.split_once('"').unwrap();
+    let own = folder.path().join("model");
+    std::fs::create_dir(&own).unwrap();
+    for entry in std::fs::read_dir(model).unwrap() {
+        let path = entry.unwrap().path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&path, own.join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(own.join("chat_template.jinja"), template).unwrap();
+    let config = format!("{before}model: \"$FOLDER/model\"{after}");
+    Gateway::start_in(folder, &config).await
+}
+
+/// What the deltas of a streamed reply say in a field, one after another.
+fn streamed(reply: &Reply, field: &str) -> String {
+    let events = reply.events();
+    let pieces = events.iter().filter_map(|e| e["choices"][0]["delta"][field].as_str());
+    pieces.collect()
+}
+
+#[tokio::test]
+async fn thoughts_text_and_calls_in_xml_form_come_as_deltas_of_their_own() {
+    let gateway = edge_with(XML_TEMPLATE).await;
+    // In this form a text has no length that could be kept.
+    let mut tool = weather(true);
+    tool["function"]["parameters"]["properties"]["city"] = json!({"type": "string"});
+    let call = json!({"tools": [tool], "tool_choice": "required", "stream": true,
+                      "parallel_tool_calls": false, "max_tokens": 200});
+    let reply = gateway.chat(ask(call)).await;
+    reply.came_from("edge", 200);
+    let (thoughts, calls) = (streamed(&reply, "reasoning_content"), streamed_calls(&reply));
+    assert!(!thoughts.trim().is_empty(), "the template opened them");
+    assert_eq!((calls.len(), calls[0].1.as_str()), (1, "get_weather"));
+    let arguments: Value = serde_json::from_str(&calls[0].2).unwrap();
+    assert!(arguments["city"].is_string(), "{arguments}");
+    assert!(arguments["unit"] == "celsius" || arguments["unit"] == "fahrenheit", "{arguments}");
+    assert_eq!(streamed(&reply, "content").trim(), "");
+    for mark in ["<think>", "</think>", "<tool_call>", "<function=", "<parameter="] {
+        assert!(!reply.text().contains(mark), "{mark} is markup");
+    }
+    // Thoughts come before the call.
+    let first = |field: &str| {
+        let has = |event: &Value| !event["choices"][0]["delta"][field].is_null();
+        reply.events().iter().position(has)
+    };
+    assert!(first("reasoning_content") < first("tool_calls"));
+
+    let plain = json!({"enable_thinking": false, "stream": true, "max_tokens": 12});
+    let reply = gateway.chat(ask(plain)).await;
+    reply.came_from("edge", 200);
+    assert!(!streamed(&reply, "content").is_empty());
+    assert_eq!(streamed(&reply, "reasoning_content"), "");
+    assert_eq!(streamed_calls(&reply), []);
+}

@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub(super) scores: Option<Scores>,
     pub(super) events: mpsc::Sender<StreamEvent>,
     pub(super) submitted: Instant,
+    /// When its first token is wanted.
+    pub(super) due: Instant,
     /// Other replies to the same prompt, which is read once for all.
     pub(super) siblings: Vec<Job>,
 }

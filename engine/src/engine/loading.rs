@@ -52,6 +52,7 @@ pub(super) fn load(options: &EngineOptions) -> Result<(LoadedModel, TextSide), E
         tokenizer_json: files.tokenizer_json.clone(),
         chat_template: files.chat_template.clone(),
         end_tokens: files.eos_token_ids.clone(),
+        special: files.special.clone(),
         sampling_defaults: files.generation_defaults.clone(),
     };
     Ok((model, text))

@@ -50,14 +50,24 @@ impl Queue {
         self.running_max
     }
 
-    /// Lines a generation up. Errors with `Busy` when the queue is full, with `Stopped` after the
-    /// end.
-    pub(super) fn push(&self, job: Job) -> Result<(), EngineError> {
+    /// Lines a generation up before those that are wanted later, and tells how many stand before it.
+    /// Errors with `Busy` when the queue is full, with `Stopped` after the end.
+    ///
+    /// By the time that each is wanted, and not by rank: who waits comes nearer to the front of all that
+    /// arrive later, so nobody waits for ever.
+    pub(super) fn push(&self, job: Job) -> Result<usize, EngineError> {
         let mut state = self.locked();
         self.room(&state)?;
-        state.waiting.push_back(job);
+        let place = state.waiting.partition_point(|other| other.due <= job.due);
+        state.waiting.insert(place, job);
+        let free = self.running_max.saturating_sub(state.running);
         self.notify(&mut state);
-        Ok(())
+        Ok(place.saturating_sub(free))
+    }
+
+    /// Generations that may wait.
+    pub(super) fn waiting_max(&self) -> usize {
+        self.waiting_max
     }
 
     /// What [`Queue::push`] would say, to ask before a prompt is read.
@@ -74,12 +84,12 @@ impl Queue {
         }
     }
 
-    /// The generation that has waited longest.
+    /// The generation whose turn it is.
     pub(super) fn pop(&self) -> Option<Job> {
         self.locked().waiting.pop_front()
     }
 
-    /// How many replies the generation wants that has waited longest.
+    /// How many replies the generation wants whose turn it is.
     pub(super) fn first_replies(&self) -> Option<usize> {
         self.locked().waiting.front().map(Job::replies)
     }

@@ -78,6 +78,9 @@ pub struct GenerationRequest {
     pub format: ReplyFormat,
     /// Report the log probability of each token of the text, and of this many of the likeliest.
     pub logprobs: Option<usize>,
+    /// How soon its first token is wanted; default: within half a minute. Who is wanted first is computed
+    /// first.
+    pub wanted_within: Option<Duration>,
 }
 
 impl GenerationRequest {
@@ -90,6 +93,7 @@ impl GenerationRequest {
             stop: Vec::new(),
             format: ReplyFormat::Text,
             logprobs: None,
+            wanted_within: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::engine::generation::{EVENTS_MAX, Job};
 use crate::engine::scores::Scores;
 use crate::engine::{
     Conversation, GenerationRequest, PromptInput, ReplyFormat, Shared, StreamEvent, Tool,
-    ToolChoice,
+    ToolChoice, WANTED_WITHIN_DEFAULT,
 };
 use crate::error::EngineError;
 use crate::grammar::{self, CallMarks, Schema};
@@ -42,6 +42,8 @@ impl Shared {
         let form = self.form(&request.format, chat, &tools)?;
         let tools: Arc<[Tool]> = tools.into();
         let (mut jobs, mut events) = (Vec::new(), Vec::new());
+        let submitted = self.clock.now();
+        let due = submitted + request.wanted_within.unwrap_or(WANTED_WITHIN_DEFAULT);
         for choice in 0..choices {
             let mut reader = ReplyReader::new(request.stop.clone())?;
             if let Some(chat) = chat {
@@ -57,7 +59,8 @@ impl Shared {
                 form: form.clone(),
                 scores: request.logprobs.map(Scores::new).transpose()?,
                 events: sender,
-                submitted: self.clock.now(),
+                submitted,
+                due,
                 siblings: Vec::new(),
             });
             events.push(receiver);
@@ -121,7 +124,11 @@ impl Shared {
         let rendered = match prompt {
             PromptInput::Text(text) => {
                 self.refuse_far_too_long(text.len())?;
-                plain(tokenizer.encode_text(text)?)
+                let mut tokens = tokenizer.encode_text(text)?;
+                if !tokens.is_empty() {
+                    self.special.begin(&mut tokens, tokenizer);
+                }
+                plain(tokens)
             }
             PromptInput::Chat(chat) => {
                 self.refuse_far_too_long(text_bytes(chat))?;

@@ -125,6 +125,7 @@ fn text_side() -> TextSide {
         tokenizer_json: toy_json(),
         chat_template: Some(CHATML.to_owned()),
         end_tokens: vec![END, 0],
+        special: SpecialTokens::default(),
         sampling_defaults: SamplingOptions { temperature: Some(0.0), ..Default::default() },
     }
 }

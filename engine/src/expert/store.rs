@@ -1,7 +1,8 @@
 //! Reads experts from flash: an expert's id becomes one positional read (pack) or a few (other files).
 //!
-//! A store forgets nothing and caches nothing. Checksums are verified here, so that whatever reads
-//! faster later inherits the check.
+//! A store forgets nothing and caches nothing. What was read is checked here, so that whatever reads
+//! faster later inherits the check: by the checksum of a pack, whose numbers were checked when it was
+//! written; where files have none, for values that are no numbers, which would spoil every reply.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,7 +12,9 @@ use super::readers::ATTEMPTS;
 use super::{Expert, ExpertId, ExpertLayout};
 use crate::error::EngineError;
 use crate::io::{self, IoChoice, ReadAt, Slot};
+use crate::quant::is_finite;
 use crate::tensor::ALIGNMENT;
+use crate::weights::no_number;
 
 /// All experts of a model.
 #[derive(Clone)]
@@ -27,8 +30,19 @@ pub(crate) struct LayerExperts {
     pub(crate) layout: Arc<ExpertLayout>,
     /// Where each expert's bytes lie, in the order in which they fill its buffer.
     pub(crate) segments: Vec<Vec<Segment>>,
-    /// CRC32C of each expert, if the files carry them and the caller wants them checked.
-    pub(crate) checksums: Option<Vec<u32>>,
+    /// What is checked when an expert is read.
+    pub(crate) check: Check,
+}
+
+/// A check of what was read.
+#[derive(Clone)]
+pub(crate) enum Check {
+    /// None: the caller checks.
+    Nothing,
+    /// Against the CRC32C of each expert.
+    Checksums(Vec<u32>),
+    /// That all values are finite; errors name the tensors of gate, up and down.
+    Numbers([String; 3]),
 }
 
 /// A piece of an expert in a file.
@@ -185,7 +199,7 @@ impl ExpertStore {
         Err(EngineError::Expert { layer: id.layer as usize, expert: id.expert as usize, what })
     }
 
-    /// Checks the bytes of an expert, if its checksum is known. The error says what is wrong.
+    /// Checks the bytes of an expert, as far as its files allow. The error says what is wrong.
     pub(crate) fn verify(&self, id: ExpertId, bytes: &[u8]) -> Result<(), String> {
         let layer = self.layer(id);
         layer.verify(id, &bytes[..layer.layout.bytes()])
@@ -209,8 +223,29 @@ impl LayerExperts {
     }
 
     fn verify(&self, id: ExpertId, bytes: &[u8]) -> Result<(), String> {
-        let Some(checksums) = &self.checksums else { return Ok(()) };
-        let (expected, got) = (checksums[id.expert as usize], crc32c::crc32c(bytes));
+        match &self.check {
+            Check::Nothing => Ok(()),
+            Check::Checksums(sums) => self.verify_sum(id, bytes, sums[id.expert as usize]),
+            Check::Numbers(names) => self.verify_numbers(bytes, names),
+        }
+    }
+
+    /// Of blocks only the scales are looked at: a few bytes of each.
+    fn verify_numbers(&self, bytes: &[u8], names: &[String; 3]) -> Result<(), String> {
+        let shapes = [self.layout.gate, self.layout.up, self.layout.down];
+        let mut rest = bytes;
+        for ((shape, size), name) in shapes.iter().zip(self.layout.sizes()).zip(names) {
+            let (matrix, behind) = rest.split_at(size);
+            if !is_finite(shape.dtype, matrix) {
+                return Err(no_number(name));
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn verify_sum(&self, id: ExpertId, bytes: &[u8], expected: u32) -> Result<(), String> {
+        let got = crc32c::crc32c(bytes);
         if expected == got {
             return Ok(());
         }

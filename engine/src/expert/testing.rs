@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{ExpertId, ExpertLayout, ExpertStore, LayerExperts, Segment};
+use super::{Check, ExpertId, ExpertLayout, ExpertStore, LayerExperts, Segment};
 use crate::io::{FileAt, ReadAt};
 use crate::tensor::{ALIGNMENT, DType, MatrixShape};
 
@@ -97,7 +97,7 @@ pub(crate) fn store_on_disk(count: u32) -> (tempfile::TempDir, ExpertStore) {
     };
     let segments = (0..count as usize).map(|expert| vec![place(expert)]).collect();
     let checksums = (0..count).map(|e| crc32c::crc32c(&[byte_of(e); BYTES])).collect();
-    let layer = LayerExperts { layout, segments, checksums: Some(checksums) };
+    let layer = LayerExperts { layout, segments, check: Check::Checksums(checksums) };
     (dir, ExpertStore::new(vec![Some(layer)]))
 }
 

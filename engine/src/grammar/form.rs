@@ -162,12 +162,18 @@ impl Calls {
         let Schema { schema, strict, field } = arguments_schema(index, tool);
         let required: Vec<&str> =
             schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
-        let properties = schema["properties"].as_object().into_iter().flatten();
+        let listed = schema["properties"].as_object();
+        let is_listed = |key: &str| listed.is_some_and(|properties| properties.contains_key(key));
+        // What is required and not described may be anything.
+        let anything = json!({});
+        let others = required.iter().filter(|key| !is_listed(key));
+        let others = others.map(|key| (*key, &anything));
+        let properties = listed.into_iter().flatten().map(|(key, value)| (key.as_str(), value));
         let mut sequence = literal(&format!("<function={}>\n", tool.name));
         let mut rules = String::new();
-        for (place, (key, property)) in properties.enumerate() {
+        for (place, (key, property)) in properties.chain(others).enumerate() {
             let name = format!("parameter_{index}_{place}");
-            let optional = if required.contains(&key.as_str()) { "" } else { "?" };
+            let optional = if required.contains(&key) { "" } else { "?" };
             sequence += &format!(" {name}{optional}");
             let field = format!("{field}.properties.{key}");
             let value = match parameter_kind(Some(&schema), key) {
@@ -213,7 +219,9 @@ fn text_rule(
         _ => Vec::new(),
     };
     if words.is_empty() {
-        return Ok(format!("{name}_text[suffix=\"\\n</parameter>\\n\"]: /(?s:.*)/\n"));
+        // The reader of calls ends a text at the first mark, on a line of its own or not.
+        let text = format!("{name}_any[suffix=\"</parameter>\"]: /(?s:.*)/\n");
+        return Ok(format!("{text}{name}_text: {name}_any \"\\n\"\n"));
     }
     let mut words: Vec<String> = words.into_iter().map(literal).collect();
     if kind == ParameterKind::NullableText {

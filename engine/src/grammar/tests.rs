@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
 use super::*;
-use crate::chat::CallForm;
-use crate::engine::Tool;
+use crate::chat::{CallForm, Markup, ReplyReader};
+use crate::engine::{Delta, Tool};
 
 /// The shipped model's vocabulary; its ends are tokens 2 and 0.
 fn nano() -> &'static (Tokenizer, Arc<Grammars>) {
@@ -36,7 +36,17 @@ fn person() -> Json {
 }
 
 /// Walks by random choices for some tokens and then takes the short way out.
-fn walk(tokenizer: &Tokenizer, mut at: Constraint, choices: &[u32]) -> Vec<TokenId> {
+fn walk(tokenizer: &Tokenizer, at: Constraint, choices: &[u32]) -> Vec<TokenId> {
+    walk_within(tokenizer, at, choices, 80)
+}
+
+/// The same; the short way has fewer than so many tokens.
+fn walk_within(
+    tokenizer: &Tokenizer,
+    mut at: Constraint,
+    choices: &[u32],
+    short: usize,
+) -> Vec<TokenId> {
     let mut tokens = Vec::new();
     for choice in choices {
         let allowed: Vec<TokenId> = at.allowed().unwrap().iter().collect();
@@ -51,7 +61,7 @@ fn walk(tokenizer: &Tokenizer, mut at: Constraint, choices: &[u32]) -> Vec<Token
         }
     }
     let way = at.closing(CLOSING_TOKENS_MAX).expect("there is a short way out");
-    assert!(way.len() < 80, "{} tokens: {}", way.len(), tokenizer.decode(&way));
+    assert!(way.len() < short, "{} tokens: {}", way.len(), tokenizer.decode(&way));
     tokens.extend(way);
     tokens
 }
@@ -243,6 +253,131 @@ proptest! {
             Some("clock") => prop_assert_eq!(&call["arguments"], &json!({})),
             _ => prop_assert!(false, "{}", call),
         }
+    }
+}
+
+/// Texts, JSON of several kinds, a text or null, what may be left out, and what is not described.
+fn forecast() -> Json {
+    json!({"type": "object",
+        "properties": {
+            "city": {"type": "string"}, "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            "note": {"anyOf": [{"type": "string"}, {"type": "null"}]}, "style": {"type": "string"},
+            "tags": {"type": "array", "items": {"enum": ["red", "green"]}, "maxItems": 3},
+            "unit": {"enum": ["celsius", "kelvin"]}, "exact": {"type": "boolean"}},
+        "required": ["city", "days", "note", "tags", "unit", "hour"]})
+}
+
+fn is_forecast(value: &Json) -> bool {
+    let Json::Object(fields) = value else { return false };
+    let known = ["city", "days", "note", "style", "tags", "unit", "exact", "hour"];
+    let text_or =
+        |key: &str, other: fn(&Json) -> bool| value[key].is_string() || other(&value[key]);
+    let tags = value["tags"].as_array();
+    fields.keys().all(|key| known.contains(&key.as_str()))
+        && value["city"].is_string()
+        && value["days"].as_i64().is_some_and(|days| (1..=9).contains(&days))
+        && text_or("note", Json::is_null)
+        && fields.contains_key("note")
+        && tags.is_some_and(|t| t.len() <= 3 && t.iter().all(|t| t == "red" || t == "green"))
+        && (value["unit"] == "celsius" || value["unit"] == "kelvin")
+        && fields.contains_key("hour")
+        && (!fields.contains_key("style") || value["style"].is_string())
+        && (!fields.contains_key("exact") || value["exact"].is_boolean())
+}
+
+/// The calls in a reply, as a client gets them: name and arguments of each.
+fn calls_in(tokens: &[TokenId], tools: &[Tool]) -> Vec<(String, String)> {
+    let (tokenizer, _) = nano();
+    let template = "{{ tools }}<tool_call><function=></tool_call>";
+    let markup = Markup::new(tokenizer, Some(template));
+    assert_eq!(markup.call_form, Some(CallForm::Xml));
+    let tools: Arc<[Tool]> = tools.to_vec().into();
+    let reader = ReplyReader::new(Vec::new()).unwrap();
+    let mut reader = reader.in_chat(&markup, tools, false, false);
+    let mut calls: Vec<(String, String)> = Vec::new();
+    let mut add = |delta: Delta| {
+        assert_eq!(delta.content.trim(), "", "everything belongs to a call");
+        for piece in delta.calls {
+            match piece.name {
+                Some(name) => calls.push((name, piece.arguments)),
+                None => calls[piece.index].1 += &piece.arguments,
+            }
+        }
+    };
+    for &token in tokens {
+        let mut out = Delta::default();
+        reader.push(tokenizer.token_bytes(token), markup.marker(token), &mut out);
+        add(out);
+    }
+    let mut out = Delta::default();
+    reader.finish(&mut out);
+    add(out);
+    calls
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_choices_in_xml_form_give_arguments_that_the_schema_describes(
+        choices in prop::collection::vec(any::<u32>(), 0..120),
+        strict in any::<bool>(),
+    ) {
+        let (tokenizer, grammars) = nano();
+        let tools = [tool("forecast", forecast(), strict), tool("clock", json!({}), strict)];
+        let form = Form::calls(&tools, marks(CallForm::Xml), true, None).unwrap();
+        let tokens = walk_within(tokenizer, grammars.compile(&form).unwrap(), &choices, 300);
+        let calls = calls_in(&tokens, &tools);
+        prop_assert_eq!(calls.len(), 1, "{}", tokenizer.decode(&tokens));
+        let arguments: Json = serde_json::from_str(&calls[0].1).unwrap();
+        match calls[0].0.as_str() {
+            "forecast" => prop_assert!(is_forecast(&arguments), "{}", tokenizer.decode(&tokens)),
+            _ => prop_assert_eq!(arguments, json!({})),
+        }
+    }
+}
+
+#[test]
+fn the_short_way_out_of_an_xml_call_writes_what_is_required() {
+    let (tokenizer, grammars) = nano();
+    let tools = [tool("forecast", forecast(), true)];
+    let form = Form::calls(&tools, marks(CallForm::Xml), true, None).unwrap();
+    for begun in [
+        "",
+        "\n<function=forecast>\n<parameter=city>\nSaid \"hi\" \\ and",
+        "\n<function=forecast>\n<parameter=city>\nKiel\n</para",
+        "\n<function=forecast>\n<parameter=city>\n<parameter=days>\n",
+        "\n<function=forecast>\n<parameter=city>\nx\n</parameter>\n<parameter=days>\n3",
+    ] {
+        let mut at = grammars.compile(&form).unwrap();
+        let mut tokens = vec![5];
+        tokens.extend(tokenizer.encode_text(begun).unwrap());
+        tokens.iter().for_each(|&token| assert!(!at.take(token).unwrap()));
+        tokens.extend(at.closing(CLOSING_TOKENS_MAX).expect("a short way"));
+        let calls = calls_in(&tokens, &tools);
+        let arguments: Json = serde_json::from_str(&calls[0].1).unwrap();
+        assert!(is_forecast(&arguments), "{}", tokenizer.decode(&tokens));
+    }
+}
+
+#[test]
+fn the_short_way_out_of_an_xml_call_leaves_out_what_may_be() {
+    let (tokenizer, grammars) = nano();
+    let optional = json!({"type": "object", "properties": {
+        "a": {"type": "string"}, "b": {"type": "integer"}, "c": {"type": "string"}}});
+    let tools = [tool("any", optional, true)];
+    let form = Form::calls(&tools, marks(CallForm::Xml), true, None).unwrap();
+    for (begun, expected) in [
+        ("", "{}"),
+        ("\n<function=any>\n<parameter=b>\n12", "{\"b\": 12}"),
+        ("\n<function=any>\n<parameter=a>\nx\n</parameter>\n", "{\"a\": \"x\"}"),
+    ] {
+        let mut at = grammars.compile(&form).unwrap();
+        let mut tokens = vec![5];
+        tokens.extend(tokenizer.encode_text(begun).unwrap());
+        tokens.iter().for_each(|&token| assert!(!at.take(token).unwrap()));
+        tokens.extend(at.closing(CLOSING_TOKENS_MAX).expect("a short way"));
+        assert_eq!(calls_in(&tokens, &tools)[0].1, expected);
     }
 }
 

@@ -18,13 +18,32 @@ use crate::weights::{ExpertDims, Form};
 pub(super) struct Family {
     /// `model_type`s in config.json; the first is the family's name.
     pub(super) model_types: &'static [&'static str],
+    /// What GGUF files of it leave open.
+    pub(super) gguf: GgufFamily,
     /// Reads and checks a config.
     pub(super) read: fn(&Fields<'_>) -> Result<Blueprint, EngineError>,
+}
+
+/// A family as GGUF knows it: what its keys do not say.
+#[derive(Debug)]
+pub(crate) struct GgufFamily {
+    /// `general.architecture`.
+    pub(crate) architecture: &'static str,
+    /// Delta nets with attention every few layers.
+    pub(crate) hybrid: bool,
+    /// The chosen experts' weights are scaled to sum 1 unless a key says otherwise.
+    pub(crate) norm_topk: bool,
+    pub(crate) shared_expert: bool,
 }
 
 /// All families that this engine runs.
 const FAMILIES: [&Family; 4] =
     [&qwen3_5_moe::FAMILY, &qwen3_next::FAMILY, &qwen3_moe::FAMILY, &qwen2_moe::FAMILY];
+
+/// The families by their names in configs, as GGUF knows them.
+pub(crate) fn gguf_families() -> impl Iterator<Item = (&'static str, &'static GgufFamily)> {
+    FAMILIES.into_iter().map(|family| (family.model_types[0], &family.gguf))
+}
 
 /// A model's parts and their sizes.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,8 +7,10 @@
 use super::parity::{Text, best_and_margin, load, reference};
 use super::tests::chunked;
 use super::tiny::{FAMILIES, checkpoint, gguf, packed};
-use super::{LoadedModel, Step};
+use super::wide;
+use super::{LoadedModel, Sequence, Step};
 use crate::engine::{BackendChoice, EngineOptions};
+use crate::tensor::DType;
 use crate::tokenizer::TokenId;
 
 /// Largest difference of a logit from transformers', with sums in f64.
@@ -56,7 +58,7 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Tokens chosen greedily after a prompt.
-fn greedy(model: &mut LoadedModel, prompt: &[TokenId], count: usize) -> Vec<TokenId> {
+pub(super) fn greedy(model: &mut LoadedModel, prompt: &[TokenId], count: usize) -> Vec<TokenId> {
     let mut sequence = model.new_sequence();
     let (mut logits, mut tokens, mut chosen) = (Vec::new(), prompt.to_vec(), Vec::new());
     while chosen.len() < count {
@@ -116,6 +118,80 @@ fn chunks_neighbours_and_threads_change_no_bit_of_any_family() {
             assert_eq!(chunked(&mut model, &long.ids, &[20, 1]), whole, "{family} {threads}");
         }
     }
+}
+
+/// The types whose dot products have vector code of their own, of each kind: one scale, scales of
+/// scales, minimums, powers of two.
+const QUANTISED: [DType; 5] = [DType::Q4_0, DType::Q8_0, DType::Q4K, DType::Q6K, DType::Mxfp4];
+
+#[test]
+fn quantised_weights_give_the_same_bits_however_tokens_and_rows_are_divided() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let prompt: Vec<TokenId> = (0..11).map(|i| (i * 37 + i * i * 5) % 256).collect();
+    for dtype in QUANTISED {
+        let model = wide::gguf("qwen3_5_moe", dtype, dir.path());
+        for (backend, _) in BACKENDS {
+            let mut alone = load(model.clone(), backend);
+            let whole = chunked(&mut alone, &prompt, &[prompt.len()]);
+            for sizes in [&[1][..], &[3, 1, 4]] {
+                assert_eq!(
+                    chunked(&mut alone, &prompt, sizes),
+                    whole,
+                    "{dtype} {backend:?} {sizes:?}"
+                );
+            }
+            // 12 threads are more than the rows of the smallest matrices.
+            let threads: &[usize] =
+                if backend == BackendChoice::Cpu { &[1, 2, 3, 12] } else { &[1] };
+            for &threads in threads {
+                let threads = Some(threads);
+                let options =
+                    EngineOptions { model: model.clone(), backend, threads, ..Default::default() };
+                let mut model = LoadedModel::load(&options).expect("loads");
+                let mixed = mixed_batch(&mut model, &prompt);
+                assert_eq!(
+                    mixed,
+                    [whole.clone(), whole.clone()],
+                    "{dtype} {backend:?} {threads:?}"
+                );
+            }
+        }
+        std::fs::remove_file(model).expect("there");
+    }
+}
+
+fn step<'a>(
+    sequence: &'a mut Sequence,
+    tokens: &'a [TokenId],
+    logits: Option<&'a mut Vec<f32>>,
+) -> Step<'a> {
+    Step { sequence, tokens, logits }
+}
+
+/// Logits after a prompt that was read but for its last token, which is decoded in one pass with the
+/// middle of another prompt; and after the same prompt whose rest comes in one pass with single tokens.
+fn mixed_batch(model: &mut LoadedModel, prompt: &[TokenId]) -> [Vec<f32>; 2] {
+    let (mut first, mut second) = (model.new_sequence(), model.new_sequence());
+    let mut neighbour = model.new_sequence();
+    let [mut ours, mut rest, mut others] = [const { Vec::new() }; 3];
+    let (read, last) = prompt.split_at(prompt.len() - 1);
+    let (begin, end) = prompt.split_at(4);
+    // Prefill beside prefill.
+    let batch = &mut [step(&mut first, read, None), step(&mut neighbour, &[3, 200, 77], None)];
+    model.forward(batch).expect("runs");
+    // Decode, prefill and decode in one pass.
+    let batch = &mut [
+        step(&mut neighbour, &[9], Some(&mut others)),
+        step(&mut second, begin, None),
+        step(&mut first, last, Some(&mut ours)),
+    ];
+    model.forward(batch).expect("runs");
+    let batch = &mut [
+        step(&mut second, end, Some(&mut rest)),
+        step(&mut neighbour, &[10], Some(&mut others)),
+    ];
+    model.forward(batch).expect("runs");
+    [ours, rest]
 }
 
 /// Logits after the last token of each prompt, all read in one pass.

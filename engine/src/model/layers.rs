@@ -1,6 +1,6 @@
 //! From a blueprint and a source of weights to layers, role by role.
 //!
-//! Shapes follow from the blueprint and are checked by the source. What transformers and ggml store
+//! Shapes follow from the blueprint (`shapes`) and are checked by the source. What transformers and ggml store
 //! differently is evened out here, and only here: norms become ready to multiply, rates become −e^A,
 //! fused matrices of Qwen3-Next become separate ones (whole rows move, so this works on any type).
 
@@ -10,7 +10,7 @@ use super::delta_net::DeltaNet;
 use super::mlp::Mlp;
 use super::moe::{Moe, SharedExpert};
 use super::{FeedForward, Layer, Mixer};
-use crate::backend::{AttentionShape, DeltaShape};
+use crate::backend::DeltaShape;
 use crate::error::EngineError;
 use crate::tensor::{AlignedBytes, Matrix, MatrixShape};
 use crate::weights::{Form, Role, Weights, canonical_name};
@@ -28,22 +28,20 @@ impl<'a> Loader<'a> {
 
     /// [vocab, hidden]
     pub(super) fn embedding(&self) -> Result<Matrix, EngineError> {
-        let config = &self.blueprint.config;
-        self.outside().matrix(Role::Embedding, config.vocab, config.hidden)
+        self.outside().matrix(Role::Embedding)
     }
 
     /// [vocab, hidden], or `None` if the embedding serves.
     pub(super) fn head(&self) -> Result<Option<Matrix>, EngineError> {
-        let config = &self.blueprint.config;
-        if config.tied {
+        if self.blueprint.config.tied {
             return Ok(None);
         }
-        self.outside().matrix(Role::Head, config.vocab, config.hidden).map(Some)
+        self.outside().matrix(Role::Head).map(Some)
     }
 
     /// The norm before the output matrix.
     pub(super) fn norm(&self) -> Result<Vec<f32>, EngineError> {
-        self.outside().norm(Role::Norm, self.blueprint.config.hidden)
+        self.outside().norm(Role::Norm)
     }
 
     /// All layers in order.
@@ -54,20 +52,18 @@ impl<'a> Loader<'a> {
     fn layer(&self, index: usize) -> Result<Layer, EngineError> {
         let source = Source { loader: self, layer: Some(index) };
         let plan = self.blueprint.layers[index];
-        let hidden = self.blueprint.config.hidden;
         Ok(Layer {
-            input_norm: source.norm(Role::InputNorm, hidden)?,
+            input_norm: source.norm(Role::InputNorm)?,
             mixer: match plan.mixer {
                 MixerKind::Attention => Mixer::Attention(source.attention()?),
                 MixerKind::DeltaNet => Mixer::DeltaNet(source.delta_net()?),
             },
-            post_norm: source.norm(Role::PostNorm, hidden)?,
+            post_norm: source.norm(Role::PostNorm)?,
             feed_forward: match plan.feed_forward {
                 FeedForwardKind::Moe => FeedForward::Moe(source.moe()?),
-                FeedForwardKind::Mlp => FeedForward::Mlp(source.mlp(
-                    [Role::MlpGate, Role::MlpUp, Role::MlpDown],
-                    self.blueprint.mlp_intermediate,
-                )?),
+                FeedForwardKind::Mlp => {
+                    FeedForward::Mlp(source.mlp([Role::MlpGate, Role::MlpUp, Role::MlpDown])?)
+                }
             },
         })
     }
@@ -93,17 +89,20 @@ impl Source<'_> {
         self.loader.weights.has(&self.name(role))
     }
 
-    fn matrix(&self, role: Role, rows: usize, cols: usize) -> Result<Matrix, EngineError> {
+    fn matrix(&self, role: Role) -> Result<Matrix, EngineError> {
+        let [rows, cols] = self.loader.blueprint.shape(role)[..] else {
+            panic!("{role:?} is no matrix")
+        };
         self.loader.weights.matrix(&self.name(role), rows, cols)
     }
 
-    fn vector(&self, role: Role, len: usize) -> Result<Vec<f32>, EngineError> {
-        self.loader.weights.vector(&self.name(role), &[len])
+    fn vector(&self, role: Role) -> Result<Vec<f32>, EngineError> {
+        self.loader.weights.vector(&self.name(role), &self.loader.blueprint.shape(role))
     }
 
     /// Weights of an RMS norm, ready to multiply.
-    fn norm(&self, role: Role, len: usize) -> Result<Vec<f32>, EngineError> {
-        let mut weight = self.vector(role, len)?;
+    fn norm(&self, role: Role) -> Result<Vec<f32>, EngineError> {
+        let mut weight = self.vector(role)?;
         let stored = (self.loader.blueprint.norms, self.loader.weights.form());
         if stored == (Norms::ZeroCentred, Form::Transformers) {
             weight.iter_mut().for_each(|w| *w += 1.0);
@@ -113,32 +112,26 @@ impl Source<'_> {
 
     fn attention(&self) -> Result<Attention, EngineError> {
         let plan = &self.loader.blueprint.attention;
-        let hidden = self.loader.blueprint.config.hidden;
-        let AttentionShape { heads, kv_heads, head_dim } = plan.shape;
-        let (out, kv) = (heads * head_dim, kv_heads * head_dim);
-        let q = if plan.gated { 2 * out } else { out };
-        let bias = |present: bool, role, len| {
-            if present { self.vector(role, len) } else { Ok(Vec::new()) }
-        };
+        let bias = |present: bool, role| if present { self.vector(role) } else { Ok(Vec::new()) };
         let norms = || -> Result<HeadNorms, EngineError> {
             Ok(HeadNorms {
-                q: self.norm(Role::AttnQNorm, head_dim)?,
-                k: self.norm(Role::AttnKNorm, head_dim)?,
+                q: self.norm(Role::AttnQNorm)?,
+                k: self.norm(Role::AttnKNorm)?,
                 eps: self.loader.blueprint.config.norm_eps,
             })
         };
         Ok(Attention {
             shape: plan.shape,
             gated: plan.gated,
-            q: self.matrix(Role::AttnQ, q, hidden)?,
-            k: self.matrix(Role::AttnK, kv, hidden)?,
-            v: self.matrix(Role::AttnV, kv, hidden)?,
-            o: self.matrix(Role::AttnO, hidden, out)?,
+            q: self.matrix(Role::AttnQ)?,
+            k: self.matrix(Role::AttnK)?,
+            v: self.matrix(Role::AttnV)?,
+            o: self.matrix(Role::AttnO)?,
             biases: Biases {
-                q: bias(plan.qkv_bias, Role::AttnQBias, q)?,
-                k: bias(plan.qkv_bias, Role::AttnKBias, kv)?,
-                v: bias(plan.qkv_bias, Role::AttnVBias, kv)?,
-                o: bias(plan.o_bias, Role::AttnOBias, hidden)?,
+                q: bias(plan.qkv_bias, Role::AttnQBias)?,
+                k: bias(plan.qkv_bias, Role::AttnKBias)?,
+                v: bias(plan.qkv_bias, Role::AttnVBias)?,
+                o: bias(plan.o_bias, Role::AttnOBias)?,
             },
             norms: plan.qk_norm.then(norms).transpose()?,
         })
@@ -149,15 +142,11 @@ impl Source<'_> {
         let plan = blueprint.delta.expect("families with delta nets say how large these are");
         let form = self.loader.weights.form();
         let shape = blueprint.delta_shape(form).expect("as above");
-        let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
-        let hidden = blueprint.config.hidden;
-        let values = value_heads * value_dim;
-        let channels = 2 * key_heads * key_dim + values;
-        let (qkv, z) = self.delta_qkv_z(shape, hidden)?;
-        let (b, a) = self.delta_b_a(shape, hidden)?;
-        let conv = canonical_name(self.layer, Role::DeltaConv);
-        let conv = self.loader.weights.vector(&conv, &[channels, plan.conv_width])?;
-        let mut rate = self.vector(Role::DeltaRate, value_heads)?;
+        let (qkv, z) = self.delta_qkv_z(shape)?;
+        let (b, a) = self.delta_b_a(shape)?;
+        let conv = self.vector(Role::DeltaConv)?;
+        let channels = conv.len() / plan.conv_width;
+        let mut rate = self.vector(Role::DeltaRate)?;
         if form == Form::Transformers {
             rate.iter_mut().for_each(|a| *a = -a.exp());
         }
@@ -169,28 +158,23 @@ impl Source<'_> {
             a,
             conv: transposed(&conv, channels, plan.conv_width),
             negative_rate: rate,
-            dt_bias: self.vector(Role::DeltaDtBias, value_heads)?,
-            norm: self.vector(Role::DeltaNorm, value_dim)?,
-            out: self.matrix(Role::DeltaOut, hidden, values)?,
+            dt_bias: self.vector(Role::DeltaDtBias)?,
+            norm: self.vector(Role::DeltaNorm)?,
+            out: self.matrix(Role::DeltaOut)?,
             norm_eps: blueprint.config.norm_eps,
         })
     }
 
     /// Q, K and V in one matrix, and Z.
-    fn delta_qkv_z(
-        &self,
-        shape: DeltaShape,
-        hidden: usize,
-    ) -> Result<(Matrix, Matrix), EngineError> {
+    fn delta_qkv_z(&self, shape: DeltaShape) -> Result<(Matrix, Matrix), EngineError> {
         let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
-        let (keys, values) = (key_heads * key_dim, value_heads * value_dim);
         if !self.has(Role::DeltaQkvz) {
-            let qkv = self.matrix(Role::DeltaQkv, 2 * keys + values, hidden)?;
-            return Ok((qkv, self.matrix(Role::DeltaZ, values, hidden)?));
+            let qkv = self.matrix(Role::DeltaQkv)?;
+            return Ok((qkv, self.matrix(Role::DeltaZ)?));
         }
         // Key head by key head: its q, its k, the v of its value heads, their z.
-        let fused = self.matrix(Role::DeltaQkvz, 2 * keys + 2 * values, hidden)?;
-        let own_values = values / key_heads;
+        let fused = self.matrix(Role::DeltaQkvz)?;
+        let own_values = value_heads / key_heads * value_dim;
         let group = 2 * key_dim + 2 * own_values;
         let part = |start: usize, len: usize| {
             (0..key_heads).flat_map(move |head| head * group + start..head * group + start + len)
@@ -201,14 +185,14 @@ impl Source<'_> {
         Ok((rows_of(&fused, q_k_v), rows_of(&fused, z)))
     }
 
-    fn delta_b_a(&self, shape: DeltaShape, hidden: usize) -> Result<(Matrix, Matrix), EngineError> {
+    fn delta_b_a(&self, shape: DeltaShape) -> Result<(Matrix, Matrix), EngineError> {
         let DeltaShape { key_heads, value_heads, .. } = shape;
         if !self.has(Role::DeltaBa) {
-            let b = self.matrix(Role::DeltaB, value_heads, hidden)?;
-            return Ok((b, self.matrix(Role::DeltaA, value_heads, hidden)?));
+            let b = self.matrix(Role::DeltaB)?;
+            return Ok((b, self.matrix(Role::DeltaA)?));
         }
         // Key head by key head: the b of its value heads, their a.
-        let fused = self.matrix(Role::DeltaBa, 2 * value_heads, hidden)?;
+        let fused = self.matrix(Role::DeltaBa)?;
         let own = value_heads / key_heads;
         let part = |start: usize| {
             (0..key_heads).flat_map(move |k| 2 * k * own + start..2 * k * own + start + own)
@@ -218,28 +202,22 @@ impl Source<'_> {
 
     fn moe(&self) -> Result<Moe, EngineError> {
         let plan = &self.loader.blueprint.moe;
-        let hidden = plan.experts.hidden;
-        let shared = |intermediate| -> Result<SharedExpert, EngineError> {
+        let shared = |_| -> Result<SharedExpert, EngineError> {
             let roles = [Role::SharedGate, Role::SharedUp, Role::SharedDown];
-            let scale = self.matrix(Role::SharedScale, 1, hidden)?;
-            Ok(SharedExpert { mlp: self.mlp(roles, intermediate)?, scale })
+            let scale = self.matrix(Role::SharedScale)?;
+            Ok(SharedExpert { mlp: self.mlp(roles)?, scale })
         };
         Ok(Moe {
-            gate: self.matrix(Role::Gate, plan.experts.count, hidden)?,
+            gate: self.matrix(Role::Gate)?,
             chosen: plan.chosen,
             normalise: plan.normalise,
             shared: plan.shared.map(shared).transpose()?,
         })
     }
 
-    fn mlp(&self, roles: [Role; 3], intermediate: usize) -> Result<Mlp, EngineError> {
-        let hidden = self.loader.blueprint.config.hidden;
+    fn mlp(&self, roles: [Role; 3]) -> Result<Mlp, EngineError> {
         let [gate, up, down] = roles;
-        Ok(Mlp {
-            gate: self.matrix(gate, intermediate, hidden)?,
-            up: self.matrix(up, intermediate, hidden)?,
-            down: self.matrix(down, hidden, intermediate)?,
-        })
+        Ok(Mlp { gate: self.matrix(gate)?, up: self.matrix(up)?, down: self.matrix(down)? })
     }
 }
 

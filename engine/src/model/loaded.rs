@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::layers::Loader;
 use super::{Blueprint, Model, Parts, Sequence, Step};
 use crate::backend::{Cpu, Reference};
+use crate::chat::SpecialTokens;
 use crate::engine::{BackendChoice, EngineOptions, ExpertUse, ModelInfo, SamplingOptions};
 use crate::error::EngineError;
 use crate::expert::{ExpertOptions, ExpertStore, Experts, ReadCounts, Recorder, probe};
@@ -18,7 +20,7 @@ use crate::io::ReadAt;
 use crate::io::Reading;
 use crate::plan::machine::{Machine, resident_now};
 use crate::plan::{self, MemoryPlan, Sizes, Wishes};
-use crate::tokenizer::TokenId;
+use crate::tokenizer::{END_TOKENS, TokenId};
 use crate::weights::Weights;
 use crate::weights::side_files::{self, SideFiles};
 
@@ -51,8 +53,10 @@ pub(crate) struct ModelFiles {
     pub(crate) tokenizer_json: Vec<u8>,
     /// Jinja template of the conversation, if there is one.
     pub(crate) chat_template: Option<String>,
-    /// Tokens that end a reply.
+    /// Tokens that end a reply; the first is the one that the model was trained to end with.
     pub(crate) eos_token_ids: Vec<TokenId>,
+    /// Tokens that templates write and prompts begin with.
+    pub(crate) special: SpecialTokens,
     /// `generation_config.json`, as defaults for requests.
     pub(crate) generation_defaults: SamplingOptions,
 }
@@ -157,7 +161,7 @@ fn load_parts(
     config: &Value,
     options: &EngineOptions,
 ) -> Result<Parts, EngineError> {
-    let mut blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), config)?;
+    let mut blueprint = Blueprint::of(weights, config)?;
     if let Some(chosen) = options.active_experts {
         blueprint.limit_experts(chosen)?;
     }
@@ -263,16 +267,23 @@ impl ModelFiles {
             Some(text) => Some(String::from_utf8_lossy(&text).into_owned()),
             None => tokenizer_config.as_ref().and_then(template_of),
         };
-        let mut eos_token_ids = token_ids(generation.get("eos_token_id"));
-        for id in token_ids(config.get("text_config").unwrap_or(config).get("eos_token_id")) {
+        let tokenizer_json = side.required(side_files::TOKENIZER)?;
+        let special = special_tokens(tokenizer_config.as_ref().unwrap_or(&Value::Null));
+        let text_config = config.get("text_config").unwrap_or(config);
+        let named =
+            [&generation, text_config, config].map(|file| token_ids(file.get("eos_token_id")));
+        let mut eos_token_ids = Vec::new();
+        let ends = named.into_iter().flatten().chain(end_tokens(&tokenizer_json, &special));
+        for id in ends {
             if !eos_token_ids.contains(&id) {
                 eos_token_ids.push(id);
             }
         }
         Ok(ModelFiles {
-            tokenizer_json: side.required(side_files::TOKENIZER)?,
+            tokenizer_json,
             chat_template,
             eos_token_ids,
+            special,
             generation_defaults: generation_defaults(&generation),
         })
     }
@@ -287,6 +298,41 @@ fn template_of(tokenizer_config: &Value) -> Option<String> {
     };
     let one = template.as_array().map_or_else(|| Some(template.clone()), named)?;
     one.as_str().map(str::to_owned)
+}
+
+/// The special tokens that `tokenizer_config.json` names: texts, or objects with one.
+fn special_tokens(tokenizer_config: &Value) -> SpecialTokens {
+    let text = |name: &str| {
+        let token = tokenizer_config.get(name)?;
+        token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+    };
+    SpecialTokens {
+        bos: text("bos_token"),
+        eos: text("eos_token"),
+        add_bos: tokenizer_config.get("add_bos_token") == Some(&Value::Bool(true)),
+    }
+}
+
+/// Added tokens of a tokenizer that end a reply: its `eos_token`, and those that always do.
+fn end_tokens(tokenizer_json: &[u8], special: &SpecialTokens) -> Vec<TokenId> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: TokenId,
+        content: String,
+        #[serde(default)]
+        special: bool,
+    }
+    // A file that cannot be read is refused when the tokenizer is made of it.
+    let added = serde_json::from_slice::<File>(tokenizer_json).map(|f| f.added_tokens);
+    let added = added.unwrap_or_default();
+    let eos = added.iter().filter(|token| special.eos.as_ref() == Some(&token.content));
+    let always = added.iter().filter(|t| t.special && END_TOKENS.contains(&t.content.as_str()));
+    eos.chain(always).map(|token| token.id).collect()
 }
 
 /// A token id or a list of them.
@@ -309,5 +355,101 @@ fn generation_defaults(config: &Value) -> SamplingOptions {
         min_p: number("min_p"),
         repetition_penalty: number("repetition_penalty"),
         ..SamplingOptions::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::tiny;
+    use crate::weights::gguf_testing::{TestFile, Value as Key};
+    use crate::{Engine, FinishReason, GenerationRequest, PromptInput, StreamEvent};
+
+    /// The end tokens of a tiny model whose files say that; its vocabulary has `<|im_end|>` at 257.
+    fn ends(config: Value, others: &[(&str, Value)]) -> Vec<TokenId> {
+        let dir = tempfile::tempdir().expect("a folder");
+        tiny::write(dir.path(), 1);
+        for (name, value) in others {
+            std::fs::write(dir.path().join(name), value.to_string()).expect("written");
+        }
+        let side = SideFiles::Folder(dir.path().to_owned());
+        ModelFiles::read(&side, &config).expect("whole").eos_token_ids
+    }
+
+    #[test]
+    fn end_tokens_are_gathered_from_every_file_that_names_one() {
+        let tokenizer = side_files::TOKENIZER_CONFIG;
+        let generation = side_files::GENERATION_CONFIG;
+        assert_eq!(ends(json!({"eos_token_id": 7}), &[]), [7, 257]);
+        assert_eq!(
+            ends(json!({"text_config": {"eos_token_id": 7}, "eos_token_id": [8, 9]}), &[]),
+            [7, 8, 9, 257]
+        );
+        assert_eq!(
+            ends(json!({"eos_token_id": 7}), &[(generation, json!({"eos_token_id": [6, 7]}))]),
+            [6, 7, 257]
+        );
+        for eos in [json!("<|im_start|>"), json!({"content": "<|im_start|>", "special": true})] {
+            assert_eq!(ends(json!({}), &[(tokenizer, json!({"eos_token": eos}))]), [256, 257]);
+        }
+        assert_eq!(ends(json!({}), &[(tokenizer, json!({"eos_token": null}))]), [257]);
+    }
+
+    #[test]
+    fn a_reply_stops_at_the_second_of_several_end_tokens() {
+        let dir = tempfile::tempdir().expect("a folder");
+        tiny::write(dir.path(), 2);
+        let options = EngineOptions {
+            model: dir.path().to_owned(),
+            threads: Some(1),
+            ..EngineOptions::default()
+        };
+        let prompt = [10, 20, 30];
+        let mut model = LoadedModel::load(&options).expect("loads");
+        let said = crate::model::families::greedy(&mut model, &prompt, 12);
+        let new = |i: &usize| !said[..*i].contains(&said[*i]);
+        let end = (1..12).rfind(new).expect("not one token twelve times");
+        let config = json!({"eos_token_id": [256, said[end]], "do_sample": false});
+        std::fs::write(dir.path().join(side_files::GENERATION_CONFIG), config.to_string())
+            .expect("ok");
+        let engine = Engine::load(&options).expect("loads");
+        let request = GenerationRequest {
+            max_tokens: Some(100),
+            ..GenerationRequest::new(PromptInput::Tokens(prompt.to_vec()))
+        };
+        let mut stream = engine.submit(request).expect("accepted");
+        let finish = loop {
+            match stream.next_blocking() {
+                Some(StreamEvent::Finished(finish)) => break finish,
+                Some(StreamEvent::Delta(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(finish.reason, FinishReason::Stop);
+        assert!(finish.completion_tokens <= end + 1, "{finish:?}, expected {end}");
+    }
+
+    #[test]
+    fn the_first_token_of_gguf_prompts_is_the_one_that_the_file_wants() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("m.gguf");
+        for (add, tokens) in [(Some(true), 2), (Some(false), 1), (None, 1)] {
+            let mut file = TestFile::open(&tiny::gguf("qwen3_moe"));
+            file.set("tokenizer.ggml.bos_token_id", Key::Integer(265));
+            if let Some(add) = add {
+                file.set("tokenizer.ggml.add_bos_token", Key::Bool(add));
+            }
+            std::fs::write(&path, file.bytes()).expect("written");
+            for model in
+                [path.clone(), tiny::packed(&path, dir.path().join(format!("{add:?}")), "auto")]
+            {
+                let options = EngineOptions { model, threads: Some(1), ..EngineOptions::default() };
+                let engine = Engine::load(&options).expect("loads");
+                let count = engine.count_tokens(&PromptInput::Text("a".to_owned())).expect("short");
+                assert_eq!(count, tokens, "{add:?}");
+            }
+        }
     }
 }

@@ -4,11 +4,20 @@
 //! The gate's probabilities are used as they are unless the file says otherwise. Norms are plain.
 //! Sources: transformers `configuration_qwen2_moe.py`, `modeling_qwen2_moe.py`.
 
-use super::blueprint::{self, AttentionPlan, Blueprint, Family, Norms};
+use super::blueprint::{self, AttentionPlan, Blueprint, Family, GgufFamily, Norms};
 use super::config::{Defaults, Fields, ModelConfig};
 use crate::error::EngineError;
 
-pub(super) const FAMILY: Family = Family { model_types: &["qwen2_moe"], read };
+pub(super) const FAMILY: Family = Family {
+    model_types: &["qwen2_moe"],
+    gguf: GgufFamily {
+        architecture: "qwen2moe",
+        hybrid: false,
+        norm_topk: false,
+        shared_expert: true,
+    },
+    read,
+};
 
 const DEFAULTS: Defaults = Defaults { partial_rotary_factor: 1.0, head_dim: None };
 

@@ -6,13 +6,21 @@
 //! so that these are plain.
 //! Sources: transformers `configuration_qwen3_5_moe.py`, `modeling_qwen3_5_moe.py`.
 
-use super::blueprint::{self, AttentionPlan, Blueprint, Family, Norms};
+use super::blueprint::{self, AttentionPlan, Blueprint, Family, GgufFamily, Norms};
 use super::config::{Defaults, Fields, ModelConfig};
 use crate::backend::HeadOrder;
 use crate::error::EngineError;
 
-pub(super) const FAMILY: Family =
-    Family { model_types: &["qwen3_5_moe", "qwen3_5_moe_text"], read };
+pub(super) const FAMILY: Family = Family {
+    model_types: &["qwen3_5_moe", "qwen3_5_moe_text"],
+    gguf: GgufFamily {
+        architecture: "qwen35moe",
+        hybrid: true,
+        norm_topk: true,
+        shared_expert: true,
+    },
+    read,
+};
 
 const DEFAULTS: Defaults = Defaults { partial_rotary_factor: 0.25, head_dim: Some(256) };
 

@@ -5,11 +5,20 @@
 //! the config class no). Norms are plain.
 //! Sources: transformers `configuration_qwen3_moe.py`, `modeling_qwen3_moe.py`.
 
-use super::blueprint::{self, AttentionPlan, Blueprint, Family, Norms};
+use super::blueprint::{self, AttentionPlan, Blueprint, Family, GgufFamily, Norms};
 use super::config::{Defaults, Fields, ModelConfig};
 use crate::error::EngineError;
 
-pub(super) const FAMILY: Family = Family { model_types: &["qwen3_moe"], read };
+pub(super) const FAMILY: Family = Family {
+    model_types: &["qwen3_moe"],
+    gguf: GgufFamily {
+        architecture: "qwen3moe",
+        hybrid: false,
+        norm_topk: true,
+        shared_expert: false,
+    },
+    read,
+};
 
 const DEFAULTS: Defaults = Defaults { partial_rotary_factor: 1.0, head_dim: None };
 

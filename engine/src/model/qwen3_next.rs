@@ -5,12 +5,21 @@
 //! by key head; the loader takes them apart. Norms are zero-centred as in `qwen3_5_moe`.
 //! Sources: transformers `configuration_qwen3_next.py`, `modeling_qwen3_next.py`.
 
-use super::blueprint::{self, AttentionPlan, Blueprint, Family, Norms};
+use super::blueprint::{self, AttentionPlan, Blueprint, Family, GgufFamily, Norms};
 use super::config::{Defaults, Fields, ModelConfig};
 use crate::backend::HeadOrder;
 use crate::error::EngineError;
 
-pub(super) const FAMILY: Family = Family { model_types: &["qwen3_next"], read };
+pub(super) const FAMILY: Family = Family {
+    model_types: &["qwen3_next"],
+    gguf: GgufFamily {
+        architecture: "qwen3next",
+        hybrid: true,
+        norm_topk: true,
+        shared_expert: true,
+    },
+    read,
+};
 
 const DEFAULTS: Defaults = Defaults { partial_rotary_factor: 0.25, head_dim: Some(256) };
 

@@ -26,17 +26,21 @@ pub(crate) fn gguf(family: &str) -> PathBuf {
 
 /// Packs a model, all matrices in one type (`auto`: each in its own).
 pub(crate) fn packed(source: &Path, destination: PathBuf, dtype: &str) -> PathBuf {
-    let options = PackOptions {
+    pack(&pack_options(source, &destination, dtype), &mut |_| {}).expect("packs");
+    destination
+}
+
+/// The options for that.
+pub(crate) fn pack_options(source: &Path, destination: &Path, dtype: &str) -> PackOptions {
+    PackOptions {
         source: source.to_owned(),
-        destination,
+        destination: destination.to_owned(),
         experts: dtype.to_owned(),
         dense: dtype.to_owned(),
         classes: Vec::new(),
         name: None,
         quality: None,
-    };
-    pack(&options, &mut |_| {}).expect("packs");
-    options.destination
+    }
 }
 
 /// A committed file of test data.

@@ -48,6 +48,8 @@ const GGUF_WIDTHS: [&str; 9] = [
     "ssm.inner_size",
     "rope.dimension_count",
 ];
+/// Experts in a layer of the tiny models.
+pub(crate) const EXPERTS: usize = 8;
 /// Matrices that are f32 in every GGUF file.
 const GGUF_F32: [&str; 4] = ["ffn_gate_inp", "ssm_alpha", "ssm_beta", "ssm_ba"];
 
@@ -182,6 +184,11 @@ impl Widening {
     }
 }
 
+/// A family as a GGUF file in a folder, with matrices of any type.
+pub(crate) fn gguf(family: &str, dtype: DType, to: &Path) -> PathBuf {
+    Widening::new(WHOLE_BLOCKS).gguf(family, dtype, to)
+}
+
 fn is_weights(name: &std::ffi::OsStr) -> bool {
     let name = name.to_string_lossy();
     name.starts_with("model") && name.ends_with(".safetensors")
@@ -245,7 +252,7 @@ fn every_weight_type_runs_from_gguf_and_from_its_pack() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     // The tiny models themselves are unquantised.
     for dtype in DType::ALL.into_iter().filter(|t| t.is_quantised()) {
-        let file = Widening::new(WHOLE_BLOCKS).gguf("qwen3_moe", dtype, dir.path());
+        let file = gguf("qwen3_moe", dtype, dir.path());
         let exact = logits(&mut load(file.clone(), BackendChoice::Reference), 2);
         let fast = logits(&mut load(file.clone(), BackendChoice::Cpu), 2);
         let error = relative_error(&fast, &exact);

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use super::Fallback;
 use super::class::{Census, ClassTypes};
-use super::plan::fallbacks;
+use super::plan::{fallbacks, joined};
 use super::writer::digest;
 use crate::error::EngineError;
-use crate::model::{Blueprint, ModelFiles};
-use crate::weights::{Weights, side_files};
+use crate::expert::{ExpertLayout, ExpertStore};
+use crate::model::{Blueprint, ModelConfig, ModelFiles};
+use crate::tensor::MatrixShape;
+use crate::weights::{Role, Weights, canonical_name};
 
 /// A model's sizes and types.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -39,10 +41,14 @@ pub struct Inspection {
     pub dense_bytes: u64,
     /// Types by class of tensors, experts first.
     pub classes: Vec<ClassTypes>,
-    /// Types of an expert's gate, up and down matrices in the first layer that
-    /// has experts.
+    /// Bytes of dense tensors that one token uses: all but an embedding that does not serve as the
+    /// output matrix, of which it uses one row.
+    pub dense_bytes_per_token: u64,
+    /// Types of the experts' gate, up and down matrices, of all layers: `q4_k`, or `q4_k+q6_k`.
     pub expert_types: [String; 3],
-    /// Bytes of one expert of that layer.
+    /// Bytes of the smallest expert.
+    pub expert_bytes_min: u64,
+    /// Bytes of the largest expert.
     pub expert_bytes: u64,
     /// Bytes of all experts.
     pub experts_bytes: u64,
@@ -61,7 +67,7 @@ pub struct Inspection {
 pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
     let weights = Weights::open(dir)?;
     let config = weights.side().config()?;
-    let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+    let blueprint = Blueprint::of(&weights, &config)?;
     let model = blueprint.config();
     let store = weights.experts(&blueprint.expert_layers(), false)?;
     let files = ModelFiles::read(weights.side(), &config)?;
@@ -77,7 +83,8 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         }
     }
     dense_types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let layout = store.layouts().next().expect("a model has layers with experts");
+    let dense_bytes = dense_types.iter().map(|(_, bytes)| bytes).sum();
+    let expert_sizes = || store.layouts().map(|layout| layout.bytes() as u64);
     Ok(Inspection {
         name: manifest.map_or_else(|| crate::model::folder_name(dir), |m| m.name.clone()),
         format: weights.format_name().to_owned(),
@@ -90,10 +97,12 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         experts: blueprint.experts(),
         experts_per_token: blueprint.experts_per_token(),
         classes: Census::of(&weights, &store).classes(),
-        dense_bytes: dense_types.iter().map(|(_, bytes)| bytes).sum(),
+        dense_bytes,
+        dense_bytes_per_token: dense_bytes - unread_embedding(&weights, model),
         dense_types,
-        expert_types: [layout.gate, layout.up, layout.down].map(|s| s.dtype.to_string()),
-        expert_bytes: layout.bytes() as u64,
+        expert_types: expert_types(&store),
+        expert_bytes_min: expert_sizes().min().unwrap_or(0),
+        expert_bytes: expert_sizes().max().unwrap_or(0),
         experts_bytes: store.bytes(),
         expert_bytes_per_token: store
             .layouts()
@@ -103,6 +112,20 @@ pub fn inspect(dir: &Path, verify: bool) -> Result<Inspection, EngineError> {
         chat_template: files.chat_template,
         files_verified: verify.then(|| verify_files(dir, &weights)).transpose()?,
     })
+}
+
+/// Bytes of the embedding that a token leaves alone: all but its row, unless it is the output matrix.
+fn unread_embedding(weights: &Weights, model: &ModelConfig) -> u64 {
+    let bytes = weights.place(&canonical_name(None, Role::Embedding)).2 as u64;
+    if model.tied { 0 } else { bytes - bytes / model.vocab as u64 }
+}
+
+/// The types of gate, up and down through all layers.
+fn expert_types(store: &ExpertStore) -> [String; 3] {
+    let of = |part: fn(&ExpertLayout) -> MatrixShape| {
+        joined(store.layouts().map(|layout| part(layout).dtype.to_string()))
+    };
+    [of(|layout| layout.gate), of(|layout| layout.up), of(|layout| layout.down)]
 }
 
 fn verify_files(dir: &Path, weights: &Weights) -> Result<usize, EngineError> {

@@ -373,7 +373,8 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("layers.")?.split_once('.')?.0.parse().ok()
 }
 
-fn joined(types: impl Iterator<Item = String>) -> String {
+/// Distinct types in their order: `q4_k+q6_k`.
+pub(super) fn joined(types: impl Iterator<Item = String>) -> String {
     let mut all: Vec<String> = types.collect();
     all.sort();
     all.dedup();

@@ -8,6 +8,7 @@ use super::*;
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::model::{LoadedModel, tiny};
 use crate::tensor::ALIGNMENT;
+use crate::weights::gguf_testing::{TestFile, splits_of};
 
 fn options(source: &Path, destination: &Path) -> PackOptions {
     PackOptions {
@@ -215,6 +216,32 @@ fn damaged_packs_are_errors_that_say_which_file() {
     }
 }
 
+/// A pack's manifest and config, cut anywhere. `model.safetensors.index.json` is not read at all.
+#[test]
+fn small_files_that_are_cut_anywhere_are_errors_that_name_them() {
+    let (_dir, pack_dir) = packed();
+    for name in ["sluice.json", "config.json"] {
+        let whole = std::fs::read(pack_dir.join(name)).expect("there");
+        let end = whole.iter().rposition(|b| *b == b'}').expect("an object");
+        for len in (0..end).step_by(1 + end / 400).chain([end]) {
+            std::fs::write(pack_dir.join(name), &whole[..len]).expect("written");
+            let opened = Weights::open(&pack_dir).and_then(|w| w.side().config());
+            let error = opened.err().unwrap_or_else(|| panic!("{name}, {len} bytes")).to_string();
+            assert!(error.contains(name) || error.contains("manifest"), "{error}");
+        }
+        std::fs::write(pack_dir.join(name), whole).expect("written");
+    }
+    load(&pack_dir).expect("whole again");
+    let model = tiny::checkpoint("qwen3_next");
+    let (dir, index) = (tempfile::tempdir().expect("a folder"), "model.safetensors.index.json");
+    for entry in std::fs::read_dir(&model).expect("a folder") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copied");
+    }
+    std::fs::write(dir.path().join(index), "{\"weight_map\": {").expect("written");
+    assert_eq!(logits(dir.path()), logits(&model));
+}
+
 #[test]
 fn a_flipped_bit_in_an_expert_ends_the_pass_with_its_name() {
     let (_dir, pack_dir) = packed();
@@ -303,6 +330,32 @@ fn inspect_describes_gguf_as_it_lies_there() {
 }
 
 #[test]
+fn inspect_sees_the_types_of_all_layers() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("mixed.gguf");
+    let mut file = TestFile::open(&tiny::gguf("qwen3_moe"));
+    let down = file.tensors.iter_mut().find(|t| t.name == "blk.1.ffn_down_exps.weight");
+    let down = down.expect("there");
+    // Twice as many bytes a value: f32 in the place of f16.
+    down.ggml_type = DType::F32.ggml();
+    down.bytes = vec![0; 2 * down.bytes.len()];
+    let (layer, stacked) = (down.bytes.len() as u64, down.bytes.len() as u64 / 2);
+    std::fs::write(&path, file.bytes()).expect("written");
+    let found = inspect(&path, false).expect("opens");
+    assert_eq!(found.expert_types, ["f16", "f16", "f16+f32"].map(str::to_owned));
+    let experts = found.classes.iter().find(|c| c.class == TensorClass::Experts).expect("some");
+    let [(first, most), (second, least)] = &experts.types[..] else { panic!("{experts:?}") };
+    assert_eq!(
+        (first.as_str(), *most, second.as_str(), *least),
+        ("f16", 5 * stacked, "f32", layer)
+    );
+    assert_eq!(found.expert_bytes - found.expert_bytes_min, (layer - stacked) / 8);
+    assert_eq!(found.dense_bytes_per_token, found.dense_bytes, "the embedding is the output too");
+    let untied = inspect(&tiny::gguf("qwen3_next"), false).expect("opens");
+    assert!(untied.dense_bytes_per_token < untied.dense_bytes);
+}
+
+#[test]
 fn an_interrupted_pack_goes_on_and_keeps_what_is_whole() {
     let dir = tempfile::tempdir().expect("a folder");
     let (source, whole, to) =
@@ -338,6 +391,36 @@ fn an_interrupted_pack_goes_on_and_keeps_what_is_whole() {
     begin(2);
     let other = PackOptions { experts: "q8_0".to_owned(), ..options.clone() };
     assert_eq!(pack(&other, &mut |_| {}).expect("packs").files_kept, 0);
+}
+
+/// The tiny model without one of its tensors, as a GGUF file.
+fn lacking(name: &str, path: &Path) {
+    let mut file = TestFile::open(&tiny::gguf("qwen3_moe"));
+    file.tensors.retain(|tensor| tensor.name != name);
+    std::fs::write(path, file.bytes()).expect("written");
+}
+
+#[test]
+fn a_model_that_lacks_a_tensor_is_refused_before_anything_is_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (source, to) = (dir.path().join("m.gguf"), dir.path().join("pack"));
+    for name in ["blk.0.attn_k.weight", "blk.1.attn_norm.weight", "blk.1.ffn_down_exps.weight"] {
+        lacking(name, &source);
+        let (files, bytes) = arriving(std::slice::from_ref(&source));
+        let options = automatic(&source, &to);
+        for error in [
+            pack(&options, &mut |_| {}).err(),
+            feed(&options, &files, &bytes, None, usize::MAX).err(),
+            inspect(&source, false).err(),
+        ] {
+            let error = error.expect("refused").to_string();
+            assert!(error.contains(name) || error.contains("experts.0.gate"), "{name}: {error}");
+        }
+        assert!(!to.exists());
+        let here = std::fs::read_dir(partial(&to)).expect("what arrived").count();
+        assert_eq!(here, 1, "nothing but what arrived");
+        std::fs::remove_dir_all(partial(&to)).expect("there");
+    }
 }
 
 /// A model's files as they would arrive, with their bytes.
@@ -402,15 +485,19 @@ fn feed(
 
 #[test]
 fn a_model_packed_while_it_arrives_is_the_same_and_never_here_as_a_whole() {
-    for (source, is_gguf) in
-        [(tiny::gguf("qwen3_5_moe"), true), (tiny::checkpoint("qwen3_next"), false)]
-    {
+    let splits = tempfile::tempdir().expect("a folder");
+    let parts = splits_of(&tiny::gguf("qwen3_next"), splits.path(), |_, _| {});
+    for (source, is_gguf) in [
+        (tiny::gguf("qwen3_5_moe"), true),
+        (parts[0].clone(), true),
+        (tiny::checkpoint("qwen3_next"), false),
+    ] {
         let name = source.display().to_string();
         let dir = tempfile::tempdir().expect("a folder");
         let (whole, to) = (dir.path().join("whole"), dir.path().join("pack"));
         pack(&automatic(&source, &whole), &mut |_| {}).expect("packs");
         let (paths, side) = if is_gguf {
-            (vec![source], None)
+            (if source == parts[0] { parts.clone() } else { vec![source] }, None)
         } else {
             let shard = |n: usize| source.join(format!("model-{n:05}-of-00002.safetensors"));
             let side = side_files::NAMES.map(|n| (n.to_owned(), std::fs::read(source.join(n))));

@@ -73,7 +73,7 @@ pub struct Outlook {
 pub fn plan(options: &PlanOptions) -> Result<Outlook, EngineError> {
     let weights = Weights::open(&options.model)?;
     let config = weights.side().config()?;
-    let blueprint = Blueprint::read(&weights.side().path(side_files::CONFIG), &config)?;
+    let blueprint = Blueprint::of(&weights, &config)?;
     let store = weights.experts(&blueprint.expert_layers(), true)?;
     let tokenizer_bytes = weights.side().required(side_files::TOKENIZER)?.len() as u64;
     let sizes = Sizes::of(&blueprint, &weights, &store, tokenizer_bytes);

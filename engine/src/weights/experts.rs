@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{ExpertDims, Tensor, Weights};
 use crate::error::EngineError;
-use crate::expert::{ExpertLayout, LayerExperts, Segment};
+use crate::expert::{Check, ExpertLayout, LayerExperts, Segment};
 use crate::tensor::{DType, MatrixShape};
 
 /// One of `count` equal parts of a tensor.
@@ -24,8 +24,10 @@ pub(super) fn of_layer(
     weights: &Weights,
     layer: usize,
     dims: ExpertDims,
+    verify: bool,
 ) -> Result<LayerExperts, EngineError> {
-    let types = types(&pieces(weights, layer, 0, dims)?);
+    let first = pieces(weights, layer, 0, dims)?;
+    let types = types(&first);
     let [gate, up, down] = types;
     let ExpertDims { count, hidden, intermediate } = dims;
     let shape = |dtype, rows, cols| MatrixShape { dtype, rows, cols };
@@ -45,7 +47,11 @@ pub(super) fn of_layer(
             Ok(pieces.iter().map(|piece| segment(weights, piece)).collect())
         })
         .collect::<Result<_, _>>()?;
-    Ok(LayerExperts { layout: Arc::new(layout), segments, checksums: None })
+    let check = match verify {
+        true => Check::Numbers(names(weights, layer, &first)),
+        false => Check::Nothing,
+    };
+    Ok(LayerExperts { layout: Arc::new(layout), segments, check })
 }
 
 /// The slices of one expert, in the order gate, up, down.
@@ -83,6 +89,18 @@ fn pieces(
         alone("up", intermediate, hidden)?,
         alone("down", hidden, intermediate)?,
     ])
+}
+
+/// Names of the tensors of gate, up and down, as errors have them; `*` stands for each expert.
+fn names(weights: &Weights, layer: usize, pieces: &[Piece<'_>]) -> [String; 3] {
+    let parts: [&str; 3] = match pieces {
+        [_, _] => ["gate_up_proj", "gate_up_proj", "down_proj"],
+        [gate, ..] if gate.count == 1 => {
+            ["*.gate_proj.weight", "*.up_proj.weight", "*.down_proj.weight"]
+        }
+        _ => ["gate_proj", "up_proj", "down_proj"],
+    };
+    parts.map(|part| weights.known_as(&format!("layers.{layer}.mlp.experts.{part}")))
 }
 
 /// Types of gate, up and down; a fused tensor has one for the first two.

@@ -118,6 +118,7 @@ fn side_files(origin: &Path, first: &Header, config: &Json) -> Result<SideFiles,
     };
     add(side_files::CONFIG, config);
     add(side_files::TOKENIZER, &vocabulary::tokenizer_json(first)?);
+    add(side_files::TOKENIZER_CONFIG, &vocabulary::tokenizer_config(first)?);
     add(side_files::GENERATION_CONFIG, &vocabulary::generation_config(first)?);
     if let Some(template) = first.string("tokenizer.chat_template") {
         files.insert(side_files::CHAT_TEMPLATE.to_owned(), template.as_bytes().to_vec());

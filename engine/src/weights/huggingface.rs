@@ -116,21 +116,46 @@ mod tests {
     use super::*;
     use crate::engine::EngineOptions;
     use crate::model::{LoadedModel, tiny};
+    use crate::pack::{inspect, pack};
+    use crate::plan::{PlanOptions, plan};
 
-    /// A copy of the family in two shards, changed.
+    /// A copy of the family in two shards, changed: what loading, packing, describing and planning it
+    /// say.
+    fn refused_by_all(change: impl Fn(&Path)) -> [String; 4] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        copy_changed("qwen3_next", dir.path(), change);
+        let to = dir.path().join("pack");
+        let model = dir.path().to_owned();
+        let plan_options = PlanOptions { model: model.clone(), ..PlanOptions::default() };
+        let errors = [
+            load(&model).err(),
+            pack(&tiny::pack_options(&model, &to, "q8_0"), &mut |_| {}).err(),
+            inspect(&model, false).err(),
+            plan(&plan_options).err(),
+        ];
+        assert!(!to.exists() && !dir.path().join("pack.partial").exists(), "nothing was written");
+        errors.map(|error| error.expect("refused").to_string())
+    }
+
+    /// What loading a changed copy says.
     fn refused(change: impl Fn(&Path)) -> String {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        for entry in std::fs::read_dir(tiny::checkpoint("qwen3_next")).expect("a folder") {
+        copy_changed("qwen3_next", dir.path(), change);
+        load(dir.path()).err().expect("refused").to_string()
+    }
+
+    fn copy_changed(family: &str, to: &Path, change: impl Fn(&Path)) {
+        for entry in std::fs::read_dir(tiny::checkpoint(family)).expect("a folder") {
             let entry = entry.expect("an entry");
-            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copied");
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
         }
-        change(dir.path());
-        let options = EngineOptions {
-            model: dir.path().to_owned(),
-            threads: Some(1),
-            ..EngineOptions::default()
-        };
-        LoadedModel::load(&options).err().expect("refused").to_string()
+        change(to);
+    }
+
+    fn load(model: &Path) -> Result<LoadedModel, EngineError> {
+        let options =
+            EngineOptions { model: model.to_owned(), threads: Some(1), ..EngineOptions::default() };
+        LoadedModel::load(&options)
     }
 
     const SECOND: &str = "model-00002-of-00002.safetensors";
@@ -159,18 +184,68 @@ mod tests {
             ("num_experts", 1 << 22),
             ("moe_intermediate_size", 1 << 22),
             ("linear_value_head_dim", 1 << 22),
+            ("linear_key_head_dim", 1 << 22),
+            ("linear_num_value_heads", 1 << 22),
+            ("linear_conv_kernel_dim", 1 << 22),
+            ("shared_expert_intermediate_size", 1 << 22),
+            ("num_attention_heads", 1 << 22),
+            ("head_dim", 1 << 22),
             ("vocab_size", 1 << 22),
             ("hidden_size", 1_u64 << 40),
         ] {
-            let error = refused(|dir| {
-                let path = dir.join("config.json");
-                let text = std::fs::read(&path).expect("there");
-                let mut config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
-                config[field] = serde_json::json!(size);
-                std::fs::write(&path, config.to_string()).expect("written");
-            });
+            let errors = refused_by_all(|dir| set(dir, &[(field, size)]));
             let says = ["the config implies", "has no tensor", "expected a size", "lists 2 of"];
-            assert!(says.iter().any(|part| error.contains(part)), "{field}: {error}");
+            for error in errors {
+                assert!(says.iter().any(|part| error.contains(part)), "{field}: {error}");
+            }
+        }
+        // Products of these would leave 64 bits.
+        let linear = ["key_head_dim", "value_head_dim", "num_key_heads", "num_value_heads"];
+        let linear = linear.map(|name| format!("linear_{name}"));
+        let all: Vec<_> = linear.iter().map(|name| (name.as_str(), 1 << 22)).collect();
+        for error in refused_by_all(|dir| set(dir, &all)) {
+            assert!(error.contains("the config implies"), "{error}");
+        }
+    }
+
+    fn set(dir: &Path, fields: &[(&str, u64)]) {
+        let path = dir.join("config.json");
+        let text = std::fs::read(&path).expect("there");
+        let mut config: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        for (field, size) in fields {
+            config[*field] = serde_json::json!(size);
+        }
+        std::fs::write(&path, config.to_string()).expect("written");
+    }
+
+    #[test]
+    fn experts_with_values_that_are_no_numbers_are_named_when_they_are_used() {
+        for (family, named) in [
+            ("qwen3_next", "layers.0.mlp.experts.*.down_proj.weight"),
+            ("qwen3_5_moe", "layers.0.mlp.experts.down_proj"),
+        ] {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            copy_changed(family, dir.path(), |dir| {
+                for path in safetensors_files(dir).expect("there") {
+                    let file = SafetensorsFile::open(&path).expect("valid");
+                    let mut bytes = std::fs::read(&path).expect("there");
+                    let broken = |name: &str| {
+                        name.contains("layers.0.mlp.experts") && name.contains("down_proj")
+                    };
+                    for (_, entry) in file.tensors.iter().filter(|(name, _)| broken(name)) {
+                        let from = entry.offset as usize;
+                        bytes[from..from + entry.len].fill(0xff);
+                    }
+                    std::fs::write(&path, bytes).expect("written");
+                }
+            });
+            let mut model = load(dir.path()).expect("loads: experts are read later");
+            let mut sequence = model.new_sequence();
+            let error = model.forward_all(&mut sequence, &[1, 2, 3]).expect_err("refused");
+            let error = error.to_string();
+            for part in ["of layer 0", named, "finite"] {
+                assert!(error.contains(part), "{family}: {error}");
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::manifest::{LayerSpec, Manifest, TensorSpec};
 use super::side_files::SideFiles;
 use super::{ExpertDims, Format, SafetensorsFile, Tensor, Weights};
 use crate::error::EngineError;
-use crate::expert::{ExpertLayout, LayerExperts, Segment};
+use crate::expert::{Check, ExpertLayout, LayerExperts, Segment};
 use crate::tensor::{ALIGNMENT, MatrixShape};
 
 pub(super) fn open(dir: &Path) -> Result<Weights, EngineError> {
@@ -123,8 +123,11 @@ pub(super) fn layer_experts(
             len: (end - start) as usize,
         }]);
     }
-    let checksums = verify.then(|| checksums(file, spec.count).map_err(malformed)).transpose()?;
-    Ok(LayerExperts { layout: Arc::new(layout), segments, checksums })
+    let check = match verify {
+        true => Check::Checksums(checksums(file, spec.count).map_err(malformed)?),
+        false => Check::Nothing,
+    };
+    Ok(LayerExperts { layout: Arc::new(layout), segments, check })
 }
 
 fn layout(spec: &LayerSpec, dims: ExpertDims) -> Result<ExpertLayout, String> {

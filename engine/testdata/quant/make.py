@@ -1,4 +1,4 @@
-"""Writes blocks.safetensors: random and hostile blocks of every quantised type, and what they decode to.
+"""Writes blocks.safetensors: random and hostile blocks of every type, and what they decode to.
 
 The oracle is the Python package gguf: its `dequantize` is applied to the same bytes. Run with
 `pip install gguf==0.19.0 numpy safetensors`, then `python make.py`; the result is the same every time.
@@ -12,6 +12,12 @@ from gguf.quants import dequantize
 from safetensors.numpy import save_file
 
 TYPES = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split()
+# A block of these is one value.
+FLOATS = {
+    "F32": (np.uint32, [0, 1, 0x80000000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000, 0x7F800001]),
+    "F16": (np.uint16, [0, 1, 0x8000, 0x7BFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01]),
+    "BF16": (np.uint16, [0, 1, 0x8000, 0x7F7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81]),
+}
 # Where a block's f16 numbers are: scale and, where there is one, minimum.
 F16_AT = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
@@ -47,11 +53,19 @@ def blocks(name, rng):
     return np.stack(out)
 
 
+def floats(name, rng):
+    """[1, bytes]: zero, the smallest, the largest, infinities, both kinds of NaN, and random bits."""
+    dtype, hostile = FLOATS[name]
+    bits = np.iinfo(dtype).max
+    values = np.concatenate([np.array(hostile, dtype), rng.integers(0, bits, 24, dtype, endpoint=True)])
+    return values.view(np.uint8)[None, :]
+
+
 def main():
     rng = np.random.default_rng(1)
     tensors = {}
-    for name in TYPES:
-        raw = blocks(name, rng)
+    for name in TYPES + list(FLOATS):
+        raw = floats(name, rng) if name in FLOATS else blocks(name, rng)
         tensors[f"{name.lower()}.blocks"] = raw
         # Inexact results of hostile numbers are the point; warnings about them are not.
         with np.errstate(all="ignore"):

@@ -202,6 +202,10 @@ impl Sets<'_> {
         if old.default_name() != new.default_name() {
             changes.push(change(new.default_name(), "is the one of requests that say nothing"));
         }
+        if self.old.complexity != self.new.complexity {
+            let what = "prefers other zones for simple or for complex work";
+            changes.push(Change::new(Neutral, Subject::Site, &self.new.site, what));
+        }
         changes
     }
 

@@ -464,6 +464,7 @@ impl<'a> Builder<'a> {
             vouches,
             answers,
             latency,
+            complexity: self.site.complexity.clone(),
             allow_demo_model: self.site.allow_demo_model,
             restore_in_tools: self.site.redaction.restore_in_tools.0.clone(),
             vocabulary: self.vocabulary,

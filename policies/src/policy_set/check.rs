@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::PolicySet;
 use crate::classification::Classification;
 use crate::condition::Scene;
-use crate::decision::{Decision, Facts, Mode, Quality, Route, UpstreamFacts};
+use crate::decision::{Decision, Facts, Mode, Quality, RequestFacts, Route, UpstreamFacts};
 use crate::error::Diagnostic;
 use crate::prompt::{Prompt, RequestContext, Role, Text, Unscanned};
 use crate::rule::{Expect, Given, TestSpec};
@@ -318,8 +318,10 @@ impl PolicySet {
 
     fn run_site_test(&self, test: &SiteTest, report: &mut TestReport) {
         for (index, turns) in test.cases.iter().enumerate() {
-            let facts = self.test_facts(&test.spec.facts, test.today);
-            let classification = self.classify(&prompt(&test.spec.given, turns));
+            let mut facts = self.test_facts(&test.spec.facts, test.today);
+            let prompt = prompt(&test.spec.given, turns);
+            facts.request = RequestFacts::of(&prompt);
+            let classification = self.classify(&prompt);
             let decision = self.decide(&classification, &facts);
             let complaint = site_complaint(test, &decision);
             let failure = TestFailure {
@@ -340,28 +342,14 @@ impl PolicySet {
     /// Every vouched upstream, the edge and one cloud without a vouch, changed as a test says.
     pub(super) fn test_facts(&self, given: &GivenFacts, today: Date) -> Facts {
         let edge = UpstreamFacts {
-            id: "edge".to_owned(),
-            edge: true,
-            scheme: String::new(),
-            host: String::new(),
-            port: 0,
             healthy: !given.edge_down,
             quality: Some(given.edge_quality.unwrap_or(Quality::Demo)),
             first_token_ms: given.edge_first_token.map(|wait| wait.0),
-            tokens_per_second: None,
+            ..UpstreamFacts::edge("edge")
         };
-        let network =
-            |id: &str, scheme: &str, host: &str, port: u16, healthy: bool| UpstreamFacts {
-                id: id.to_owned(),
-                edge: false,
-                scheme: scheme.to_owned(),
-                host: host.to_owned(),
-                port,
-                healthy,
-                quality: None,
-                first_token_ms: None,
-                tokens_per_second: None,
-            };
+        let network = |id: &str, scheme: &str, host: &str, port: u16, healthy: bool| {
+            UpstreamFacts { healthy, ..UpstreamFacts::server(id, scheme, host, port) }
+        };
         let vouched = self.vouches.iter().filter_map(|vouch| {
             let address = vouch.address.as_ref()?;
             let is_cloud = vouch.standing.zone == crate::decision::Zone::Cloud;
@@ -378,6 +366,7 @@ impl PolicySet {
             audit_writable: !given.audit_down,
             tainted: given.tainted,
             taint_unknown: given.taint_unknown,
+            request: RequestFacts::default(),
             upstreams,
         }
     }

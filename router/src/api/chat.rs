@@ -227,9 +227,14 @@ pub(crate) fn with_fields(
 /// whatever other fields of a chat request ride along. `headers` and `tags` objects of the batch
 /// form are the caller's to take out first.
 pub fn prompt_from_json(value: &Value) -> Result<Prompt, ApiError> {
-    let Value::Object(fields) = value else {
-        return Err(ApiError::invalid(None, "expected a JSON object"));
-    };
+    match value {
+        Value::Object(fields) => prompt_from_fields(fields),
+        _ => Err(ApiError::invalid(None, "expected a JSON object")),
+    }
+}
+
+/// Like [`prompt_from_json`], from the fields of the object.
+pub fn prompt_from_fields(fields: &Map<String, Value>) -> Result<Prompt, ApiError> {
     let mut prompt = Walk::over(fields, Endpoint::Chat)?.prompt;
     let text = |name| fields.get(name).and_then(Value::as_str);
     prompt.context.model = text("model").unwrap_or_default().to_owned();

@@ -4,6 +4,9 @@ use hyper::StatusCode;
 use serde_json::json;
 use sluice_policies::{Refusal, RefusalCode};
 
+/// The code where no upstream that policy allows can do what is asked.
+const UNSUPPORTED: &str = "unsupported_by_upstream";
+
 /// An error reply in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
@@ -159,7 +162,7 @@ impl ApiError {
             param.to_owned(),
             format!("failed to serve {param}: {what}, and policy allows no other upstream"),
         );
-        e.code = Some("unsupported_by_upstream");
+        e.code = Some(UNSUPPORTED);
         e
     }
 
@@ -172,15 +175,19 @@ impl ApiError {
             RefusalCode::EdgeInadequate => "edge_inadequate",
             RefusalCode::AuditDown => "audit_down",
             RefusalCode::UpstreamUnavailable => "upstream_unavailable",
+            RefusalCode::LacksCapability => UNSUPPORTED,
         };
         let (status, kind) = match refusal.code {
             RefusalCode::PolicyBlocked => (StatusCode::FORBIDDEN, "permission_error"),
+            RefusalCode::LacksCapability => (StatusCode::BAD_REQUEST, "invalid_request_error"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable_error"),
         };
         let mut e = Self::new(status, kind, code, refusal.message.clone());
         // A model that is not good enough will not be better in five seconds.
-        let passes =
-            !matches!(refusal.code, RefusalCode::PolicyBlocked | RefusalCode::EdgeInadequate);
+        let passes = !matches!(
+            refusal.code,
+            RefusalCode::PolicyBlocked | RefusalCode::EdgeInadequate | RefusalCode::LacksCapability
+        );
         e.retry_after_s = refusal.retry_after_s.or(passes.then_some(5));
         e
     }

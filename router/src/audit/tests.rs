@@ -47,6 +47,7 @@ impl Fixture {
             audit_writable: true,
             tainted: false,
             taint_unknown: false,
+            request: Default::default(),
             upstreams: vec![],
         };
         let evidence = serde_json::from_value(json!({

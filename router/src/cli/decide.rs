@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use sluice::active_policy::origin::Origin;
+use sluice::capability::{Capabilities, Needs};
 use sluice::config::Config;
 use sluice_policies::{Facts, PolicySet};
 
@@ -52,6 +53,8 @@ pub(super) struct Args {
 pub(super) struct Judge {
     policies: PolicySet,
     facts: Facts,
+    /// What the upstreams of the facts can do, in their order; empty where no config says.
+    capabilities: Vec<Capabilities>,
 }
 
 /// A longer text than this is surely not meant; the gateway itself takes far less.
@@ -110,13 +113,14 @@ fn judge(args: &Args) -> Result<Judge, Failure> {
         (None, Some(config)) => Origin::of(&config.policy).load(today).or_usage()?.set,
         (site, _) => load_site(site.as_deref())?,
     };
-    Ok(Judge { policies, facts })
+    let capabilities = config.as_ref().map(facts::capabilities).unwrap_or_default();
+    Ok(Judge { policies, facts, capabilities })
 }
 
 impl Judge {
     /// Decides by a set over assumed facts: the edge idle and healthy, one cloud without a vouch.
     pub(super) fn assumed(policies: PolicySet) -> Judge {
-        Judge { policies, facts: facts::assumed(today()) }
+        Judge { policies, facts: facts::assumed(today()), capabilities: Vec::new() }
     }
 
     /// The policies that decide.
@@ -129,13 +133,23 @@ impl Judge {
         self.verdict(Question::from_line(line))
     }
 
+    /// The facts, with what the request says of itself and what the upstreams lack for it.
+    fn facts_for(&self, needs: &Needs) -> Facts {
+        let mut facts = Facts { request: needs.said.clone(), ..self.facts.clone() };
+        for (upstream, can) in facts.upstreams.iter_mut().zip(&self.capabilities) {
+            upstream.lacks = needs.lacking(can);
+        }
+        facts
+    }
+
     fn verdict(&self, question: Result<Question, Unreadable>) -> Verdict {
         match question {
             Err(Unreadable { id, why }) => Verdict::unreadable(id, why),
-            Ok(Question { id, prompt }) => {
+            Ok(Question { id, prompt, needs }) => {
                 let found = self.policies.classify(&prompt);
-                let decision = self.policies.decide(&found, &self.facts);
-                Verdict::decided(id, found, decision)
+                let facts = self.facts_for(&needs);
+                let decision = self.policies.decide(&found, &facts);
+                Verdict::decided(id, found, decision, &facts.request)
             }
         }
     }
@@ -149,13 +163,13 @@ impl Judge {
                 let words = words.to_string();
                 (verdict, words)
             }
-            Ok(Question { id, prompt }) => {
+            Ok(Question { id, prompt, needs }) => {
                 let found = self.policies.classify(&prompt);
-                let decision = self.policies.decide(&found, &self.facts);
+                let facts = self.facts_for(&needs);
+                let decision = self.policies.decide(&found, &facts);
                 let reasons = self.policies.explain(&prompt, &found, &decision);
-                let verdict = Verdict::decided(id, found, decision);
-                let words =
-                    InWords { verdict: &verdict, reasons: Some(&reasons), facts: &self.facts };
+                let verdict = Verdict::decided(id, found, decision, &facts.request);
+                let words = InWords { verdict: &verdict, reasons: Some(&reasons), facts: &facts };
                 let words = words.to_string();
                 (verdict, words)
             }
@@ -171,7 +185,8 @@ mod tests {
 
     fn judge() -> Judge {
         let facts = facts::assumed(jiff::civil::date(2026, 12, 1));
-        Judge { policies: PolicySet::shipped().expect("the shipped policies load"), facts }
+        let policies = PolicySet::shipped().expect("the shipped policies load");
+        Judge { policies, facts, capabilities: Vec::new() }
     }
 
     fn batch(judge: &Judge, input: &str, threads: usize) -> (Vec<Value>, usize) {

@@ -12,6 +12,7 @@ use sluice_engine::synth::{SynthOptions, synth};
 
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
+use super::rows::rows;
 use super::{OrUsage, Outcome, Status, gates, out, plan, pull};
 
 /// What to do with a model.
@@ -133,7 +134,8 @@ pub(super) struct EvalArgs {
     /// A pack, a Hugging Face directory, or a GGUF file or a folder with one
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// JSON Lines {"prompt", "answer"}, of which the answers count, or any text; gzip is fine
+    /// JSON Lines {"prompt", "answer"}, of which the answers count (a file *.jsonl, or one whose first
+    /// line is such a record), or any text; gzip is fine
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Records, or windows of text, to measure at most; default: all
@@ -199,17 +201,21 @@ fn pack(args: &PackArgs) -> Outcome {
 
 /// Says what was written, and which tensors did not take the asked type.
 pub(super) fn print_pack(report: &PackReport, destination: &Path) -> std::io::Result<()> {
+    out::piece(&pack_text(report, destination))
+}
+
+fn pack_text(report: &PackReport, destination: &Path) -> String {
     let PackReport { bytes: size, classes, fallbacks, files_kept, .. } = report;
-    for class in classes {
-        out::line(format_args!("{:<14}{}", class_word(class.class), types_line(&class.types)))?;
-    }
+    let words: Vec<String> = classes.iter().map(|class| class_word(class.class)).collect();
+    let types = classes.iter().map(|class| types_line(&class.types));
+    let mut text = rows(&words.iter().map(String::as_str).zip(types).collect::<Vec<_>>());
     for fallback in fallbacks {
-        out::line(format_args!("{}", fallback_line(fallback)))?;
+        text += &format!("{}\n", fallback_line(fallback));
     }
     if *files_kept > 0 {
-        out::line(format_args!("kept {files_kept} files of an earlier attempt"))?;
+        text += &format!("kept {files_kept} files of an earlier attempt\n");
     }
-    out::line(format_args!("wrote {}, {}", destination.display(), bytes(*size)))
+    text + &format!("wrote {}, {}\n", destination.display(), bytes(*size))
 }
 
 fn write_synthetic(args: &SynthArgs) -> Outcome {
@@ -234,41 +240,40 @@ fn inspect(args: &InspectArgs) -> Outcome {
     if args.json {
         out::json(&model)?
     } else {
-        print(&model)?
+        out::piece(&inspect_text(&model))?
     }
     Ok(Status::Done)
 }
 
-fn print(model: &Inspection) -> std::io::Result<()> {
-    let row = |name: &str, value: String| out::line(format_args!("{name:<14}{value}"));
+/// Sizes and types in rows, then the chat template as it is.
+fn inspect_text(model: &Inspection) -> String {
     let quality = model.quality.as_deref().unwrap_or("unstated");
-    row("name", format!("{} ({}, {quality} quality)", model.name, model.format))?;
-    row("architecture", model.architecture.clone())?;
-    row("layers", format!("{} of width {}", model.layers, model.hidden))?;
-    row("vocabulary", format!("{} tokens", model.vocabulary))?;
-    row("context", format!("{} tokens", model.context_tokens))?;
-    row("dense", format!("{}: {}", bytes(model.dense_bytes), types_line(&model.dense_types)))?;
-    for ClassTypes { class, types } in &model.classes {
-        if *class != TensorClass::Experts {
-            row(&format!("  {}", class_word(*class)), types_line(types))?;
-        }
-    }
-    row("experts", format!("{}: {}", bytes(model.experts_bytes), per_layer(model)))?;
-    row("one expert", format!("{}, {}", bytes(model.expert_bytes), expert_types(model)))?;
-    row("a token reads", format!("{} of experts", bytes(model.expert_bytes_per_token)))?;
-    for fallback in &model.fallbacks {
-        row("fallback", fallback_line(fallback))?;
-    }
-    if let Some(count) = model.files_verified {
-        row("verified", format!("{count} files"))?;
-    }
-    match &model.chat_template {
-        None => row("chat template", "none".to_owned()),
-        Some(template) => {
-            row("chat template", format!("{} lines", template.lines().count()))?;
-            template.lines().try_for_each(|line| out::line(format_args!("  {line}")))
-        }
-    }
+    let reads = [model.expert_bytes_per_token, model.dense_bytes_per_token].map(bytes);
+    let mut lines = vec![
+        ("name", format!("{} ({}, {quality} quality)", model.name, model.format)),
+        ("architecture", model.architecture.clone()),
+        ("layers", format!("{} of width {}", model.layers, model.hidden)),
+        ("vocabulary", format!("{} tokens", model.vocabulary)),
+        ("context", format!("{} tokens", model.context_tokens)),
+        ("dense", format!("{}: {}", bytes(model.dense_bytes), types_line(&model.dense_types))),
+    ];
+    let dense = model.classes.iter().filter(|class| class.class != TensorClass::Experts);
+    let words: Vec<_> = dense.map(|c| (format!("  {}", class_word(c.class)), &c.types)).collect();
+    lines.extend(words.iter().map(|(word, types)| (word.as_str(), types_line(types))));
+    let experts = model.classes.iter().find(|class| class.class == TensorClass::Experts);
+    let types = experts.map(|class| types_line(&class.types)).unwrap_or_default();
+    lines.push(("experts", format!("{}: {types}", bytes(model.experts_bytes))));
+    lines.push(("  in a layer", per_layer(model)));
+    lines.push(("  one expert", format!("{}, {}", expert_size(model), expert_types(model))));
+    lines
+        .push(("a token reads", format!("{} of experts, {} of dense weights", reads[0], reads[1])));
+    lines.extend(model.fallbacks.iter().map(|fallback| ("fallback", fallback_line(fallback))));
+    lines.extend(model.files_verified.map(|count| ("verified", format!("{count} files"))));
+    let template = model.chat_template.as_deref();
+    let length = |template: &str| format!("{} lines", template.lines().count());
+    lines.push(("chat template", template.map_or_else(|| "none".to_owned(), length)));
+    let template = template.into_iter().flat_map(str::lines).map(|line| format!("  {line}\n"));
+    rows(&lines) + &template.collect::<String>()
 }
 
 /// `22.0 MiB q8_0, 0.6 MiB f32`.
@@ -289,6 +294,11 @@ fn fallback_line(fallback: &Fallback) -> String {
 
 fn per_layer(model: &Inspection) -> String {
     format!("{} a layer, {} for each token", model.experts, model.experts_per_token)
+}
+
+fn expert_size(model: &Inspection) -> String {
+    let [least, most] = [model.expert_bytes_min, model.expert_bytes].map(bytes);
+    if least == most { most } else { format!("{least} to {most}") }
 }
 
 fn expert_types(model: &Inspection) -> String {
@@ -317,10 +327,142 @@ fn measure(args: &EvalArgs) -> Outcome {
 }
 
 fn print_eval(report: &EvalReport) -> std::io::Result<()> {
-    let EvalReport { model, quantisation, backend, records, tokens, .. } = report;
-    out::line(format_args!("{model} ({quantisation}), backend {backend}"))?;
-    out::line(format_args!("perplexity  {:.4}", report.perplexity))?;
-    out::line(format_args!("first guess right  {:.1} %", report.top1 * 100.0))?;
-    out::line(format_args!("over {tokens} tokens of {records} records"))?;
-    out::line(format_args!("{:.1} tokens/s", report.tokens_per_second))
+    out::piece(&eval_text(report))
+}
+
+fn eval_text(report: &EvalReport) -> String {
+    let EvalReport { model, architecture, quantisation, backend, records, tokens, .. } = report;
+    let [reading, writing] = [report.prompt_tokens_per_second, report.decode_tokens_per_second];
+    rows(&[
+        ("model", format!("{model}, {architecture} ({quantisation}), backend {backend}")),
+        ("perplexity", format!("{:.4}", report.perplexity)),
+        ("first guess right", format!("{:.1} %", report.top1 * 100.0)),
+        ("over", format!("{tokens} tokens of {records} records")),
+        ("reading", format!("{reading:.1} tokens/s")),
+        ("writing", format!("{writing:.1} tokens/s")),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(class: TensorClass, types: &[(&str, u64)]) -> ClassTypes {
+        let types = types.iter().map(|(name, bytes)| ((*name).to_owned(), *bytes)).collect();
+        ClassTypes { class, types }
+    }
+
+    fn fallback() -> Fallback {
+        Fallback { tensor: "layers.*.experts.*.down".to_owned(), asked: "q4_k", used: "q5_0" }
+    }
+
+    #[test]
+    fn inspect_shows_mixed_types_of_all_layers_and_what_a_token_reads() {
+        let model = Inspection {
+            name: "mixed".to_owned(),
+            format: "gguf".to_owned(),
+            architecture: "qwen3_moe".to_owned(),
+            quality: None,
+            layers: 48,
+            hidden: 2048,
+            vocabulary: 151_936,
+            context_tokens: 32_768,
+            experts: 128,
+            experts_per_token: 8,
+            dense_types: vec![("q4_k".to_owned(), 900 << 20), ("f32".to_owned(), 50 << 20)],
+            dense_bytes: 950 << 20,
+            dense_bytes_per_token: 782 << 20,
+            classes: vec![
+                class(TensorClass::Experts, &[("q4_k", 12 << 30), ("q6_k", 3 << 30)]),
+                class(TensorClass::FeedForward, &[("q4_k", 900 << 20)]),
+                class(TensorClass::Small, &[("f32", 50 << 20)]),
+            ],
+            expert_types: ["q4_k", "q4_k", "q4_k+q6_k"].map(str::to_owned),
+            expert_bytes_min: 2_654_208,
+            expert_bytes: 2_985_984,
+            experts_bytes: 15 << 30,
+            expert_bytes_per_token: 1 << 30,
+            fallbacks: vec![fallback()],
+            chat_template: Some("{% for m in messages %}\n{% endfor %}".to_owned()),
+            files_verified: Some(51),
+        };
+        assert_eq!(
+            inspect_text(&model),
+            "\
+name            mixed (gguf, unstated quality)
+architecture    qwen3_moe
+layers          48 of width 2048
+vocabulary      151936 tokens
+context         32768 tokens
+dense           950.0 MiB: 900.0 MiB q4_k, 50.0 MiB f32
+  feed forward  900.0 MiB q4_k
+  small         50.0 MiB f32
+experts         15.0 GiB: 12.0 GiB q4_k, 3.0 GiB q6_k
+  in a layer    128 a layer, 8 for each token
+  one expert    2.5 MiB to 2.8 MiB, gate q4_k, up q4_k, down q4_k+q6_k
+a token reads   1.0 GiB of experts, 782.0 MiB of dense weights
+fallback        layers.*.experts.*.down: stored as q5_0, its rows are no whole number of q4_k blocks
+verified        51 files
+chat template   2 lines
+  {% for m in messages %}
+  {% endfor %}
+"
+        );
+    }
+
+    #[test]
+    fn pack_says_which_tensors_took_another_type() {
+        let report = PackReport {
+            bytes: 20 << 20,
+            classes: vec![
+                class(TensorClass::Experts, &[("q4_k", 10 << 20), ("q5_0", 5 << 20)]),
+                class(TensorClass::FeedForward, &[("q8_0", 5 << 20)]),
+            ],
+            fallbacks: vec![fallback()],
+            files_kept: 2,
+        };
+        assert_eq!(
+            pack_text(&report, Path::new("to/pack")),
+            "\
+experts       10.0 MiB q4_k, 5.0 MiB q5_0
+feed forward  5.0 MiB q8_0
+layers.*.experts.*.down: stored as q5_0, its rows are no whole number of q4_k blocks
+kept 2 files of an earlier attempt
+wrote to/pack, 20.0 MiB
+"
+        );
+    }
+
+    #[test]
+    fn eval_says_the_architecture_and_both_speeds() {
+        let report = EvalReport {
+            model: "nano".to_owned(),
+            architecture: "qwen3_5_moe".to_owned(),
+            quantisation: "q8_0 dense, q4_0 experts".to_owned(),
+            experts_per_token: 4,
+            backend: "cpu (avx2, 2 threads)".to_owned(),
+            records: 300,
+            tokens: 5193,
+            perplexity: 2.874_32,
+            top1: 0.731,
+            prompt_tokens_per_second: 751.26,
+            decode_tokens_per_second: 201.04,
+            expert_hit_rate: 1.0,
+        };
+        assert_eq!(
+            eval_text(&report),
+            "\
+model              nano, qwen3_5_moe (q8_0 dense, q4_0 experts), backend cpu (avx2, 2 threads)
+perplexity         2.8743
+first guess right  73.1 %
+over               5193 tokens of 300 records
+reading            751.3 tokens/s
+writing            201.0 tokens/s
+"
+        );
+        let json = serde_json::to_value(&report).expect("plain data");
+        for field in ["architecture", "prompt_tokens_per_second", "decode_tokens_per_second"] {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+    }
 }

@@ -36,7 +36,7 @@ const SIDE_FILES: [&str; 5] = [
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// OWNER/NAME of a model, and for one of several GGUF models in it a part of its name:
-    /// OWNER/NAME:Q4_K_M
+    /// OWNER/NAME:Q4_K_M. A safetensors file may be named where it is the only one
     #[arg(value_name = "REPO[:FILE]")]
     model: String,
     /// The pack's directory; must not exist; default: the model's name
@@ -50,6 +50,13 @@ pub(super) struct Args {
     revision: String,
     #[command(flatten)]
     flags: PackFlags,
+}
+
+impl Args {
+    /// Where the pack goes: a folder of the model's name here, unless one was named.
+    fn destination(&self, model: &Model) -> PathBuf {
+        self.destination.clone().unwrap_or_else(|| PathBuf::from(&model.name))
+    }
 }
 
 /// The files of one model in a repository.
@@ -70,7 +77,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let (report, destination) = runtime.block_on(async {
         let repository = hub.repository(repository, &args.revision).await?;
         let model = Model::choose(&repository.files, &repository.name, wanted)?;
-        let destination = args.destination.clone().unwrap_or_else(|| PathBuf::from(&model.name));
+        let destination = args.destination(&model);
         let mut puller = Puller { hub: &hub, repository: &repository, pause: PAUSE };
         let report = puller.pull(&model, &args.flags, destination.clone()).await?;
         anyhow::Ok((report, destination))
@@ -80,23 +87,32 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 impl Model {
+    /// This model, if that file is all of its weights. One of several is no model.
+    fn with_only(self, file: &str, repository: &str) -> anyhow::Result<Model> {
+        let count = self.weights.len();
+        match self.weights.iter().any(|known| known.path == file) {
+            true if count == 1 => Ok(self),
+            true => bail!(
+                "{file} is one of {count} files of a model, which come together: pull {repository}"
+            ),
+            false => bail!(
+                "{repository} holds no model of {file}; expected it at the top, beside config.json"
+            ),
+        }
+    }
+
     /// The model that a repository holds, or the one of several that `wanted` names.
     fn choose(
         files: &[RemoteFile],
         repository: &str,
         wanted: Option<&str>,
     ) -> anyhow::Result<Model> {
-        let named = |file: &&RemoteFile| file.name() == "config.json" && file.path == file.name();
-        if wanted.is_none() && files.iter().any(|file| named(&file)) {
-            let name = repository.rsplit('/').next().unwrap_or(repository).to_owned();
-            let top = |file: &&RemoteFile| file.path == file.name();
-            let weights = |f: &&RemoteFile| top(f) && f.path.ends_with(".safetensors");
-            let weights: Vec<_> = files.iter().filter(weights).cloned().collect();
-            if !weights.is_empty() {
-                let side = |f: &&RemoteFile| SIDE_FILES.contains(&f.path.as_str());
-                let side = files.iter().filter(side).cloned().collect();
-                return Ok(Model { name, weights, side });
-            }
+        let published = published(files, repository);
+        if let Some(file) = wanted.filter(|wanted| wanted.ends_with(".safetensors")) {
+            return published.with_only(file, repository);
+        }
+        if wanted.is_none() && !published.weights.is_empty() {
+            return Ok(published);
         }
         let mut models = gguf_models(files);
         if let Some(wanted) = wanted {
@@ -117,6 +133,19 @@ impl Model {
                 "{repository} holds no such model; expected config.json with *.safetensors, or *.gguf"
             ),
         }
+    }
+}
+
+/// The Hugging Face model at the top of a repository; without weights if there is none.
+fn published(files: &[RemoteFile], repository: &str) -> Model {
+    let top = || files.iter().filter(|file| file.path == file.name());
+    let is_model = top().any(|file| file.path == "config.json");
+    let weights = top().filter(|file| is_model && file.path.ends_with(".safetensors"));
+    let side = top().filter(|file| SIDE_FILES.contains(&file.path.as_str()));
+    Model {
+        name: repository.rsplit('/').next().unwrap_or(repository).to_owned(),
+        weights: weights.cloned().collect(),
+        side: side.cloned().collect(),
     }
 }
 

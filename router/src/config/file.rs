@@ -27,6 +27,7 @@ use super::{
     Protocol, SIGNATURES_MIN, ServerConfig, SharedStateConfig, Timeouts, UpstreamConfig,
     UpstreamKind, state_folder,
 };
+use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
 
 /// How prices are written.
@@ -138,6 +139,8 @@ pub(super) struct UpstreamSection {
     #[serde(default)]
     models: Aliases,
     timeouts: Option<TimeoutsSection>,
+    #[serde(default)]
+    capabilities: Capabilities,
     pub(super) proxy: Option<BaseUrl>,
     pub(super) ca_file: Option<Plain>,
     pub(super) client_cert: Option<ClientCertSection>,
@@ -352,6 +355,16 @@ impl Lowering<'_> {
             ));
         }
         self.refuse_foreign_fields(&name, &s)?;
+        let capabilities = s.capabilities.clone();
+        if s.kind == Kind::Edge && capabilities.quality.is_some() {
+            return Err(self.error(
+                &["upstreams", &name, "capabilities", "quality"],
+                &format!(
+                    "upstreams.{name}.capabilities: expected no quality on an upstream of kind edge"
+                ),
+                Some("the quality of the edge stands in its model's file"),
+            ));
+        }
         let kind = match s.kind {
             Kind::Edge => UpstreamKind::Edge(EdgeConfig {
                 model: s.model.map(|p| self.folder.join(p.0)),
@@ -368,7 +381,7 @@ impl Lowering<'_> {
                 UpstreamKind::Server(Box::new(self.server(&name, Protocol::Anthropic, s)?))
             }
         };
-        Ok(UpstreamConfig { id: UpstreamId::new(&name), kind })
+        Ok(UpstreamConfig { id: UpstreamId::new(&name), kind, capabilities })
     }
 
     /// A field of the other kind would do nothing, and the file would read as if it did.

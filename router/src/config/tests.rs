@@ -314,3 +314,26 @@ fn the_example_that_ships_is_read() {
     assert_eq!(config.mode, Mode::Production);
     assert!(config.upstreams.iter().any(|u| matches!(u.kind, UpstreamKind::Edge(_))));
 }
+
+#[test]
+fn capabilities_are_read_and_the_edges_quality_stands_in_its_model() {
+    let config = parse(
+        "upstreams:\n  edge: {kind: edge, capabilities: {languages: [en]}}\n  a: {kind: openai, \
+         base_url: http://a, capabilities: {context_tokens: 8000, vision: false, quality: general}}\n",
+    )
+    .unwrap();
+    let [edge, a] = config.upstreams.as_slice() else { panic!("two upstreams") };
+    assert_eq!(edge.capabilities.languages, ["en"]);
+    let can = &a.capabilities;
+    assert_eq!((can.context_tokens, can.vision, can.tools), (Some(8000), false, true));
+    assert_eq!(can.quality, Some(sluice_policies::Quality::General));
+    for (capabilities, expected) in [
+        ("{quality: general}", "expected no quality on an upstream of kind edge"),
+        ("{visoin: true}", "visoin"),
+    ] {
+        let source = format!("upstreams:\n  e: {{kind: edge, capabilities: {capabilities}}}\n");
+        let error = parse(&source).unwrap_err();
+        assert!(error.message.contains(expected), "{error}");
+        assert!(error.at.is_some_and(|(line, _)| line == 2), "{error}");
+    }
+}

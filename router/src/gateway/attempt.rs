@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -30,7 +31,8 @@ use crate::reply_mask::Mask;
 use crate::reply_scan::{Channel, HoldBack, ReplyScan, ReplyText};
 use crate::taint::{ReplyPrint, TaintStore};
 use crate::upstream::{
-    Answer, AnswerBody, Events, Piece, ServerUpstream, Shape, Upstream, UpstreamError, Usage,
+    Answer, AnswerBody, Events, InQueue, Piece, ServerUpstream, Shape, Upstream, UpstreamError,
+    Urgency, Usage,
 };
 
 /// Why an attempt brought no reply.
@@ -91,8 +93,16 @@ impl Gateway {
             stream: ask.request.chat.stream,
             include_usage: ask.request.chat.include_usage,
         };
+        let urgency = urgency(ask, decision);
+        let mut place = None;
         let answer = match (upstream, sealed) {
-            (Upstream::Edge(edge), _) => edge.answer(&ask.request.chat, &ask.id, shape).await,
+            (Upstream::Edge(edge), _) => {
+                let answer = edge.answer(&ask.request.chat, &ask.id, shape, urgency).await;
+                answer.map(|(answer, in_queue)| {
+                    place = Some(in_queue);
+                    answer
+                })
+            }
             (Upstream::Server(_), Some((server, body, pass))) => {
                 meter.pass = Some(pass);
                 let permit = permit(decision, server, &body, &mut meter)?;
@@ -101,7 +111,13 @@ impl Gateway {
             (Upstream::Server(_), None) => unreachable!("a body was sealed for every server above"),
         };
         match answer {
-            Ok(answer) => Ok(self.reply(ask, decision, upstream, answer, meter)),
+            Ok(answer) => {
+                let mut reply = self.reply(ask, decision, upstream, answer, meter);
+                if let Some(place) = place.filter(|_| urgency.is_patient()) {
+                    tell_place(&mut reply, place);
+                }
+                Ok(reply)
+            }
             Err(error) => {
                 meter.fail(&error);
                 Err(Missed::Failed(error))
@@ -211,6 +227,19 @@ impl Gateway {
         self.stamp(ask, decision, Some(upstream), &mut reply);
         reply
     }
+}
+
+/// How soon the latency class wants the edge, and whether the text may go elsewhere.
+fn urgency(ask: &Ask, decision: &Decision) -> Urgency {
+    let class = ask.policy.latency_class(&decision.latency);
+    let within = class.first_token_ms_max.map(Duration::from_millis);
+    Urgency { within, never_cloud: decision.never_cloud }
+}
+
+/// Where batch work stood in the queue, and when it was expected to start.
+fn tell_place(reply: &mut Reply, place: InQueue) {
+    reply.set("x-sluice-queue-position", &place.position.to_string());
+    reply.set("x-sluice-expected-start-ms", &place.starts_in.as_millis().to_string());
 }
 
 /// A whole reply without what was found in it, and whether that cannot be done.

@@ -14,7 +14,7 @@ use sluice_policies::{Decision, Facts};
 use tokio::time::Instant;
 
 use super::attempt::Missed;
-use super::{Ask, Gateway, audit_down, final_error, may_queue};
+use super::{Ask, Gateway, audit_down, final_error, incapable, may_queue};
 use crate::api::ApiError;
 use crate::reply::Reply;
 use crate::upstream::retry::Verdict;
@@ -58,7 +58,8 @@ impl Gateway {
                     break;
                 }
                 course.queue().await;
-                facts = self.facts(&ask.request, self.taint(&ask.request).await);
+                let taint = self.taint(&ask.request).await;
+                facts = self.facts(&ask.request, &ask.needs, taint);
                 decision = ask.policy.decide(&ask.classification, &facts);
                 continue;
             };
@@ -92,7 +93,11 @@ impl Gateway {
             }
             decision = ask.policy.decide(&ask.classification, &facts);
         }
-        let error = final_error(&decision, course.last.as_ref());
+        let incapable = match course.last {
+            None => incapable(ask, &decision, &facts),
+            Some(_) => None,
+        };
+        let error = incapable.unwrap_or_else(|| final_error(&decision, course.last.as_ref()));
         self.refuse(ask, &decision, &facts, &error).await
     }
 

@@ -34,6 +34,7 @@ fn ask() -> Ask {
         id: "id".into(),
         policy: Arc::new(PolicySet::shipped().unwrap()),
         request: chat::read(body, hints, caller).ok().unwrap(),
+        needs: Needs::default(),
         classification,
         evidence: Evidence::default(),
         redaction: None,

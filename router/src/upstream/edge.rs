@@ -1,13 +1,16 @@
 //! The embedded engine as an upstream: a chat body in, OpenAI's JSON or events out.
 //!
 //! A request may ask for several choices. Each is a stream of the engine's own, pulled as the client
-//! reads; the events of all are mixed as they come. Inside: `request` (the body's fields).
+//! reads; the events of all are mixed as they come. Inside: `request` (the body's fields), `admission`
+//! (who may wait when many do).
 
+mod admission;
 mod request;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::stream::{self, SelectAll};
 use futures_util::{Stream, StreamExt};
@@ -19,9 +22,11 @@ use sluice_policies::Quality;
 
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
 use crate::api::{ApiError, ChatBody};
+use crate::capability::Capabilities;
 use crate::metrics::EngineNow;
 use crate::reply::{ChatReply, Choice, error_event};
 use crate::reply_scan::{Channel, ReplyText};
+pub(crate) use admission::{InQueue, Urgency};
 use request::Asked;
 
 /// The engine in this process.
@@ -29,12 +34,16 @@ pub struct EdgeUpstream {
     id: UpstreamId,
     engine: Engine,
     stopped: Arc<AtomicBool>,
+    /// What it can do: its model's, and less where the config says so.
+    pub capabilities: Capabilities,
 }
 
 impl EdgeUpstream {
     /// Wraps a loaded engine.
     pub fn new(id: UpstreamId, engine: Engine) -> EdgeUpstream {
-        EdgeUpstream { id, engine, stopped: Arc::default() }
+        let context_tokens = u64::try_from(engine.info().context_tokens).ok();
+        let capabilities = Capabilities::of_engine(context_tokens, engine.calls_tools());
+        EdgeUpstream { id, engine, stopped: Arc::default(), capabilities }
     }
 
     /// Its name.
@@ -84,19 +93,53 @@ impl EdgeUpstream {
         chat: &ChatBody,
         reply_id: &str,
         shape: Shape,
-    ) -> Result<Answer, UpstreamError> {
-        let asked = request::read(&chat.fields, chat.endpoint)?;
+        urgency: Urgency,
+    ) -> Result<(Answer, InQueue), UpstreamError> {
+        let mut asked = request::read(&chat.fields, chat.endpoint)?;
+        asked.request.wanted_within = urgency.within;
+        self.admit(urgency)?;
         let scored = asked.request.logprobs.is_some();
         let reply = ChatReply {
             id: reply_id.to_owned(),
             created: jiff::Timestamp::now().as_second(),
             model: self.engine.info().name.clone(),
         };
-        let choices = Choices::new(self.submit(asked).await?);
-        match shape.stream {
-            true => self.events(choices, reply, shape).await,
-            false => self.whole(choices, &reply, scored).await,
+        let streams = self.submit(asked).await?;
+        let place = self.place(streams.first());
+        let choices = Choices::new(streams);
+        let answer = match shape.stream {
+            true if place.position > 0 && urgency.is_patient() => {
+                // Who can wait is told the place at once; a failure then ends the stream.
+                self.events_from(choices, None, reply, shape)
+            }
+            true => self.events(choices, reply, shape).await?,
+            false => self.whole(choices, &reply, scored).await?,
+        };
+        Ok((answer, place))
+    }
+
+    /// Turns away whose share of the queue is taken, before anything is read.
+    fn admit(&self, urgency: Urgency) -> Result<(), UpstreamError> {
+        let waiting = self.engine.forecast().waiting;
+        match urgency.is_admitted(waiting, self.engine.waiting_max()) {
+            true => Ok(()),
+            false => Err(self.crowded(urgency.in_words(), waiting)),
         }
+    }
+
+    fn crowded(&self, what: &'static str, waiting: usize) -> UpstreamError {
+        let seconds = self.engine.starts_in(waiting).as_secs_f64().ceil();
+        UpstreamError::Crowded { what, waiting, retry_after_s: (seconds as u32).clamp(1, 3600) }
+    }
+
+    /// Where a submitted request stands.
+    fn place(&self, stream: Option<&TokenStream>) -> InQueue {
+        let position = stream.map_or(0, TokenStream::ahead);
+        let starts_in = match position {
+            0 => Duration::ZERO,
+            ahead => self.engine.starts_in(ahead),
+        };
+        InQueue { position, starts_in }
     }
 
     /// How many tokens a request has, the model's template included.
@@ -125,6 +168,7 @@ impl EdgeUpstream {
     fn failed(&self, error: Arc<EngineError>) -> UpstreamError {
         match &*error {
             EngineError::Stopped => self.stopped.store(true, Ordering::Relaxed),
+            EngineError::Busy { waiting } => return self.crowded("anyone", *waiting),
             EngineError::Unsupported { field, what } => {
                 let (param, what) = (field.clone().into(), what.clone().into());
                 return UpstreamError::Unsupported { param, what };
@@ -168,17 +212,26 @@ impl EdgeUpstream {
         reply: ChatReply,
         shape: Shape,
     ) -> Result<Answer, UpstreamError> {
-        let first = match choices.next().await {
-            Some((_, StreamEvent::Failed(error))) => return Err(self.failed(error)),
-            None => return Err(self.failed(Arc::new(EngineError::Stopped))),
-            Some(event) => event,
-        };
+        match choices.next().await {
+            Some((_, StreamEvent::Failed(error))) => Err(self.failed(error)),
+            None => Err(self.failed(Arc::new(EngineError::Stopped))),
+            first => Ok(self.events_from(choices, first, reply, shape)),
+        }
+    }
+
+    fn events_from(
+        &self,
+        choices: Choices,
+        first: Option<(usize, StreamEvent)>,
+        reply: ChatReply,
+        shape: Shape,
+    ) -> Answer {
         let writer = EventWriter {
-            roles_due: vec![true; choices.running.max(first.0 + 1)],
+            roles_due: vec![true; choices.of],
             choices,
             reply,
             shape,
-            first: Some(first),
+            first,
             usage: Usage::default(),
             over: false,
             stopped: self.stopped.clone(),
@@ -187,7 +240,7 @@ impl EdgeUpstream {
             let piece = writer.next().await?;
             Some((piece, writer))
         });
-        Ok(Answer { status: StatusCode::OK, body: AnswerBody::Events(Box::pin(pieces)) })
+        Answer { status: StatusCode::OK, body: AnswerBody::Events(Box::pin(pieces)) }
     }
 }
 
@@ -197,6 +250,8 @@ type ChoiceEvents = Pin<Box<dyn Stream<Item = (usize, StreamEvent)> + Send>>;
 /// The streams of all choices, mixed.
 struct Choices {
     events: SelectAll<ChoiceEvents>,
+    /// Choices in all.
+    of: usize,
     /// Choices that have not ended.
     running: usize,
 }
@@ -210,7 +265,7 @@ impl Choices {
                 Some(((index, event), stream))
             }))
         });
-        Choices { events: stream::select_all(events), running }
+        Choices { events: stream::select_all(events), of: running, running }
     }
 
     async fn next(&mut self) -> Option<(usize, StreamEvent)> {

@@ -17,7 +17,7 @@ use futures_util::stream;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde_json::Value;
-use sluice_policies::Endpoint;
+use sluice_policies::{Endpoint, Wish};
 use tokio::time::{Instant, timeout_at};
 
 use super::latency::Latency;
@@ -28,6 +28,7 @@ use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
 use super::{NO_CONNECTION, anthropic, connect, openai};
 use crate::api::{ApiError, ChatBody, ClientHeaders};
 use crate::breaker::Breaker;
+use crate::capability::Capabilities;
 use crate::config::{Protocol, ServerConfig, Timeouts};
 use crate::permit::{EgressPermit, Errand, OutboundBody};
 use crate::reply::error_event;
@@ -52,6 +53,8 @@ pub struct ServerUpstream {
     pub(crate) retrier: Retrier,
     /// How soon its last answers began.
     pub(crate) latency: Latency,
+    /// What it can do: its protocol's, and less where the config says so.
+    pub capabilities: Capabilities,
 }
 
 /// An upstream whose settings make no usable client.
@@ -114,7 +117,19 @@ impl ServerUpstream {
         let address = url.origin().ascii_serialization();
         let breaker = Breaker::new(config.breaker);
         let (retrier, latency) = (Retrier::new(config.retries), Latency::default());
-        Ok(ServerUpstream { id, config, client, address, headers, breaker, retrier, latency })
+        let embeddings = config.protocol == Protocol::OpenAi;
+        let capabilities = Capabilities { embeddings, ..Capabilities::default() };
+        Ok(ServerUpstream {
+            id,
+            config,
+            client,
+            address,
+            headers,
+            breaker,
+            retrier,
+            latency,
+            capabilities,
+        })
     }
 
     /// `scheme://host:port`, the port left out where it is the scheme's own.
@@ -125,6 +140,12 @@ impl ServerUpstream {
     /// Its name.
     pub fn id(&self) -> &UpstreamId {
         &self.id
+    }
+
+    /// Milliseconds until its last answers began, as far as it was asked of late.
+    pub(super) fn begins_ms(&self) -> Option<u64> {
+        let expected = self.latency.expected_ms(Instant::now());
+        (expected >= 1.0).then_some(expected as u64)
     }
 
     /// Its settings.
@@ -169,6 +190,10 @@ impl ServerUpstream {
         match (listed, &self.config.model) {
             (Some((_, server_name)), _) => server_name,
             (None, Some(standard)) => standard,
+            // No server knows the virtual models: the first that it was given names for will do.
+            (None, None) if Wish::named(client_name).is_some() => {
+                self.config.models.first().map_or(client_name, |(_, server_name)| server_name)
+            }
             (None, None) => client_name,
         }
     }

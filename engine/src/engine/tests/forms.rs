@@ -24,12 +24,21 @@ fn asking(chat: Conversation) -> GenerationRequest {
 
 /// The whole reply of a model that answers this chat so, if its form lets it.
 fn reply(request: GenerationRequest, script: &str) -> (Delta, String) {
-    let mut bench = Bench::with_template(Scripted::default(), TOOL_TEMPLATE);
+    reply_by(TOOL_TEMPLATE, request, script)
+}
+
+/// The same with another template.
+fn reply_by(template: &str, request: GenerationRequest, script: &str) -> (Delta, String) {
+    let mut bench = Bench::with_template(Scripted::default(), template);
     let prompt = bench.engine.shared.rendered(&request.prompt).unwrap().tokens;
     bench.model.replies.insert(prompt, toy_tokenizer().encode_text(script).unwrap());
     let mut stream = bench.engine.submit(request).unwrap();
-    while bench.round() {}
-    let events = take(&mut stream);
+    let mut events = Vec::new();
+    // Read as it comes: a long reply waits for its reader.
+    while bench.round() {
+        events.extend(take(&mut stream));
+    }
+    events.extend(take(&mut stream));
     let mut whole = Delta::default();
     for event in &events {
         let StreamEvent::Delta(delta) = event else { continue };
@@ -124,6 +133,27 @@ fn a_strict_call_follows_its_schema_whatever_the_model_wants() {
     let (whole, end) = reply(asking(chat(tools, ToolChoice::Auto)), script);
     assert_eq!((whole.calls[0].name.as_deref(), &*end), (Some("clock"), "ToolCalls"));
     assert_eq!(whole.calls[0].arguments, "{\"a\": 7}");
+}
+
+#[test]
+fn an_xml_call_that_is_cut_off_has_all_its_required_parameters() {
+    let template = TOOL_TEMPLATE.replace("{# ", "{# <function= ");
+    let parameters = json!({"type": "object", "additionalProperties": false, "properties": {
+        "city": {"type": "string"}, "more": {"type": "string"}, "days": {"type": "integer"},
+        "kind": {"enum": ["a", "b"]}}, "required": ["city", "days", "kind"]});
+    for (choice, max_tokens) in [(ToolChoice::Required, 220), (ToolChoice::Auto, 260)] {
+        let request = GenerationRequest {
+            max_tokens: Some(max_tokens),
+            ..asking(chat(vec![tool("w", parameters.clone(), true)], choice.clone()))
+        };
+        let (whole, end) = reply_by(&template, request, "<tool_call>");
+        assert_eq!(end, "Length", "babble never ends its text by itself");
+        let arguments: Json = serde_json::from_str(&whole.calls[0].arguments).unwrap();
+        let city = arguments["city"].as_str().expect("a text");
+        assert!(city.len() > 20, "as much as there was room for: {city:?}");
+        assert!(arguments["days"].is_i64() && arguments["more"].is_null(), "{arguments}");
+        assert!(arguments["kind"] == "a" || arguments["kind"] == "b", "{arguments}");
+    }
 }
 
 #[test]

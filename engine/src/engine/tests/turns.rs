@@ -96,3 +96,28 @@ fn free_places_count_even_when_nobody_may_wait() {
     let _both = (bench.submit("1"), bench.submit("1"));
     assert!(matches!(bench.engine.submit(plain("1")), Err(EngineError::Busy { .. })));
 }
+
+#[test]
+fn who_is_wanted_soon_goes_before_who_can_wait_but_not_for_ever() {
+    let mut bench = Bench::new(Scripted::saying("1", "12"), 1, 8);
+    let submit = |bench: &Bench, seconds: u64| {
+        let wanted_within = Some(Duration::from_secs(seconds));
+        bench.engine.submit(GenerationRequest { wanted_within, ..plain("1") }).unwrap()
+    };
+    let running = bench.submit("1");
+    bench.rounds(1);
+    let patient = submit(&bench, 60);
+    let soon = submit(&bench, 5);
+    let also_soon = submit(&bench, 5);
+    bench.clock.advance(Duration::from_secs(56));
+    let too_late = submit(&bench, 5);
+    let mut streams = [running, patient, soon, also_soon, too_late];
+    assert_eq!(streams.each_ref().map(TokenStream::ahead), [0, 0, 0, 1, 3]);
+    assert!(bench.engine.starts_in(3) > bench.engine.starts_in(0));
+    let mut ended = Vec::new();
+    while bench.round() {
+        let ends = streams.iter_mut().map(|stream| end_of(&take(stream)) == "Stop");
+        ended.extend(ends.enumerate().filter(|(_, over)| *over).map(|(index, _)| index));
+    }
+    assert_eq!(ended, [0, 2, 3, 1, 4]);
+}

@@ -75,6 +75,20 @@ fn what_a_file_leaves_out_is_as_in_the_config_class() {
 }
 
 #[test]
+fn the_largest_sizes_that_a_config_may_have_overflow_nothing() {
+    let mut huge = config("qwen3_5_moe");
+    for (name, value) in huge.as_object_mut().expect("an object") {
+        if value.is_u64() && name != "num_hidden_layers" {
+            *value = json!(1 << 22);
+        }
+    }
+    huge["head_dim"] = json!(1 << 22);
+    let footprint = read(&huge).footprint();
+    assert_eq!(footprint.sequence_bytes, u64::MAX, "5 states of 2^66 floats");
+    assert!(footprint.kv_bytes_per_token > 1 << 44 && footprint.scratch_bytes_per_row > 1 << 44);
+}
+
+#[test]
 fn rotary_numbers_are_found_where_old_and_new_files_have_them() {
     for fields in [
         json!({"rope_theta": 5e6, "partial_rotary_factor": 0.5, "rope_scaling": null}),

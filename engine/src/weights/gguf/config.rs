@@ -12,48 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::header::{Header, Value};
 use super::malformed;
 use crate::error::EngineError;
-
-/// An architecture of GGUF and what transformers calls it.
-struct Architecture {
-    gguf: &'static str,
-    model_type: &'static str,
-    /// Delta nets with attention every few layers.
-    hybrid: bool,
-    /// The chosen experts' weights are scaled to sum 1 unless a key says otherwise.
-    norm_topk: bool,
-    shared_expert: bool,
-}
-
-const ARCHITECTURES: [Architecture; 4] = [
-    Architecture {
-        gguf: "qwen35moe",
-        model_type: "qwen3_5_moe_text",
-        hybrid: true,
-        norm_topk: true,
-        shared_expert: true,
-    },
-    Architecture {
-        gguf: "qwen3next",
-        model_type: "qwen3_next",
-        hybrid: true,
-        norm_topk: true,
-        shared_expert: true,
-    },
-    Architecture {
-        gguf: "qwen3moe",
-        model_type: "qwen3_moe",
-        hybrid: false,
-        norm_topk: true,
-        shared_expert: false,
-    },
-    Architecture {
-        gguf: "qwen2moe",
-        model_type: "qwen2_moe",
-        hybrid: false,
-        norm_topk: false,
-        shared_expert: true,
-    },
-];
+use crate::model::{GgufFamily, gguf_families};
 
 /// Largest layer count that is believed.
 const LAYERS_MAX: i64 = 1 << 12;
@@ -93,15 +52,15 @@ impl Header {
 
 /// The config of a model. Errors name the key that is missing or wrong.
 pub(super) fn of(header: &Header, sizes: &Sizes<'_>) -> Result<Json, EngineError> {
-    let architecture = architecture(header)?;
-    let keys = Keys { header, prefix: architecture.gguf };
+    let (model_type, family) = family(header)?;
+    let keys = Keys { header, prefix: family.architecture };
     let layers = keys.layers()?;
     let heads = keys.size("attention.head_count")?;
     let hidden = keys.size("embedding_length")?;
     let head_dim = keys.size_or("attention.key_length", hidden / heads.max(1));
     let mut config = Map::new();
     let mut set = |name: &str, value: Json| config.insert(name.to_owned(), value);
-    set("model_type", json!(architecture.model_type));
+    set("model_type", json!(model_type));
     set("num_hidden_layers", json!(layers));
     set("hidden_size", json!(hidden));
     set("num_attention_heads", json!(heads));
@@ -117,7 +76,7 @@ pub(super) fn of(header: &Header, sizes: &Sizes<'_>) -> Result<Json, EngineError
     set("tie_word_embeddings", json!(!sizes.tensors.contains_key("output.weight")));
     set("num_experts", json!(keys.size("expert_count")?));
     set("num_experts_per_tok", json!(keys.size("expert_used_count")?));
-    set("norm_topk_prob", json!(keys.flag("expert_weights_norm", architecture.norm_topk)));
+    set("norm_topk_prob", json!(keys.flag("expert_weights_norm", family.norm_topk)));
     set("moe_intermediate_size", json!(keys.expert_width(sizes)?));
     set("attention_bias", json!(sizes.tensors.contains_key("blk.0.attn_q.bias")));
     set("qkv_bias", json!(sizes.tensors.contains_key("blk.0.attn_q.bias")));
@@ -128,22 +87,23 @@ pub(super) fn of(header: &Header, sizes: &Sizes<'_>) -> Result<Json, EngineError
     if let Some(width) = keys.optional_size("feed_forward_length") {
         set("intermediate_size", json!(width));
     }
-    if architecture.shared_expert {
+    if family.shared_expert {
         set("shared_expert_intermediate_size", json!(keys.shared_width(sizes)?));
     }
-    if architecture.hybrid {
+    if family.hybrid {
         config.extend(keys.delta_net(layers)?);
     }
     Ok(Json::Object(config))
 }
 
-fn architecture(header: &Header) -> Result<&'static Architecture, EngineError> {
+/// The family's name in configs, and what its keys leave open.
+fn family(header: &Header) -> Result<(&'static str, &'static GgufFamily), EngineError> {
     let key = "general.architecture";
     let name = header
         .string(key)
         .ok_or_else(|| malformed(header, format!("key {key:?}: is missing or no string")))?;
-    ARCHITECTURES.iter().find(|a| a.gguf == name).ok_or_else(|| {
-        let supported: Vec<_> = ARCHITECTURES.iter().map(|a| a.gguf).collect();
+    gguf_families().find(|(_, family)| family.architecture == name).ok_or_else(|| {
+        let supported: Vec<_> = gguf_families().map(|(_, family)| family.architecture).collect();
         EngineError::UnsupportedArchitecture {
             path: header.file.path().to_owned(),
             architecture: name.to_owned(),

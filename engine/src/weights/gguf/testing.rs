@@ -1,10 +1,11 @@
 //! Writes GGUF files for tests: right ones, and ones that lie.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::header::Header;
 pub(crate) use super::header::Value;
+use super::splits::split_name;
 use crate::error::EngineError;
 use crate::io::{FileAt, MemoryAt};
 
@@ -95,6 +96,29 @@ impl TestFile {
         self.keys.retain(|(k, _)| k != key);
         self.keys.push((key.to_owned(), value));
     }
+}
+
+/// Writes a model as three files into a folder, with the keys that say so.
+pub(crate) fn splits_of(
+    path: &Path,
+    dir: &Path,
+    change: impl Fn(usize, &mut TestFile),
+) -> Vec<PathBuf> {
+    let whole = TestFile::open(path);
+    let per_file = whole.tensors.len().div_ceil(3);
+    let mut paths = Vec::new();
+    for (number, tensors) in whole.tensors.chunks(per_file).enumerate() {
+        let keys = if number == 0 { whole.keys.clone() } else { Vec::new() };
+        let mut file = TestFile::new(keys, tensors.to_vec());
+        file.set("split.no", Value::Integer(number as i64));
+        file.set("split.count", Value::Integer(3));
+        file.set("split.tensors.count", Value::Integer(whole.tensors.len() as i64));
+        change(number, &mut file);
+        let path = dir.join(split_name("m", number + 1, 3));
+        std::fs::write(&path, file.bytes()).expect("written");
+        paths.push(path);
+    }
+    paths
 }
 
 /// What the reader makes of some bytes.

@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use super::header::Value;
-use super::testing::{TestFile, TestTensor, read};
+use super::testing::{TestFile, TestTensor, read, splits_of};
 use super::*;
 use crate::engine::{BackendChoice, EngineOptions};
+use crate::io::MemoryAt;
 use crate::model::LoadedModel;
 use crate::model::tiny::{self, FAMILIES, testdata};
-use crate::pack::{PackOptions, pack};
+use crate::pack::pack;
 use crate::tokenizer::Tokenizer;
 
 fn load(model: &Path, backend: BackendChoice) -> Result<LoadedModel, EngineError> {
@@ -77,34 +78,133 @@ fn tokenizers_of_both_forms_are_the_same() {
     }
 }
 
-/// One of three files of a model, as `split.*` keys say it.
-fn splits_of(path: &Path, dir: &Path, change: impl Fn(usize, &mut TestFile)) -> Vec<PathBuf> {
-    let whole = TestFile::open(path);
-    let per_file = whole.tensors.len().div_ceil(3);
-    let mut paths = Vec::new();
-    for (number, tensors) in whole.tensors.chunks(per_file).enumerate() {
-        let keys = if number == 0 { whole.keys.clone() } else { Vec::new() };
-        let mut file = TestFile::new(keys, tensors.to_vec());
-        file.set("split.no", Value::Integer(number as i64));
-        file.set("split.count", Value::Integer(3));
-        file.set("split.tensors.count", Value::Integer(whole.tensors.len() as i64));
-        change(number, &mut file);
-        let path = dir.join(splits::split_name("m", number + 1, 3));
-        std::fs::write(&path, file.bytes()).expect("written");
-        paths.push(path);
+#[test]
+fn a_split_model_is_the_whole_model_whichever_file_names_it() {
+    for family in ["qwen3_moe", "qwen3_5_moe"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let whole = tiny::gguf(family);
+        let paths = splits_of(&whole, dir.path(), |_, _| {});
+        let expected = logits(&whole, BackendChoice::Cpu);
+        for path in [dir.path(), &paths[0], &paths[2]] {
+            assert_eq!(logits(path, BackendChoice::Cpu), expected, "{}", path.display());
+        }
     }
-    paths
+}
+
+/// llama.cpp's splitter can leave the first file without tensors.
+#[test]
+fn the_first_split_may_hold_nothing_but_keys() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let whole = tiny::gguf("qwen3_next");
+    let mut moved = Vec::new();
+    let paths = splits_of(&whole, dir.path(), |_, _| {});
+    for (number, path) in paths.iter().enumerate() {
+        let mut file = TestFile::open(path);
+        match number {
+            0 => moved = std::mem::take(&mut file.tensors),
+            1 => file.tensors.append(&mut moved),
+            _ => {}
+        }
+        std::fs::write(path, file.bytes()).expect("written");
+    }
+    assert!(TestFile::open(&paths[0]).tensors.is_empty());
+    let expected = logits(&whole, BackendChoice::Cpu);
+    assert_eq!(logits(dir.path(), BackendChoice::Cpu), expected);
+    let to = tiny::packed(dir.path(), dir.path().join("pack"), "auto");
+    assert_eq!(logits(&to, BackendChoice::Cpu), expected);
+}
+
+/// A tiny model changed and written.
+fn changed(family: &str, dir: &Path, change: impl FnOnce(&mut TestFile)) -> PathBuf {
+    let mut file = TestFile::open(&tiny::gguf(family));
+    change(&mut file);
+    let path = dir.join("changed.gguf");
+    std::fs::write(&path, file.bytes()).expect("written");
+    path
 }
 
 #[test]
-fn a_split_model_is_the_whole_model_whichever_file_names_it() {
+fn a_list_of_recurrent_layers_wins_over_the_interval() {
     let dir = tempfile::tempdir().expect("a folder");
-    let whole = tiny::gguf("qwen3_moe");
-    let paths = splits_of(&whole, dir.path(), |_, _| {});
-    let expected = logits(&whole, BackendChoice::Cpu);
-    for path in [dir.path(), &paths[0], &paths[2]] {
-        assert_eq!(logits(path, BackendChoice::Cpu), expected, "{}", path.display());
-    }
+    let recurrent: Vec<i64> = {
+        let file = TestFile::open(&tiny::gguf("qwen3_5_moe"));
+        let has = |l: usize| file.tensors.iter().any(|t| t.name == format!("blk.{l}.ssm_a"));
+        let layers = (0..64).take_while(|l| {
+            file.tensors.iter().any(|t| t.name == format!("blk.{l}.attn_norm.weight"))
+        });
+        layers.map(|l| i64::from(has(l))).collect()
+    };
+    assert!(recurrent.contains(&0) && recurrent.contains(&1), "{recurrent:?}");
+    let listed = "qwen35moe.attention.recurrent_layers";
+    let with = |list: Vec<i64>| {
+        changed("qwen3_5_moe", dir.path(), |f| {
+            f.set("qwen35moe.full_attention_interval", Value::Integer(1));
+            f.set(listed, Value::Integers(list));
+        })
+    };
+    let path = with(recurrent.clone());
+    let expected = logits(&tiny::gguf("qwen3_5_moe"), BackendChoice::Cpu);
+    assert_eq!(logits(&path, BackendChoice::Cpu), expected);
+    let path = with(recurrent.iter().map(|n| 1 - n).collect());
+    let error = load(&path, BackendChoice::Cpu).err().expect("refused").to_string();
+    assert!(error.contains("has no tensor"), "{error}");
+    with(vec![1]);
+    let error = Weights::open(&path).err().expect("refused").to_string();
+    assert!(error.contains(listed) && error.contains("each of"), "{error}");
+}
+
+/// Early files of qwen3next keep q, k, v and z in one tensor, key head by key head.
+#[test]
+fn early_files_with_one_fused_input_are_the_same_model() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let published = Weights::open(&tiny::checkpoint("qwen3_next")).expect("opens");
+    let path = changed("qwen3_next", dir.path(), |file| {
+        let mut fused = 0;
+        for tensor in &mut file.tensors {
+            let Some(layer) = tensor.name.strip_suffix(".attn_qkv.weight") else { continue };
+            let layer = layer.strip_prefix("blk.").expect("a layer");
+            let name = format!("layers.{layer}.linear_attn.in_proj_qkvz.weight");
+            let (_, dtype, shape) = published.dense().find(|(n, ..)| *n == name).expect("there");
+            tensor.name = format!("blk.{layer}.ssm_in.weight");
+            tensor.dims = shape.iter().rev().map(|d| *d as u64).collect();
+            tensor.ggml_type = dtype.ggml();
+            let len = published.place(&name).2;
+            tensor.bytes = published.raw(&name, 0..len).expect("whole").as_slice().to_vec();
+            fused += 1;
+        }
+        assert!(fused > 0, "layers with delta nets");
+        let gate = |t: &TestTensor| t.name.ends_with(".attn_gate.weight");
+        file.tensors.retain(|t| !gate(t));
+    });
+    let (ours, expected) = (
+        logits(&path, BackendChoice::Reference),
+        logits(&tiny::gguf("qwen3_next"), BackendChoice::Reference),
+    );
+    // bf16 in the place of f16: what a weight below the smallest f16 would differ by.
+    let largest = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(largest < 1e-4, "{largest}");
+}
+
+#[test]
+fn a_block_of_multi_token_prediction_with_its_own_attention_and_experts_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = changed("qwen3_5_moe", dir.path(), |file| {
+        // The tiny model has two layers and the block, which is given all that a layer has.
+        assert!(file.tensors.iter().any(|t| t.name == "blk.2.nextn.eh_proj.weight"));
+        let copies = file.tensors.iter().filter_map(|tensor| {
+            let name = format!("blk.2.{}", tensor.name.strip_prefix("blk.1.")?);
+            Some(TestTensor { name, ..tensor.clone() })
+        });
+        let copies: Vec<_> = copies.collect();
+        for part in ["attn_q.weight", "ffn_down_exps.weight"] {
+            assert!(copies.iter().any(|t| t.name.ends_with(part)), "{part}");
+        }
+        file.tensors.extend(copies);
+    });
+    let expected = logits(&tiny::gguf("qwen3_5_moe"), BackendChoice::Cpu);
+    assert_eq!(logits(&path, BackendChoice::Cpu), expected);
+    let to = tiny::packed(&path, dir.path().join("pack"), "auto");
+    assert_eq!(logits(&to, BackendChoice::Cpu), expected);
 }
 
 #[test]
@@ -196,6 +296,42 @@ fn every_truncation_is_an_error() {
         assert!(read(whole[..len].to_vec()).is_err(), "{len} of {}", whole.len());
     }
     read(whole).expect("the whole is valid");
+}
+
+/// Cut anywhere in its keys, its config, its tokenizer, its table of tensors, or within any tensor.
+#[test]
+fn every_truncation_of_a_model_is_an_error() {
+    let whole = std::fs::read(tiny::gguf("qwen3_moe")).expect("there");
+    let opened = |len: usize| Weights::from_gguf(vec![Arc::new(MemoryAt::new(&whole[..len]))]);
+    let header = read(whole.clone()).expect("valid");
+    let data = header.tensors.values().map(|t| t.offset as usize).min().expect("tensors");
+    for len in (0..data).step_by(7).chain(data - 64..data) {
+        assert!(opened(len).is_err(), "{len} of {}", whole.len());
+    }
+    for tensor in header.tensors.values() {
+        let error = opened(tensor.offset as usize + tensor.len - 1).err().expect("refused");
+        assert!(error.to_string().contains("the file is cut"), "{error}");
+    }
+    opened(whole.len()).expect("the whole is valid");
+}
+
+#[test]
+fn a_split_that_is_cut_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let paths = splits_of(&tiny::gguf("qwen3_moe"), dir.path(), |_, _| {});
+    for path in &paths {
+        let whole = std::fs::read(path).expect("there");
+        let last = read(whole.clone()).expect("valid");
+        let end = last.tensors.values().map(|t| t.offset as usize + t.len).max().expect("tensors");
+        for len in [0, 5, 23, 60, end / 2, end - 1] {
+            std::fs::write(path, &whole[..len]).expect("written");
+            let error = Weights::open(dir.path()).err().expect("refused").to_string();
+            let name = path.file_name().expect("a name").to_string_lossy();
+            assert!(error.contains(&*name), "{len}: {error}");
+        }
+        std::fs::write(path, whole).expect("written");
+    }
+    Weights::open(dir.path()).expect("whole again");
 }
 
 #[test]
@@ -310,15 +446,7 @@ fn without_numbers(path: &Path, part: &str) {
 fn numbers_that_are_none_are_errors_that_name_the_tensor() {
     let dir = tempfile::tempdir().expect("a folder");
     let (path, to) = (dir.path().join("nan.gguf"), dir.path().join("pack"));
-    let options = PackOptions {
-        source: path.clone(),
-        destination: to,
-        experts: "auto".to_owned(),
-        dense: "auto".to_owned(),
-        classes: Vec::new(),
-        name: None,
-        quality: None,
-    };
+    let options = tiny::pack_options(&path, &to, "auto");
     for (part, named) in [
         ("ffn_gate_inp", "blk.0.ffn_gate_inp.weight"),
         ("attn_norm", "blk.0.attn_norm.weight"),
@@ -332,10 +460,44 @@ fn numbers_that_are_none_are_errors_that_name_the_tensor() {
             assert!(error.contains(named) && error.contains("finite"), "{part}: {error}");
         }
     }
-    // Experts are read when they are used: packing finds them, and in a file that is served as it is
-    // they leave no token to choose.
+    // Experts are read when they are used: packing finds them, and so does the first pass over a file
+    // that is served as it is.
     without_numbers(&path, "ffn_down_exps");
     let error = pack(&options, &mut |_| {}).expect_err("refused").to_string();
     assert!(error.contains("layers.0.experts.0.down") && error.contains("finite"), "{error}");
-    assert!(logits(&path, BackendChoice::Cpu).iter().all(|l| l.is_nan()));
+    for backend in [BackendChoice::Cpu, BackendChoice::Reference] {
+        let error = failed_pass(&path, backend);
+        for part in ["of layer 0", "blk.0.ffn_down_exps.weight", "finite"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
+
+/// What a pass over a model whose experts are broken says.
+fn failed_pass(path: &Path, backend: BackendChoice) -> String {
+    let mut model = load(path, backend).expect("loads: experts are read later");
+    let mut sequence = model.new_sequence();
+    model.forward_all(&mut sequence, &[1, 2, 3]).expect_err("refused").to_string()
+}
+
+#[test]
+fn a_scale_that_is_no_number_is_found_in_every_quantised_type() {
+    use crate::model::wide;
+    let dir = tempfile::tempdir().expect("a folder");
+    for dtype in crate::tensor::DType::ALL.into_iter().filter(|t| t.is_quantised()) {
+        let path = wide::gguf("qwen3_moe", dtype, dir.path());
+        let mut file = TestFile::open(&path);
+        let experts = |t: &&mut TestTensor| t.name == "blk.1.ffn_up_exps.weight";
+        let tensor = file.tensors.iter_mut().find(experts).expect("there");
+        // The first block of each expert: all bits of its scales set, which is a NaN in f16, and in
+        // MXFP4 an exponent that stands for none.
+        let (_, block) = dtype.block();
+        let expert = tensor.bytes.len() / wide::EXPERTS;
+        tensor.bytes.chunks_exact_mut(expert).for_each(|bytes| bytes[..block].fill(0xff));
+        std::fs::write(&path, file.bytes()).expect("written");
+        let error = failed_pass(&path, BackendChoice::Cpu);
+        for part in ["of layer 1", "blk.1.ffn_up_exps.weight", "finite"] {
+            assert!(error.contains(part), "{dtype}: {error}");
+        }
+    }
 }

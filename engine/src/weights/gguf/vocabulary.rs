@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::header::{Header, Value};
 use super::malformed;
 use crate::error::EngineError;
+use crate::tokenizer::END_TOKENS;
 
 /// How a text is split into words before merging.
 struct Splitter {
@@ -21,6 +22,8 @@ struct Splitter {
     nfc: bool,
     /// A word that is a token is taken whole, whatever the merges say.
     ignore_merges: bool,
+    /// Prompts begin with the first special token unless a key says otherwise.
+    add_bos: bool,
 }
 
 const SPLITTERS: [Splitter; 3] = [
@@ -29,18 +32,21 @@ const SPLITTERS: [Splitter; 3] = [
         pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         nfc: true,
         ignore_merges: false,
+        add_bos: false,
     },
     Splitter {
         names: &["qwen35"],
         pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         nfc: true,
         ignore_merges: false,
+        add_bos: false,
     },
     Splitter {
         names: &["llama-bpe", "llama3", "llama-v3"],
         pattern: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         nfc: false,
         ignore_merges: true,
+        add_bos: true,
     },
 ];
 
@@ -50,10 +56,6 @@ mod kind {
     pub(super) const USER_DEFINED: i64 = 4;
     pub(super) const UNUSED: i64 = 5;
 }
-
-/// Control tokens that end a reply even if no key names them: conversions keep one end token of the
-/// several that a model has.
-const ENDS: [&str; 4] = ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>"];
 
 /// The tokenizer as the `tokenizers` library reads it.
 pub(super) fn tokenizer_json(header: &Header) -> Result<Json, EngineError> {
@@ -110,7 +112,7 @@ pub(super) fn generation_config(header: &Header) -> Result<Json, EngineError> {
     let tokens = strings(header, "tokenizer.ggml.tokens")?;
     let kinds = kinds(header, tokens.len())?;
     for (id, (token, kind)) in tokens.iter().zip(kinds).enumerate() {
-        if kind == kind::CONTROL && ENDS.contains(&token.as_str()) {
+        if kind == kind::CONTROL && END_TOKENS.contains(&token.as_str()) {
             ends.push(id as i64);
         }
     }
@@ -131,6 +133,27 @@ pub(super) fn generation_config(header: &Header) -> Result<Json, EngineError> {
     if let Some(top_k) = header.integer("general.sampling.top_k").filter(|k| *k >= 0) {
         config.insert("top_k".to_owned(), json!(top_k));
     }
+    Ok(Json::Object(config))
+}
+
+/// The special tokens of prompts, as `tokenizer_config.json` has them.
+pub(super) fn tokenizer_config(header: &Header) -> Result<Json, EngineError> {
+    let tokens = strings(header, "tokenizer.ggml.tokens")?;
+    let token = |key: &str| {
+        let id = header.integer(&format!("tokenizer.ggml.{key}"))?;
+        tokens.get(usize::try_from(id).ok()?)
+    };
+    let mut config = Map::new();
+    for (key, name) in [("bos_token_id", "bos_token"), ("eos_token_id", "eos_token")] {
+        if let Some(token) = token(key) {
+            config.insert(name.to_owned(), json!(token));
+        }
+    }
+    let add_bos = match header.metadata.get("tokenizer.ggml.add_bos_token") {
+        Some(Value::Bool(add)) => *add,
+        _ => splitter(header)?.add_bos,
+    };
+    config.insert("add_bos_token".to_owned(), json!(add_bos));
     Ok(Json::Object(config))
 }
 

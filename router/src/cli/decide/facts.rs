@@ -9,9 +9,10 @@ use anyhow::{Context, bail};
 use jiff::civil::Date;
 use serde::Deserialize;
 use serde_json::Value;
+use sluice::capability::Capabilities;
 use sluice::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
 use sluice_engine::pack::inspect;
-use sluice_policies::{Facts, Mode, Quality, UpstreamFacts};
+use sluice_policies::{Facts, Mode, Quality, RequestFacts, UpstreamFacts};
 
 use crate::cli::{locate, out};
 
@@ -24,38 +25,19 @@ pub(super) fn assumed(today: Date) -> Facts {
         audit_writable: true,
         tainted: false,
         taint_unknown: false,
-        upstreams: vec![edge("edge"), cloud("assumed-cloud", "assumed-cloud.invalid")],
+        request: RequestFacts::default(),
+        upstreams: vec![edge("edge"), assumed_cloud()],
     }
+}
+
+fn assumed_cloud() -> UpstreamFacts {
+    UpstreamFacts::server("assumed-cloud", "https", "assumed-cloud.invalid", 443)
 }
 
 /// The embedded engine with nothing to do. What it would promise depends on the model: nothing is
 /// claimed.
 pub(super) fn edge(id: &str) -> UpstreamFacts {
-    UpstreamFacts {
-        id: id.to_owned(),
-        edge: true,
-        scheme: String::new(),
-        host: String::new(),
-        port: 0,
-        healthy: true,
-        quality: Some(Quality::Demo),
-        first_token_ms: None,
-        tokens_per_second: None,
-    }
-}
-
-fn cloud(id: &str, host: &str) -> UpstreamFacts {
-    UpstreamFacts {
-        id: id.to_owned(),
-        edge: false,
-        scheme: "https".to_owned(),
-        host: host.to_owned(),
-        port: 443,
-        healthy: true,
-        quality: None,
-        first_token_ms: None,
-        tokens_per_second: None,
-    }
+    UpstreamFacts { quality: Some(Quality::Demo), ..UpstreamFacts::edge(id) }
 }
 
 /// The upstreams of a config, all of them healthy and the edge idle.
@@ -72,12 +54,23 @@ fn configured(upstream: &UpstreamConfig) -> UpstreamFacts {
     let id = upstream.id.as_str();
     match &upstream.kind {
         UpstreamKind::Edge(model) => UpstreamFacts { quality: Some(declared(model)), ..edge(id) },
-        UpstreamKind::Server(server) => UpstreamFacts {
-            scheme: server.base_url.scheme.clone(),
-            port: server.base_url.port,
-            ..cloud(id, &server.base_url.host)
-        },
+        UpstreamKind::Server(server) => {
+            let url = &server.base_url;
+            UpstreamFacts {
+                quality: upstream.capabilities.quality,
+                ..UpstreamFacts::server(id, &url.scheme, &url.host, url.port)
+            }
+        }
     }
+}
+
+/// What the upstreams of a config can do, as far as that is known without asking them.
+pub(super) fn capabilities(config: &Config) -> Vec<Capabilities> {
+    let of = |upstream: &UpstreamConfig| match &upstream.kind {
+        UpstreamKind::Edge(_) => upstream.capabilities.within(&Capabilities::of_engine(None, true)),
+        UpstreamKind::Server(_) => upstream.capabilities.clone(),
+    };
+    config.upstreams.iter().map(of).collect()
 }
 
 /// The quality that the configured model declares, read from its files without loading it.

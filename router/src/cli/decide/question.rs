@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
-use sluice::api::chat::prompt_from_json;
+use sluice::api::chat::prompt_from_fields;
 use sluice::api::{ApiError, Hints};
-use sluice_policies::{Prompt, RequestContext};
+use sluice::capability::Needs;
+use sluice_policies::{Endpoint, Prompt, RequestContext};
 
 /// Who is taken to call where nothing says: a caller that the gateway knows, without any tags.
 const ASSUMED_CALLER: &str = "assumed-caller";
@@ -22,6 +23,8 @@ pub(super) struct Question {
     /// The request's own id, null if it has none.
     pub(super) id: Value,
     pub(super) prompt: Prompt,
+    /// What it needs of an upstream.
+    pub(super) needs: Needs,
 }
 
 /// A request that cannot be read, with its id as far as that could be read. The reason names keys and
@@ -39,7 +42,7 @@ impl Question {
     pub(super) fn from_text(text: &str) -> Asked {
         match serde_json::from_str(text) {
             Ok(Value::Object(body)) if is_request(&body) => Question::from_object(body),
-            _ => Ok(Question { id: Value::Null, prompt: plain(text) }),
+            _ => Ok(Question::about(Value::Null, plain(text), &Map::new())),
         }
     }
 
@@ -57,10 +60,15 @@ impl Question {
 
     fn from_object(mut body: Map<String, Value>) -> Asked {
         let id = body.remove("id").unwrap_or_default();
-        match prompt(body) {
-            Ok(prompt) => Ok(Question { id, prompt }),
+        match prompt(&mut body) {
+            Ok(prompt) => Ok(Question::about(id, prompt, &body)),
             Err(why) => Err(Unreadable { id, why }),
         }
+    }
+
+    fn about(id: Value, prompt: Prompt, body: &Map<String, Value>) -> Question {
+        let needs = Needs::of(body, &prompt, Endpoint::Chat);
+        Question { id, prompt, needs }
     }
 }
 
@@ -83,10 +91,10 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("expected a JSON object, got broken JSON at column {}", error.column())
 }
 
-fn prompt(mut body: Map<String, Value>) -> Result<Prompt, String> {
-    let context = context(&mut body)?;
-    text_as_message(&mut body)?;
-    let read = prompt_from_json(&Value::Object(body)).map_err(|error| told(&error))?;
+fn prompt(body: &mut Map<String, Value>) -> Result<Prompt, String> {
+    let context = context(body)?;
+    text_as_message(body)?;
+    let read = prompt_from_fields(body).map_err(|error| told(&error))?;
     let model = read.context.model;
     let latency = context.latency.or(read.context.latency);
     Ok(Prompt { context: RequestContext { model, latency, ..context }, ..read })

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use sluice_policies::{Classification, Decision, Finding, Route};
+use sluice_policies::{Classification, Complexity, Decision, Finding, RequestFacts, Route, Sign};
 
 /// Where one request would go, and why.
 #[derive(Serialize, Debug)]
@@ -18,6 +18,10 @@ pub(in crate::cli) struct Verdict {
     pub(in crate::cli) labels: Vec<String>,
     /// Latency class; null if the request could not be read.
     pub(in crate::cli) latency: Option<String>,
+    /// How hard the request looks; null if it could not be read.
+    pub(in crate::cli) complexity: Option<Complexity>,
+    /// Why it looks hard.
+    pub(in crate::cli) signs: Vec<Sign>,
     pub(in crate::cli) route: Route,
     /// The first choice; null if nothing may answer.
     pub(in crate::cli) upstream: Option<String>,
@@ -35,12 +39,19 @@ pub(in crate::cli) struct Verdict {
 
 impl Verdict {
     /// The policy's decision.
-    pub(in crate::cli) fn decided(id: Value, found: Classification, decision: Decision) -> Self {
+    pub(in crate::cli) fn decided(
+        id: Value,
+        found: Classification,
+        decision: Decision,
+        request: &RequestFacts,
+    ) -> Self {
         Verdict {
             id,
             class: Some(decision.class),
             labels: decision.labels,
             latency: Some(decision.latency),
+            complexity: request.complexity,
+            signs: request.signs.clone(),
             route: decision.route,
             upstream: decision.upstream,
             allowed: decision.allowed,
@@ -59,6 +70,8 @@ impl Verdict {
             class: None,
             labels: Vec::new(),
             latency: None,
+            complexity: None,
+            signs: Vec::new(),
             route: Route::Refuse,
             upstream: None,
             allowed: Vec::new(),
@@ -81,7 +94,7 @@ mod tests {
             serde_json::to_string(&Verdict::unreadable(Value::from(7), "bad".into())).unwrap();
         assert_eq!(
             json,
-            r#"{"id":7,"class":null,"labels":[],"latency":null,"route":"refuse","upstream":null,"allowed":[],"redact":false,"rules":[],"findings":[],"reason":"the request could not be read","error":"bad"}"#
+            r#"{"id":7,"class":null,"labels":[],"latency":null,"complexity":null,"signs":[],"route":"refuse","upstream":null,"allowed":[],"redact":false,"rules":[],"findings":[],"reason":"the request could not be read","error":"bad"}"#
         );
     }
 }

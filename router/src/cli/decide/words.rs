@@ -5,7 +5,8 @@
 use std::fmt;
 
 use sluice_policies::{
-    Explanation, Facts, Finding, Likelihood, Mode, Quality, Route, RuleExplanation, UpstreamFacts,
+    Complexity, Explanation, Facts, Finding, Likelihood, Mode, Quality, Route, RuleExplanation,
+    Sign, UpstreamFacts,
 };
 
 use super::verdict::Verdict;
@@ -38,6 +39,9 @@ impl InWords<'_> {
         row(f, "class", verdict.class.as_deref().unwrap_or("unknown"))?;
         row(f, "labels", &listed(&verdict.labels))?;
         row(f, "latency", verdict.latency.as_deref().unwrap_or("unknown"))?;
+        if let Some(complexity) = verdict.complexity {
+            row(f, "work", &work_words(complexity, &verdict.signs))?;
+        }
         row(f, "may answer", &listed(&verdict.allowed))?;
         if verdict.redact {
             row(f, "redact", "findings are replaced by placeholders before the text is sent")?;
@@ -122,6 +126,14 @@ fn listed(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
+fn work_words(complexity: Complexity, signs: &[Sign]) -> String {
+    let signs: Vec<&str> = signs.iter().map(|sign| sign.in_words()).collect();
+    match signs.is_empty() {
+        true => complexity.in_words().to_owned(),
+        false => format!("{} ({})", complexity.in_words(), signs.join(", ")),
+    }
+}
+
 fn likelihood_word(likelihood: Likelihood) -> &'static str {
     match likelihood {
         Likelihood::Possible => "possible",
@@ -146,7 +158,11 @@ fn quality_word(quality: Quality) -> &'static str {
 }
 
 fn upstream_words(upstream: &UpstreamFacts) -> String {
-    let health = if upstream.healthy { "healthy" } else { "down" };
+    let mut health = if upstream.healthy { "healthy" } else { "down" }.to_owned();
+    if !upstream.lacks.is_empty() {
+        let lacks: Vec<&str> = upstream.lacks.iter().map(|what| what.in_words()).collect();
+        health = format!("{health}, lacks {}", lacks.join(", "));
+    }
     if upstream.edge {
         let quality = upstream.quality.map_or("unstated", quality_word);
         return format!("the embedded engine, {health}, {quality} quality");

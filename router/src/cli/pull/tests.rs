@@ -9,6 +9,7 @@ use sluice_engine::pack::{Inspection, inspect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::super::Failure;
 use super::*;
 
 const COMMIT: &str = "0123abcd";
@@ -290,6 +291,62 @@ async fn wrong_bytes_and_wrong_names_are_refused() {
     assert!(hub.repository("../etc", "main").await.is_err());
 }
 
+/// The verb as it is called, outside of this test's runtime.
+async fn called(arguments: Vec<String>) -> Outcome {
+    #[derive(Parser)]
+    struct Verb {
+        #[command(flatten)]
+        args: Args,
+    }
+    let line = [vec!["pull".to_owned()], arguments].concat();
+    let args = Verb::try_parse_from(line).expect("flags that exist").args;
+    std::thread::scope(|scope| {
+        tokio::task::block_in_place(|| scope.spawn(|| run(&args)).join().expect("no panic"))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hub_is_the_one_that_the_flag_names_and_failures_have_their_status() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let to = dir.path().join("pack").display().to_string();
+    let (hub, base) = FakeHub::start(&testdata(), GGUF, Manners::default()).await;
+    let call = |reference: &str, hub: &str| {
+        called([reference, &to, "--hub", hub].map(str::to_owned).to_vec())
+    };
+    let done = call("org/tiny", &base).await;
+    assert!(matches!(done, Ok(Status::Done)), "{done:?}");
+    assert!(!hub.seen().is_empty());
+    assert_eq!(opened(Path::new(&to)).name, "pack");
+    // What the person wrote is wrong: status 2. What the hub says, or what is there: status 1.
+    for (reference, address) in [("org/tiny:", &*base), ("org/tiny", "ftp://hub.invalid")] {
+        let refused = call(reference, address).await;
+        assert!(matches!(refused, Err(Failure::Usage(_))), "{reference} {address}: {refused:?}");
+    }
+    for reference in ["org/other", "org/tiny:Q9", "org/tiny"] {
+        let failed = call(reference, &base).await;
+        assert!(matches!(failed, Err(Failure::Failed(_))), "{reference}: {failed:?}");
+    }
+}
+
+#[test]
+fn the_hub_may_come_from_the_environment_and_the_pack_goes_where_the_model_is_called() {
+    use clap::Args as _;
+    let command = Args::augment_args(clap::Command::new("pull"));
+    let hub = command.get_arguments().find(|arg| arg.get_id() == "hub").expect("a flag");
+    assert_eq!(hub.get_env(), Some(std::ffi::OsStr::new("SLUICE_HUB")));
+    let parsed = |line: &[&str]| {
+        #[derive(Parser)]
+        struct Verb {
+            #[command(flatten)]
+            args: Args,
+        }
+        Verb::try_parse_from(line).expect("flags that exist").args
+    };
+    let model = Model { name: "m-Q4".to_owned(), weights: Vec::new(), side: Vec::new() };
+    assert_eq!(parsed(&["pull", "o/m"]).destination(&model), PathBuf::from("m-Q4"));
+    assert_eq!(parsed(&["pull", "o/m", "there"]).destination(&model), PathBuf::from("there"));
+}
+
 #[test]
 fn models_are_found_in_repositories_as_people_lay_them_out() {
     let files = |paths: &[&str]| -> Vec<RemoteFile> {
@@ -306,13 +363,18 @@ fn models_are_found_in_repositories_as_people_lay_them_out() {
     let hub = ["config.json", "tokenizer.json", "model.safetensors", "original/x.safetensors"];
     /// Paths, what is wanted, and the model's name and file count or what the error says.
     type Case<'a> = (&'a [&'a str], Option<&'a str>, Result<(&'a str, usize), &'a str>);
-    let cases: [Case<'_>; 7] = [
+    let shards = ["config.json", "a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors"];
+    let cases: [Case<'_>; 11] = [
         (&quants, Some("q4_k_m"), Ok(("m-Q4_K_M", 1))),
         (&quants, Some("BF16"), Ok(("m-BF16", 2))),
         (&quants, Some("m-Q4_K_M.gguf"), Ok(("m-Q4_K_M", 1))),
         (&quants, Some("m-"), Err("several")),
         (&quants[..3], Some("BF16"), Err("all 2 files")),
         (&hub, None, Ok(("m", 1))),
+        (&hub, Some("model.safetensors"), Ok(("m", 1))),
+        (&hub, Some("original/x.safetensors"), Err("beside config.json")),
+        (&shards, Some(shards[1]), Err("one of 2 files of a model, which come together: pull o/m")),
+        (&shards[1..], Some(shards[1]), Err("beside config.json")),
         (&["README.md"], None, Err("no such model")),
     ];
     for (paths, wanted, expected) in cases {

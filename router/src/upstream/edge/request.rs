@@ -51,6 +51,7 @@ pub(super) fn read(fields: &Fields, endpoint: Endpoint) -> Result<Asked, Upstrea
         stop: stop(fields)?,
         format: format(fields)?,
         logprobs: logprobs(fields)?,
+        wanted_within: None,
     };
     Ok(Asked { request, choices: whole_number(fields, "n")?.unwrap_or(1) })
 }

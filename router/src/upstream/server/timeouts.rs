@@ -33,7 +33,7 @@ enum Server {
 }
 
 async fn serve(mut stream: TcpStream, server: Server) -> std::io::Result<()> {
-    stream.read(&mut [0; 4096]).await?;
+    let _whatever_was_asked = stream.read(&mut [0; 4096]).await?;
     match server {
         Server::Silent => {}
         Server::Stalls => stream.write_all(&[HEAD, EVENT].concat()).await?,

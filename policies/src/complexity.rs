@@ -1,0 +1,320 @@
+//! How hard a request looks, from signs that anyone can check: no model is asked.
+//!
+//! Small models answer simple questions well and stumble over long texts, code, mathematics, tasks of
+//! several steps and a choice among many tools. One such sign is enough to call a request complex: a
+//! rule that a person can repeat by hand is worth more here than a better guess that nobody can explain.
+//! Only the last message of a person is looked at, up to [`LOOK_BYTES_MAX`], so that a long conversation
+//! costs no more than a short one; its length is counted in all.
+//!
+//! Invariants: the same prompt gives the same signs; a sign names no text. Not here: what the site makes
+//! of it (`decide`), which is an order of what policy allows and never more.
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::Zone;
+use crate::prompt::{Prompt, Role};
+use crate::yaml::List;
+
+/// Prompts from this length on, all texts together, are long: some two thousand tokens.
+const LONG_BYTES_MIN: usize = 8_000;
+/// As many tools are a choice that small models get wrong.
+const TOOLS_MIN: usize = 5;
+/// So many lines of a list, or words of sequence, are a task of several steps.
+const STEPS_MIN: usize = 3;
+/// So many lines that look like a program are one.
+const CODE_LINES_MIN: usize = 2;
+/// So much of the last message is looked at.
+const LOOK_BYTES_MAX: usize = 16 << 10;
+
+/// How hard a request looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Complexity {
+    /// No sign of anything hard.
+    Simple,
+    /// At least one sign.
+    Complex,
+}
+
+impl Complexity {
+    /// The word of files and JSON.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Complexity::Simple => "simple",
+            Complexity::Complex => "complex",
+        }
+    }
+}
+
+/// Why a request looks hard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sign {
+    /// The texts are long.
+    Long,
+    /// The question holds a program.
+    Code,
+    /// The question holds mathematics.
+    Mathematics,
+    /// The question asks for several steps.
+    Steps,
+    /// There are many tools to choose from.
+    ManyTools,
+}
+
+impl Sign {
+    /// The word of JSON and explanations.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Sign::Long => "long",
+            Sign::Code => "code",
+            Sign::Mathematics => "mathematics",
+            Sign::Steps => "steps",
+            Sign::ManyTools => "many_tools",
+        }
+    }
+}
+
+/// What `site.yaml` says of an order by complexity, for classes that may go to a cloud.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ComplexitySpec {
+    /// Zones in the order of preference for requests without a sign of anything hard.
+    pub(crate) simple: List<Zone>,
+    /// Zones in the order of preference for all others.
+    pub(crate) complex: List<Zone>,
+}
+
+impl ComplexitySpec {
+    /// The site's order for such work; `None` where it says nothing.
+    pub(crate) fn order(&self, complexity: Complexity) -> Option<&[Zone]> {
+        let List(zones) = match complexity {
+            Complexity::Simple => &self.simple,
+            Complexity::Complex => &self.complex,
+        };
+        Some(zones.as_slice()).filter(|zones| !zones.is_empty())
+    }
+}
+
+/// The signs of a prompt, each once.
+pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
+    let question = question(prompt);
+    let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
+    let all = [
+        (Sign::Long, bytes >= LONG_BYTES_MIN),
+        (Sign::Code, question.iter().any(|text| holds_code(text))),
+        (Sign::Mathematics, question.iter().any(|text| holds_mathematics(text))),
+        (Sign::Steps, question.iter().any(|text| holds_steps(text))),
+        (Sign::ManyTools, tools(prompt) >= TOOLS_MIN),
+    ];
+    all.into_iter().filter(|(_, is_there)| *is_there).map(|(sign, _)| sign).collect()
+}
+
+/// What is asked: the texts of the last message that a person wrote.
+fn question(prompt: &Prompt) -> Vec<&str> {
+    let is_users = |text: &&crate::prompt::Text| text.role == Role::User;
+    let last = prompt.texts.iter().filter(is_users).map(|text| text.message).max().flatten();
+    let mut left = LOOK_BYTES_MAX;
+    let texts = prompt.texts.iter().filter(is_users).filter(|text| text.message == last);
+    let mut looked_at = Vec::new();
+    for text in texts {
+        let end = text.text.floor_char_boundary(left);
+        looked_at.push(&text.text[..end]);
+        left -= end;
+    }
+    looked_at
+}
+
+/// Tools are texts of their own: `tools[3]`, or deeper.
+fn tools(prompt: &Prompt) -> usize {
+    let index = |place: &str| {
+        let inside = place.strip_prefix("tools[")?;
+        inside.split_once(']')?.0.parse::<usize>().ok()
+    };
+    let highest = prompt.texts.iter().filter_map(|text| index(&text.place)).max();
+    highest.map_or(0, |highest| highest + 1)
+}
+
+const CODE_STARTS: [&str; 16] = [
+    "#include",
+    "async def ",
+    "class ",
+    "const ",
+    "def ",
+    "fn ",
+    "from ",
+    "func ",
+    "function ",
+    "import ",
+    "let ",
+    "public ",
+    "return ",
+    "SELECT ",
+    "static ",
+    "var ",
+];
+
+fn holds_code(text: &str) -> bool {
+    let is_code = |line: &&str| {
+        let line = line.trim();
+        // `from` and `let` begin sentences too; a program's line holds what a sentence does not.
+        let has_marks = line.contains(['(', '=', ';', '{', '*', '<', '"']);
+        let ends_so = line.ends_with([';', '{', '}']) && line.len() > 1;
+        ends_so || (has_marks && CODE_STARTS.iter().any(|start| line.starts_with(start)))
+    };
+    text.contains("```") || text.lines().filter(is_code).nth(CODE_LINES_MIN - 1).is_some()
+}
+
+/// Words that stand in few texts but those about mathematics.
+const MATHEMATICS: [&str; 28] = [
+    "algebra",
+    "ableitung",
+    "beweise",
+    "calculus",
+    "derivative",
+    "dérivée",
+    "ecuación",
+    "eigenvalue",
+    "eigenvalues",
+    "equation",
+    "equations",
+    "gleichung",
+    "integral",
+    "intégrale",
+    "lemma",
+    "logarithm",
+    "matrix",
+    "matrices",
+    "modulo",
+    "polynomial",
+    "probability",
+    "proof",
+    "theorem",
+    "théorème",
+    "trigonometry",
+    "vergelijking",
+    "wahrscheinlichkeit",
+    "équation",
+];
+
+fn holds_mathematics(text: &str) -> bool {
+    let symbols = ['∫', '∑', '∏', '√', '∂', '∞', '≤', '≥', '≠', '∀', '∃', '∈', '⊂', '∇'];
+    let latex = ["\\frac", "\\int", "\\sum", "\\sqrt", "\\begin{", "$$"];
+    text.contains(symbols)
+        || latex.iter().any(|mark| text.contains(mark))
+        || words(text).any(|word| MATHEMATICS.contains(&word.as_str()))
+}
+
+/// Words that put one step after another.
+const SEQUENCE: [&str; 20] = [
+    "afterwards",
+    "anschließend",
+    "danach",
+    "dann",
+    "después",
+    "enfin",
+    "ensuite",
+    "finally",
+    "finalmente",
+    "first",
+    "luego",
+    "next",
+    "poi",
+    "primero",
+    "puis",
+    "schließlich",
+    "second",
+    "then",
+    "third",
+    "zuerst",
+];
+
+fn holds_steps(text: &str) -> bool {
+    let items = text.lines().filter(|line| is_item(line)).count();
+    let sequence = words(text).filter(|word| SEQUENCE.contains(&word.as_str()));
+    let distinct: std::collections::BTreeSet<String> = sequence.collect();
+    let said = ["step by step", "step-by-step", "schritt für schritt", "paso a paso"];
+    let lower = text.to_lowercase();
+    items >= STEPS_MIN || distinct.len() >= STEPS_MIN || said.iter().any(|s| lower.contains(s))
+}
+
+/// A line of a list: `1. …`, `2) …`, `- …`.
+fn is_item(line: &str) -> bool {
+    let line = line.trim_start();
+    let digits = line.len() - line.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let rest = &line[digits..];
+    match digits {
+        0 => rest.starts_with("- ") || rest.starts_with("* "),
+        1 | 2 => rest.starts_with(". ") || rest.starts_with(") "),
+        _ => false,
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).map(str::to_lowercase)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::Text;
+
+    fn check(text: &str, expected: &[Sign]) {
+        assert_eq!(signs(&Prompt::from_user_text(text)), expected, "{text}");
+    }
+
+    #[test]
+    fn signs_are_what_a_person_would_point_at() {
+        use Sign::{Code, Long, Mathematics, Steps};
+        check("Write a haiku about the sea", &[]);
+        check("What is the capital of France? Let me know (today).", &[]);
+        check("From Paris to Rome = how far?\nThank you!", &[]);
+        check("Why does this fail?\n```\nx = 1\n```", &[Code]);
+        check("fn main() {\n    println!();\n}", &[Code]);
+        check("import os\nfrom sys import (argv)\nlet x = 1", &[Code]);
+        check("Solve the equation x + 2 = 11", &[Mathematics]);
+        check("Löse die Gleichung", &[Mathematics]);
+        check("Is ∑ 1/n finite?", &[Mathematics]);
+        check("First read it, then sum it up, finally translate it", &[Steps]);
+        check("Do this:\n1. read\n2. think\n3. write", &[Steps]);
+        check("Explain it step by step", &[Steps]);
+        check("First come, first served; then what then?", &[]);
+        check(&"word ".repeat(2_000), &[Long]);
+    }
+
+    #[test]
+    fn only_the_last_message_of_a_person_is_asked_about() {
+        let mut prompt = Prompt::from_user_text("Prove the theorem");
+        let said = |message, role, text: &str| Text {
+            place: format!("messages[{message}].content"),
+            message: Some(message),
+            role,
+            text: text.to_owned(),
+        };
+        prompt.texts.push(said(1, Role::Assistant, "```\ncode\n```"));
+        prompt.texts.push(said(2, Role::User, "Thanks. What is the time?"));
+        assert_eq!(signs(&prompt), []);
+    }
+
+    #[test]
+    fn many_tools_are_a_sign_by_their_number() {
+        let mut prompt = Prompt::from_user_text("Hello");
+        for index in 0..TOOLS_MIN {
+            let before = signs(&prompt);
+            assert_eq!(before, [], "{index} tools");
+            prompt.texts.push(Text {
+                place: format!("tools[{index}]"),
+                message: None,
+                role: Role::Other,
+                text: "a tool".to_owned(),
+            });
+        }
+        assert_eq!(signs(&prompt), [Sign::ManyTools]);
+    }
+
+    #[test]
+    fn the_look_at_a_long_message_ends_between_characters() {
+        check(&"ü".repeat(LOOK_BYTES_MAX), &[Sign::Long]);
+        check(&format!("a{}", "ü".repeat(LOOK_BYTES_MAX)), &[Sign::Long]);
+    }
+}

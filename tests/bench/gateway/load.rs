@@ -1,0 +1,148 @@
+//! Clients that ask as fast as they are answered, for a while, and what they measure.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Kind {
+    Whole,
+    Streamed,
+}
+
+impl Kind {
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Kind::Whole => "whole",
+            Kind::Streamed => "streamed",
+        }
+    }
+}
+
+/// What one target did.
+#[derive(Default)]
+pub(crate) struct Measured {
+    /// Milliseconds to the end of each reply.
+    whole: Vec<f64>,
+    /// Milliseconds to the first byte of each reply's body.
+    first: Vec<f64>,
+    pub(crate) cpu_seconds: f64,
+}
+
+impl Measured {
+    pub(crate) fn add(&mut self, other: Measured) {
+        self.whole.extend(other.whole);
+        self.first.extend(other.first);
+        self.cpu_seconds += other.cpu_seconds;
+    }
+
+    pub(crate) fn cpu_per_thousand(&self) -> f64 {
+        1000.0 * self.cpu_seconds / self.whole.len() as f64
+    }
+
+    /// Medians and the slowest hundredth, and what the median is above another's.
+    pub(crate) fn latencies(&mut self, than: Option<&mut Measured>) -> String {
+        let above = than.map(|than| share(&mut than.whole, 0.5));
+        let (p50, p99) = (share(&mut self.whole, 0.5), share(&mut self.whole, 0.99));
+        let first = share(&mut self.first, 0.5);
+        let above = above.map(|bare| format!("{:+.2}", p50 - bare)).unwrap_or_default();
+        format!("{p50:>9.2} {above:>9} {p99:>9.2} {first:>9.2}")
+    }
+}
+
+fn share(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * share) as usize]
+}
+
+/// Asks on so many connections for so long.
+pub(crate) async fn run(
+    address: SocketAddr,
+    size: usize,
+    kind: Kind,
+    connections: usize,
+    length: Duration,
+) -> Measured {
+    let end = Instant::now() + length;
+    let clients = (0..connections).map(|_| spawn(client(address, size, kind, end)));
+    let mut all = Measured::default();
+    for measured in futures_util::future::join_all(clients).await {
+        all.add(measured.unwrap());
+    }
+    all
+}
+
+/// Runs a task of the bench itself.
+#[expect(clippy::disallowed_methods, reason = "the bench's runtime ends its tasks with it")]
+pub(crate) fn spawn<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(future)
+}
+
+async fn client(address: SocketAddr, size: usize, kind: Kind, end: Instant) -> Measured {
+    let mut measured = Measured::default();
+    let mut sender = connect(address).await;
+    while Instant::now() < end {
+        let body = body(size, kind);
+        let started = Instant::now();
+        let first = ask(&mut sender, address, body).await;
+        measured.first.push(1000.0 * (first - started).as_secs_f64());
+        measured.whole.push(1000.0 * started.elapsed().as_secs_f64());
+    }
+    measured
+}
+
+async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    spawn(connection);
+    sender
+}
+
+/// Asks once; gives back when the first piece of the body came.
+async fn ask(sender: &mut SendRequest<Full<Bytes>>, address: SocketAddr, body: Bytes) -> Instant {
+    let request = Request::post("/v1/chat/completions")
+        .header("host", address.to_string())
+        .header("content-type", "application/json")
+        .body(Full::new(body));
+    sender.ready().await.unwrap();
+    let response = sender.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200, "{:?}", response.headers());
+    let mut body = response.into_body();
+    let mut first = None;
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+        first.get_or_insert_with(Instant::now);
+    }
+    first.expect("a body")
+}
+
+/// A chat request of about this size whose text no other has.
+fn body(size: usize, kind: Kind) -> Bytes {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    const PROSE: &str = "The river runs past the old mill and on to the sea, where boats wait for the \
+        tide. Nobody in the village remembers when the bridge was built, but everybody uses it. ";
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let mut text = format!("Sum this up, part {number}: ");
+    while text.len() + PROSE.len() < size {
+        text.push_str(PROSE);
+    }
+    let stream = kind == Kind::Streamed;
+    let body = serde_json::json!({
+        "model": "m",
+        "messages": [{"role": "user", "content": text}],
+        "stream": stream,
+    });
+    Bytes::from(body.to_string())
+}

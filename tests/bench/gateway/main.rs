@@ -1,0 +1,124 @@
+//! What the gateway costs: CPU, latency and memory beside nginx and a bare hyper proxy, in one run.
+//!
+//! All of them stand before the same upstream, which answers at once. They take turns, round by round, so
+//! that a machine that gets busier is busier for all; ratios are what to read. CPU is that of whole
+//! processes, from the kernel's accounts: the number that holds on a noisy machine. Texts are ordinary
+//! prose, each request another, so that no memory of earlier scans helps. Inside: `peers` (what is
+//! started), `load` (clients), `upstream`, `proxy`.
+//!
+//! `cargo bench -p sluice-tests --bench gateway`; the gateway is `$SLUICE_BINARY`, or the release build.
+//! `-- --seconds 1 --rounds 3 --connections 16` changes how long; nginx is left out where there is none.
+//! Not part of the tests: it measures, and asserts only that everything answered.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends where an unwrap fails")]
+
+mod load;
+mod peers;
+mod proxy;
+mod upstream;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use load::{Kind, Measured};
+use peers::Peer;
+
+/// Body sizes, bytes.
+const SIZES: [usize; 3] = [1 << 10, 32 << 10, 400 << 10];
+/// As many clients as the memory is measured with.
+const MANY: usize = 256;
+
+struct Args {
+    seconds: f64,
+    rounds: usize,
+    connections: usize,
+}
+
+impl Args {
+    fn read(mut words: impl Iterator<Item = String>) -> Args {
+        let mut args = Args { seconds: 1.0, rounds: 3, connections: 16 };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().expect("a value after the flag");
+            match word.as_str() {
+                "--seconds" => args.seconds = value().parse().unwrap(),
+                "--rounds" => args.rounds = value().parse().unwrap(),
+                "--connections" => args.connections = value().parse().unwrap(),
+                // What cargo says to every bench.
+                "--bench" => {}
+                other => panic!("unknown flag {other}"),
+            }
+        }
+        args
+    }
+}
+
+fn main() {
+    let mut words = std::env::args().skip(1).peekable();
+    let role = words.next_if(|word| matches!(word.as_str(), "upstream" | "proxy"));
+    let threads = if role.as_deref() == Some("proxy") { 1 } else { 2 };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).enable_all().build().unwrap();
+    match role.as_deref() {
+        Some("upstream") => runtime.block_on(upstream::serve()),
+        Some("proxy") => {
+            let to: SocketAddr = words.next().unwrap().parse().unwrap();
+            runtime.block_on(proxy::serve(to));
+        }
+        _ => runtime.block_on(compare(&Args::read(words))),
+    }
+}
+
+async fn compare(args: &Args) {
+    let upstream = peers::start_self(&["upstream"]);
+    let peers = peers::start_all(upstream.address);
+    println!("load before: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
+    println!(
+        "{} rounds of {} s for each, {} connections; ratios of CPU are to {}",
+        args.rounds, args.seconds, args.connections, peers[0].name
+    );
+    for kind in [Kind::Whole, Kind::Streamed] {
+        for size in SIZES {
+            measure(&peers, upstream.address, size, kind, args).await;
+        }
+    }
+    println!("\nresident memory after {MANY} connections at 1 KiB");
+    for peer in &peers {
+        let length = Duration::from_secs_f64(args.seconds);
+        load::run(peer.address, SIZES[0], Kind::Whole, MANY, length).await;
+        println!("  {:<26} {:>7.1} MiB", peer.name, peer.resident_mib());
+    }
+}
+
+async fn measure(peers: &[Peer], upstream: SocketAddr, size: usize, kind: Kind, args: &Args) {
+    println!("\n{} KiB, {}", size >> 10, kind.in_words());
+    println!(
+        "  {:<26} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}",
+        "", "CPU s/1k", "ratio", "p50 ms", "+p50", "p99 ms", "first ms"
+    );
+    let length = Duration::from_secs_f64(args.seconds);
+    let mut direct = Measured::default();
+    let mut all: Vec<Measured> = peers.iter().map(|_| Measured::default()).collect();
+    for round in 0..=args.rounds {
+        let bare = load::run(upstream, size, kind, args.connections, length).await;
+        let mut measured = Vec::new();
+        for peer in peers {
+            let before = peer.cpu_seconds();
+            let mut one = load::run(peer.address, size, kind, args.connections, length).await;
+            one.cpu_seconds = peer.cpu_seconds() - before;
+            measured.push(one);
+        }
+        // The first round warms up.
+        if round > 0 {
+            direct.add(bare);
+            all.iter_mut().zip(measured).for_each(|(sum, one)| sum.add(one));
+        }
+    }
+    println!("  {:<26} {:>9} {:>7} {}", "nobody between", "", "", direct.latencies(None));
+    let standard = all[0].cpu_per_thousand();
+    for (peer, measured) in peers.iter().zip(&mut all) {
+        let cpu = measured.cpu_per_thousand();
+        let ratio = cpu / standard;
+        let latencies = measured.latencies(Some(&mut direct));
+        println!("  {:<26} {cpu:>9.3} {ratio:>7.1} {latencies}", peer.name);
+    }
+}

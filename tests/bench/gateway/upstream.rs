@@ -1,0 +1,97 @@
+//! The upstream that all peers stand before: it answers at once, whole or as events.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+
+/// Events of a streamed answer.
+const EVENTS: usize = 64;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// Says where it listens, then answers for ever.
+pub(crate) async fn serve() {
+    accept(|request| async { Ok::<_, Infallible>(answer(request).await) }).await;
+}
+
+/// Listens on a free port, says which, and serves with a function.
+pub(crate) async fn accept<B, F>(serve: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static)
+where
+    B: hyper::body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+{
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let serve = serve.clone();
+        super::load::spawn(async move {
+            let mut connection = http1::Builder::new();
+            connection.timer(TokioTimer::new());
+            let _ = connection.serve_connection(TokioIo::new(stream), service_fn(serve)).await;
+        });
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Response<Body> {
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let asks_for_events = body.windows(STREAM.len()).rev().any(|window| window == STREAM);
+    let (kind, body) = match asks_for_events {
+        true => ("text/event-stream", events()),
+        false => ("application/json", Full::new(Bytes::from(whole())).boxed()),
+    };
+    Response::builder().header("content-type", kind).body(body).unwrap()
+}
+
+/// How a request says that it wants events.
+pub(crate) const STREAM: &[u8] = b"\"stream\":true";
+
+fn whole() -> String {
+    let content = "An answer of some length. ".repeat(30);
+    format!(
+        r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{content}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":5,"completion_tokens":150,"total_tokens":155}}}}"#
+    )
+}
+
+fn events() -> Body {
+    let event = |delta: &str, finish: &str| {
+        Bytes::from(format!(
+            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"
+        ))
+    };
+    let mut pieces = vec![event(r#"{"content":" word"}"#, "null"); EVENTS];
+    pieces.push(event("{}", "\"stop\""));
+    pieces.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    // Each on its own, as a model that writes gives them.
+    let pieces = stream::unfold(pieces.into_iter(), |mut pieces| async {
+        tokio::task::yield_now().await;
+        let piece = pieces.next()?;
+        Some((Ok::<_, Infallible>(Frame::data(piece)), pieces))
+    });
+    BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(pieces))))
+}
+
+/// A stream that only its body polls: sharing it between threads is nobody's plan, and `BoxBody` asks.
+struct SyncStream<T>(std::pin::Pin<Box<dyn futures_util::Stream<Item = T> + Send + Sync>>);
+
+impl<T> futures_util::Stream for SyncStream<T> {
+    type Item = T;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
