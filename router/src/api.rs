@@ -39,6 +39,7 @@ pub use dialect::{Dialect, Voice, expects_anthropic, in_anthropics_words, is_ser
 pub use error::ApiError;
 
 use crate::identity::Caller;
+use crate::limit::Allowance;
 use place::Step;
 
 /// Longest value of a `x-sluice-*` request header, bytes.
@@ -60,6 +61,8 @@ pub struct Request {
     pub caller: Caller,
     /// Headers that may go along.
     pub client: ClientHeaders,
+    /// What limits let it use, once it is admitted.
+    pub allowance: Option<Arc<Allowance>>,
 }
 
 /// A chat completions body, parsed once.

@@ -14,6 +14,7 @@ mod engine;
 mod gates;
 mod hub;
 mod input;
+mod key;
 mod locate;
 mod model;
 mod out;
@@ -64,6 +65,9 @@ enum Verb {
     /// Work on policy files
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// Make, end and list the keys of callers
+    #[command(subcommand)]
+    Key(key::Verb),
     /// Measure start-up, memory and speed on this machine
     Bench(bench::Args),
     /// Print versions of the program, its policies and its model
@@ -133,6 +137,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Verb::Run(args)) => run::run(&args),
         Some(Verb::Model(verb)) => model::run(&verb),
         Some(Verb::Policy(verb)) => policy::run(&verb),
+        Some(Verb::Key(verb)) => key::run(verb),
         Some(Verb::Bench(args)) => bench::run(&args),
         Some(Verb::Version(args)) => version::run(&args),
     }

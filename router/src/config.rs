@@ -12,9 +12,12 @@ mod choice;
 mod connection;
 mod diagnose;
 mod file;
+mod identity;
+mod limits;
+mod listen;
 mod scalar;
+mod shared_state;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +27,11 @@ use sluice_policies::Mode;
 pub use choice::{Choose, Hedge, HedgeAfter, Passthrough};
 pub use connection::{Auth, BreakerLimits, ClientCert, Connection, PassField, Retries};
 pub use diagnose::ConfigError;
+pub use identity::{Identity, JwksSource, OidcConfig};
+pub use limits::{Limits, Money, Price, Prices, Quota, Quotas};
+pub use listen::{AdminListen, ClientCertificate, Listen, TlsFiles};
 pub use scalar::{BaseUrl, Bytes, Plain, Secret, Span, parse_bytes, parse_duration};
+pub use shared_state::SharedStateConfig;
 
 use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
@@ -44,12 +51,16 @@ pub struct Config {
     pub listen: Listen,
     /// `policy`: the site file; without one the policies inside the binary.
     pub policy: PolicyFiles,
-    /// `identity`: who may call; without it every caller is the same unnamed one.
+    /// `identity`: who may call.
     pub identity: Identity,
     /// `upstreams`: what can answer, in the file's order. Default: the edge alone.
     pub upstreams: Vec<UpstreamConfig>,
     /// `limits`: bounds on what clients may ask for.
     pub limits: Limits,
+    /// `limits` again and `prices`: what callers, tenants and models may take.
+    pub quotas: Quotas,
+    /// `shared_state`: where replicas keep limits and taint together. Default: each by itself.
+    pub shared_state: Option<SharedStateConfig>,
     /// `choose`: which of several upstreams that policy likes equally is asked first.
     pub choose: Choose,
     /// `hedge`: when a second upstream is asked beside a slow first one. Default: never.
@@ -64,23 +75,8 @@ pub struct Config {
     pub drain: Drain,
 }
 
-/// Addresses to listen on.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Listen {
-    /// Where clients connect. Default `127.0.0.1:8080`: a first run is reachable from this machine
-    /// only.
-    #[serde(deserialize_with = "file::address")]
-    pub traffic: SocketAddr,
-    /// Where Prometheus and probes connect: `/metrics`, `/livez`, `/readyz`. Default
-    /// `127.0.0.1:9464`. A listener of its own, so that scrapes and traffic never wait for each
-    /// other and metrics are not public by accident.
-    #[serde(deserialize_with = "file::address")]
-    pub metrics: SocketAddr,
-}
-
 /// Which policies are active.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct PolicyFiles {
     /// Path of `site.yaml`. Default: the site file inside the binary.
     pub site: Option<PathBuf>,
@@ -114,16 +110,8 @@ pub struct ApproverKeys {
     pub keys: PathBuf,
 }
 
-/// Who may call.
-#[derive(Clone, Debug, Default)]
-pub struct Identity {
-    /// Path of the keys file (`id`, `sha256`, `tags` of each API key). Default: none, and then
-    /// callers are not told apart.
-    pub keys: Option<PathBuf>,
-}
-
 /// One thing that can answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
     /// Its name; vouches in the site file use the same.
     pub id: UpstreamId,
@@ -134,7 +122,7 @@ pub struct UpstreamConfig {
 }
 
 /// The kinds of upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum UpstreamKind {
     /// `kind: edge`: the engine in this process.
     Edge(EdgeConfig),
@@ -143,7 +131,7 @@ pub enum UpstreamKind {
 }
 
 /// The embedded engine. Fields left out are chosen from the machine and the model.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct EdgeConfig {
     /// Folder of a pack or a Hugging Face model. Default: the model that ships with the binary.
     pub model: Option<PathBuf>,
@@ -170,7 +158,7 @@ pub enum Protocol {
 }
 
 /// A server across the network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     /// What it speaks.
     pub protocol: Protocol,
@@ -227,20 +215,8 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// Bounds on what clients may ask for.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Longest request body, bytes. Default `10MiB`: a long conversation with documents; pictures
-    /// need more.
-    #[serde(deserialize_with = "file::size")]
-    pub body: u64,
-    /// Requests answered at the same time; a further one is told to come back (503). Default 512.
-    pub in_flight: usize,
-}
-
 /// The declared state of the network.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Offline {
     /// `true` sends everything that policy allows there to the edge, and the rest nowhere. Default
@@ -249,7 +225,7 @@ pub struct Offline {
 }
 
 /// Where audit records go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AuditConfig {
     /// Folder of the log; `audit.jsonl` is in it. Default: `audit` in the state folder of this user.
     pub path: PathBuf,
@@ -273,21 +249,16 @@ pub enum Fsync {
 }
 
 /// How to stop.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// Longest wait for requests in flight after SIGTERM. Default `60s`.
     #[serde(deserialize_with = "file::span")]
     pub on_sigterm: Duration,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Listen {
-            traffic: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            metrics: SocketAddr::from(([127, 0, 0, 1], 9464)),
-        }
-    }
+    /// How long `/readyz` says no before connections are refused: longer than whoever balances needs to
+    /// notice. Default `0s`.
+    #[serde(deserialize_with = "file::span")]
+    pub notice: Duration,
 }
 
 impl Default for Timeouts {
@@ -301,15 +272,9 @@ impl Default for Timeouts {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Limits { body: 10 << 20, in_flight: 512 }
-    }
-}
-
 impl Default for Drain {
     fn default() -> Self {
-        Drain { on_sigterm: Duration::from_secs(60) }
+        Drain { on_sigterm: Duration::from_secs(60), notice: Duration::ZERO }
     }
 }
 
@@ -324,6 +289,8 @@ impl Config {
             identity: Identity::default(),
             upstreams: vec![UpstreamConfig::default_edge()],
             limits: Limits::default(),
+            quotas: Quotas::default(),
+            shared_state: None,
             choose: Choose::default(),
             hedge: None,
             passthrough: Vec::new(),

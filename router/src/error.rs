@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::active_policy::Refused;
 use crate::audit::AuditError;
 use crate::identity::IdentityError;
+use crate::server::{AdminError, TlsError};
+use crate::shared_state::SharedStateError;
 use crate::taint::NoRandomness;
 use crate::upstream::UpstreamSetupError;
 
@@ -30,8 +32,8 @@ pub enum ServeError {
         "failed to load the edge's model: none is named; use --model, upstreams.edge.model or SLUICE_MODEL"
     )]
     NoModel,
-    /// The keys file cannot be used.
-    #[error("failed to load the API keys")]
+    /// What tells callers apart cannot be used.
+    #[error("failed to learn who may call")]
     Identity(#[from] IdentityError),
     /// An upstream's settings make no client.
     #[error("failed to set up an upstream")]
@@ -39,6 +41,15 @@ pub enum ServeError {
     /// The audit log cannot be written.
     #[error("failed to start the audit log")]
     Audit(#[from] AuditError),
+    /// Certificates cannot be used.
+    #[error("failed to set up TLS")]
+    Tls(#[from] TlsError),
+    /// The admin listener has no usable token.
+    #[error("failed to set up the admin listener")]
+    Admin(#[from] AdminError),
+    /// The shared state's address makes no client.
+    #[error("failed to set up the shared state")]
+    SharedState(#[from] SharedStateError),
     /// There is no key for fingerprints.
     #[error("failed to start the taint store")]
     Taint(#[from] NoRandomness),

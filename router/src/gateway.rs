@@ -32,6 +32,7 @@ use crate::capability::Needs;
 use crate::config::{Choose, Hedge, Passthrough};
 use crate::dice::Dice;
 use crate::identity::Callers;
+use crate::limit::Limiter;
 use crate::metrics::{Metrics, Snapshot};
 use crate::redact::{Redaction, Redactor, Tools};
 use crate::reply::{DecisionHeaders, Reply, route_word};
@@ -55,10 +56,10 @@ pub struct Gateway {
 pub struct Parts {
     /// Trial or production.
     pub mode: Mode,
-    /// The policies in force.
-    pub policy: ActivePolicy,
+    /// What outlives a reload of the config.
+    pub kept: Kept,
     /// Who may call.
-    pub callers: Callers,
+    pub callers: Arc<Callers>,
     /// What can answer, in the config's order.
     pub upstreams: Vec<Upstream>,
     /// Which of several upstreams that policy likes equally is asked first.
@@ -69,16 +70,25 @@ pub struct Parts {
     pub passthrough: Vec<Passthrough>,
     /// Where chance comes from: choices among equals, waits before retries.
     pub seed: u64,
-    /// A person declared that there is no network.
+    /// The config declares that there is no network.
     pub offline_declared: bool,
+}
+
+/// What stays the same whatever else is reloaded. Cloning is cheap.
+#[derive(Clone)]
+pub struct Kept {
+    /// The policies in force.
+    pub policy: Arc<ActivePolicy>,
+    /// What callers may use.
+    pub limits: Arc<Limiter>,
     /// Where attempts are recorded.
-    pub audit: AuditLog,
+    pub audit: Arc<AuditLog>,
     /// Which conversations have held never-cloud text.
     pub taint: Arc<TaintStore>,
     /// What earlier turns of conversations held.
     pub scans: Arc<ScanCache>,
     /// Makes placeholders where policy lets them stand for values.
-    pub redactor: Redactor,
+    pub redactor: Arc<Redactor>,
     /// What operators watch.
     pub metrics: Arc<Metrics>,
 }
@@ -124,14 +134,34 @@ impl Gateway {
         Gateway { parts, network, dice, wanted }
     }
 
+    /// What outlives a reload.
+    pub fn kept(&self) -> &Kept {
+        &self.parts.kept
+    }
+
+    /// Takes over what a person said to the gateway before a reload; what the old config declared is the
+    /// new config's to say.
+    pub(crate) fn take_over(&self, before: &Gateway) {
+        if let Some(Offline::Declared(declared)) = before.offline()
+            && !before.parts.offline_declared
+        {
+            self.declare_offline(&declared.cause, &declared.who);
+        }
+    }
+
     /// Who may call.
-    pub fn callers(&self) -> &Callers {
+    pub fn callers(&self) -> &Arc<Callers> {
         &self.parts.callers
+    }
+
+    /// What callers may use.
+    pub fn limits(&self) -> &Arc<Limiter> {
+        &self.parts.kept.limits
     }
 
     /// The policies in force.
     pub fn policy(&self) -> &ActivePolicy {
-        &self.parts.policy
+        &self.parts.kept.policy
     }
 
     /// Headers of clients that some upstream wants.
@@ -151,26 +181,27 @@ impl Gateway {
 
     /// Where attempts are recorded.
     pub fn audit(&self) -> &AuditLog {
-        &self.parts.audit
+        &self.parts.kept.audit
     }
 
     /// What operators watch.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.parts.metrics
+        &self.parts.kept.metrics
     }
 
     /// Answers a request. Dropping the future, or the reply's stream, cancels the upstream.
     pub async fn handle(&self, mut request: Request) -> Reply {
         let started = Instant::now();
-        let policy = self.parts.policy.current();
-        let candidate = self.parts.policy.candidate().current();
+        let policy = self.parts.kept.policy.current();
+        let candidate = self.parts.kept.policy.candidate().current();
         let scanned = self.classify(&policy, candidate.as_ref(), &request).await;
         let Some((mut classification, candidates)) = scanned else {
             return Reply::error(&ApiError::internal());
         };
         let mut stripped = request.chat.strip(&classification.strip);
+        let taint = self.taint(&request).await;
         let needs = Needs::of(&request.chat.fields, &request.prompt, request.chat.endpoint);
-        let facts = self.facts(&request, &needs);
+        let facts = self.facts(&request, &needs, taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
             self.compare(&policy, &decision, &candidate, &classification, &facts)
@@ -190,15 +221,15 @@ impl Gateway {
                 }
             }
         }
-        self.parts.metrics.decision(started.elapsed());
+        self.parts.kept.metrics.decision(started.elapsed());
         // Of the text itself, not of the moment: an audit log that was down must not taint for good.
-        let never_cloud = classification.never_cloud || facts.tainted;
+        let never_cloud = classification.never_cloud || taint == Taint::Tainted;
         if never_cloud {
             let session = request.session.as_deref();
             let (caller, prompt) = (&request.caller, &request.prompt);
             let telling = policy.never_cloud_findings(&classification);
             let telling: Vec<usize> = telling.into_iter().map(|finding| finding.text).collect();
-            self.parts.taint.remember(caller, session, prompt, &telling);
+            self.parts.kept.taint.remember(caller, session, prompt, &telling);
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
@@ -238,7 +269,7 @@ impl Gateway {
     ) -> Option<(Classification, Option<Classification>)> {
         let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
         let (policy, candidate) = (policy.clone(), candidate.cloned());
-        let (prompt, cache) = (request.prompt.clone(), self.parts.scans.clone());
+        let (prompt, cache) = (request.prompt.clone(), self.parts.kept.scans.clone());
         let scope = request.caller.tenant.clone();
         let classify = move || {
             let memory = || ScanMemory { cache: &cache, scope: &scope };
@@ -261,7 +292,7 @@ impl Gateway {
         facts: &Facts,
     ) -> Option<Redacted> {
         let findings = policy.redacted_findings(classification);
-        let (fields, redaction) = self.parts.redactor.redact(request, &findings)?;
+        let (fields, redaction) = self.parts.kept.redactor.redact(request, &findings)?;
         let mut request = crate::api::chat::with_fields(request, fields).ok()?;
         let (mut classification, _) = self.classify(policy, None, &request).await?;
         // Placeholders are put in once: what the second scan finds must stay.
@@ -283,19 +314,22 @@ impl Gateway {
     ) -> Option<WouldBe> {
         let would = candidate::would_be(policy, decision, candidate, classification, facts)?;
         let rules = would.rules_apart(decision);
-        self.parts.metrics.policy_difference(would.kind.in_words(), &rules);
+        self.parts.kept.metrics.policy_difference(would.kind.in_words(), &rules);
         Some(would)
     }
 
-    fn facts(&self, request: &Request, needs: &Needs) -> Facts {
+    async fn taint(&self, request: &Request) -> Taint {
         let session = request.session.as_deref();
-        let taint = self.parts.taint.look_up(&request.caller, session, &request.prompt);
+        self.parts.kept.taint.look_up(&request.caller, session, &request.prompt).await
+    }
+
+    fn facts(&self, request: &Request, needs: &Needs, taint: Taint) -> Facts {
         Facts {
             today: today(),
             mode: self.parts.mode,
             offline: self.offline().map(|offline| offline.in_words()),
-            audit_writable: self.parts.audit.is_writable(),
-            tainted: taint == Taint::Tainted,
+            audit_writable: self.parts.kept.audit.is_writable(),
+            tainted: matches!(taint, Taint::Tainted | Taint::Assumed),
             taint_unknown: taint == Taint::Unknown,
             request: needs.said.clone(),
             upstreams: self.upstreams_for(request).map(|it| it.facts_for(needs)).collect(),
@@ -312,7 +346,7 @@ impl Gateway {
     /// Why there is no network, if there is none.
     pub fn offline(&self) -> Option<Offline> {
         let state = self.network.state(&self.parts.upstreams);
-        self.network.observe(state.as_ref(), &self.parts.metrics);
+        self.network.observe(state.as_ref(), &self.parts.kept.metrics);
         state
     }
 
@@ -362,8 +396,8 @@ impl Gateway {
             code: error.code.unwrap_or("error"),
         };
         // Nothing leaves, so an unwritable log does not change the answer; it shows in the metrics.
-        let _ = self.parts.audit.policy(&ask.policy).await;
-        let _ = self.parts.audit.refusal(&record).await;
+        let _ = self.parts.kept.audit.policy(&ask.policy).await;
+        let _ = self.parts.kept.audit.refusal(&record).await;
         let mut reply = Reply::error(error);
         self.stamp(ask, decision, None, &mut reply);
         reply
@@ -398,7 +432,7 @@ impl Gateway {
         }
         .put_on(reply);
         let status = reply.status.as_u16();
-        self.parts.metrics.request(route_word(route), &decision.class, status);
+        self.parts.kept.metrics.request(route_word(route), &decision.class, status);
         tracing::debug!(
             decision = ask.id,
             request = ask.request.id,
@@ -466,8 +500,8 @@ impl Gateway {
             engine,
             offline: self.offline().map(|offline| offline.word()),
             breakers: network::breakers(upstreams),
-            audit_writable: self.parts.audit.is_writable(),
-            audit_failures: self.parts.audit.failures(),
+            audit_writable: self.parts.kept.audit.is_writable(),
+            audit_failures: self.parts.kept.audit.failures(),
         }
     }
 }

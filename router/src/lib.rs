@@ -16,18 +16,23 @@ pub mod breaker;
 pub mod capability;
 pub mod config;
 mod dice;
+mod durable;
 mod error;
 pub mod gateway;
 pub mod identity;
+pub mod limit;
 pub mod metrics;
+mod offline;
 pub mod permit;
 mod policy_follower;
 pub mod redact;
+mod reload;
 pub mod reply;
 mod reply_edit;
 mod reply_mask;
 mod reply_scan;
 mod server;
+pub mod shared_state;
 pub mod signing;
 pub mod taint;
 pub mod upstream;
@@ -35,77 +40,147 @@ pub mod upstream;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_engine::{Engine, EngineOptions};
-use sluice_policies::{Mode, ScanCache};
+use sluice_policies::ScanCache;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 pub use error::ServeError;
+pub use reload::Reread;
+pub use server::{AdminError, TlsError};
 
 use crate::active_policy::ActivePolicy;
 use crate::audit::AuditLog;
 use crate::config::{Config, EdgeConfig, ServerConfig, UpstreamConfig, UpstreamKind};
-use crate::gateway::{Gateway, Parts};
+use crate::gateway::{Gateway, Kept, Parts};
 use crate::identity::Callers;
+use crate::limit::Limiter;
 use crate::metrics::Metrics;
+use crate::offline::Remembered;
 use crate::policy_follower::Follower;
 use crate::redact::Redactor;
-use crate::server::{Probes, Stage};
+use crate::reload::Reloader;
+use crate::server::{Admin, AskedReload, Probes, Stage, TlsFront};
+use crate::shared_state::SharedState;
 use crate::taint::{NoRandomness, TaintStore};
 use crate::upstream::{EdgeUpstream, ServerUpstream, Upstream, UpstreamId};
+
+/// How long a stop waits for what replicas still have to be told.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A gateway that takes requests.
 pub struct Started {
     /// Where clients connect.
     pub traffic: SocketAddr,
+    /// Whether they connect by TLS.
+    pub traffic_by_tls: bool,
+    /// Where operators connect; `None` if the port that is the default was taken.
+    pub admin: Option<SocketAddr>,
     /// Where metrics and probes are.
     pub metrics: SocketAddr,
     /// The gateway itself: its policies, upstreams and model.
     pub gateway: Arc<Gateway>,
 }
 
-/// Serves until SIGTERM or ctrl-c, then drains. Policy files are read again when they change and at
-/// every SIGHUP. `ready` is called once both listeners are open.
+/// Serves until SIGTERM or ctrl-c, then drains. Policies, keys and certificates are read again when they
+/// change, the config (by `reread`) and all of them at every SIGHUP. `ready` is called once all listeners
+/// are open.
 ///
 /// Every edge upstream in `config` must name its model.
-pub async fn serve(config: Config, ready: impl FnOnce(&Started)) -> Result<(), ServeError> {
+pub async fn serve(
+    config: Config,
+    reread: Option<Reread>,
+    ready: impl FnOnce(&Started),
+) -> Result<(), ServeError> {
     let stop = stop_signal().map_err(ServeError::Signals)?;
-    serve_until(config, ready, stop).await
+    serve_reloading(config, reread, ready, stop).await
+}
+
+/// Serves one config until `stop` is done, then drains.
+pub async fn serve_until(
+    config: Config,
+    ready: impl FnOnce(&Started),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    serve_reloading(config, None, ready, stop).await
 }
 
 /// Serves until `stop` is done, then drains.
-pub async fn serve_until(
+pub async fn serve_reloading(
     config: Config,
+    reread: Option<Reread>,
     ready: impl FnOnce(&Started),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     // Listeners first: a port that is taken should not cost the time to load a model.
     let (probing, metrics_address) = bind(config.listen.metrics).await?;
     let (traffic, traffic_address) = bind(config.listen.traffic).await?;
+    let tls = config.listen.traffic_tls.clone().map(TlsFront::open).transpose()?;
+    let (follower, ask) = Follower::new(&config)?;
     let probes = Probes::open(probing, Arc::new(Metrics::new()));
-    let doors = Doors { traffic, traffic_address, metrics_address };
-    let served = serve_behind(config, &probes, doors, ready, std::pin::pin!(stop)).await;
+    let admin = open_admin(&config, &probes, ask).await?;
+    let doors = Doors { traffic, traffic_address, metrics_address, tls, admin };
+    let behind = Behind { config, reread, follower };
+    let served = serve_behind(behind, &probes, doors, ready, std::pin::pin!(stop)).await;
     probes.close().await;
     served
 }
 
-/// The open listener for traffic, and where both are.
+/// The open listeners, and where they are.
 struct Doors {
     traffic: TcpListener,
     traffic_address: SocketAddr,
     metrics_address: SocketAddr,
+    tls: Option<Arc<TlsFront>>,
+    admin: Option<OpenAdmin>,
+}
+
+struct OpenAdmin {
+    address: SocketAddr,
+    tls: Option<Arc<TlsFront>>,
+    admin: Arc<Admin>,
+}
+
+/// What is behind the listeners before there is a gateway.
+struct Behind {
+    config: Config,
+    reread: Option<Reread>,
+    follower: Follower,
+}
+
+/// Answers operators from now on. A port that nobody chose is given up if it is taken.
+async fn open_admin(
+    config: &Config,
+    probes: &Arc<Probes>,
+    ask: mpsc::Sender<AskedReload>,
+) -> Result<Option<OpenAdmin>, ServeError> {
+    let listen = &config.listen.admin;
+    let (listener, address) = match bind(listen.address).await {
+        Ok(bound) => bound,
+        Err(error) if listen.is_named => return Err(error),
+        Err(_) => {
+            tracing::warn!(address = %listen.address, "port is taken; there is no admin listener");
+            return Ok(None);
+        }
+    };
+    let tls = listen.tls.clone().map(TlsFront::open).transpose()?;
+    let admin = Arc::new(Admin::open(listen, ask, Remembered::of(config))?);
+    probes.open_admin(listener, tls.clone(), admin.clone());
+    Ok(Some(OpenAdmin { address, tls, admin }))
 }
 
 /// Serves traffic once there are policies, while the probes already answer.
 async fn serve_behind(
-    config: Config,
+    behind: Behind,
     probes: &Probes,
     mut doors: Doors,
     ready: impl FnOnce(&Started),
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<(), ServeError> {
+    let Behind { config, reread, mut follower } = behind;
     let metrics = probes.metrics().clone();
-    let mut follower = Follower::new(&config)?;
     let opened = match follower.open(&config, &metrics).await {
         Err(refused) if config.policy.last_good.is_some() => {
             // A closed port says more than one where nobody answers.
@@ -122,18 +197,41 @@ async fn serve_behind(
         opened => opened,
     };
     let policy = opened.map_err(ServeError::Policy)?;
-    let (limits, patience) = (config.limits, config.drain.on_sigterm);
-    let gateway = tokio::task::spawn_blocking(move || assemble(&config, policy, metrics))
+    let (assembling, runtime) = (config.clone(), tokio::runtime::Handle::current());
+    let assemble = move || {
+        let _inside = runtime.enter();
+        assemble(&assembling, policy, metrics)
+    };
+    let gateway = tokio::task::spawn_blocking(assemble)
         .await
         .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))?;
     let gateway = Arc::new(gateway);
-    let server = server::Server::new(gateway.clone());
+    if let Some(word) = Remembered::of(&config).word() {
+        gateway.declare_offline(&word.reason, &word.by);
+    }
+    let server = server::Server::new(gateway.clone(), &config);
     probes.show(Stage::Serving(server.clone()));
-    let following = follower.follow(gateway.clone());
-    let Doors { traffic, traffic_address, metrics_address } = doors;
-    ready(&Started { traffic: traffic_address, metrics: metrics_address, gateway });
-    server.run(traffic, limits, patience, stop).await;
+    let (limits, drain) = (config.limits, config.drain);
+    let Doors { traffic, traffic_address, metrics_address, tls, admin } = doors;
+    let (admin_address, admin_tls, admin) = match admin {
+        Some(OpenAdmin { address, tls, admin }) => (Some(address), tls, Some(admin)),
+        None => (None, None, None),
+    };
+    let listeners = tls.iter().cloned().chain(admin_tls).collect();
+    let reloader = Reloader { config, reread, server: server.clone(), listeners, admin };
+    let following = follower.follow(reloader);
+    ready(&Started {
+        traffic: traffic_address,
+        traffic_by_tls: tls.is_some(),
+        admin: admin_address,
+        metrics: metrics_address,
+        gateway,
+    });
+    server.clone().run(traffic, tls, limits, drain, stop).await;
     following.abort();
+    if let Some(shared) = server.gateway().limits().shared_state() {
+        shared.settle(SETTLE_TIME_MAX).await;
+    }
     Ok(())
 }
 
@@ -143,6 +241,8 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeErr
 
 /// Builds a gateway from its config and the policies in force: keys, models, clients, audit log. Reads
 /// files and may take seconds.
+///
+/// Panics outside of a tokio runtime if replicas share state (caller bug).
 pub fn assemble(
     config: &Config,
     policy: ActivePolicy,
@@ -151,26 +251,53 @@ pub fn assemble(
     for warning in policy.current().warnings() {
         tracing::warn!(%warning, "policy has a weakness");
     }
-    let callers = match &config.identity.keys {
-        Some(keys) => Callers::load(keys)?,
-        None if config.mode == Mode::Production => Callers::nobody(),
-        None => Callers::anyone(),
+    let shared = config.shared_state.clone().map(SharedState::open).transpose()?;
+    let taint = match &shared {
+        Some(shared) => TaintStore::shared(shared.clone()),
+        None => TaintStore::new()?,
     };
+    let kept = Kept {
+        policy: Arc::new(policy),
+        limits: Arc::new(Limiter::new(config.quotas.clone(), shared)),
+        audit: Arc::new(AuditLog::open(&config.audit)?),
+        taint: Arc::new(taint),
+        redactor: Arc::new(Redactor::new()?),
+        scans: Arc::new(scan_cache()?),
+        metrics,
+    };
+    compose(config, &kept, None)
+}
+
+/// Puts what a config says around what is kept. Of a gateway that served an earlier config, callers and
+/// upstreams that have not changed are taken over: what they know of the world stays true.
+fn compose(
+    config: &Config,
+    kept: &Kept,
+    before: Option<(&Config, &Gateway)>,
+) -> Result<Gateway, ServeError> {
+    let callers = match before {
+        Some((old, gateway)) if old.identity == config.identity => {
+            gateway.callers().reload()?;
+            gateway.callers().clone()
+        }
+        _ => Arc::new(Callers::open(&config.identity, config.mode)?),
+    };
+    let known = |new: &UpstreamConfig| {
+        let (old, gateway) = before?;
+        let at = old.upstreams.iter().position(|known| known == new)?;
+        gateway.upstreams().get(at).cloned()
+    };
+    let upstreams = config.upstreams.iter().map(|new| known(new).map_or_else(|| upstream(new), Ok));
     Ok(Gateway::new(Parts {
         mode: config.mode,
-        policy,
+        kept: kept.clone(),
         callers,
-        upstreams: config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?,
+        upstreams: upstreams.collect::<Result<_, _>>()?,
         choose: config.choose,
         hedge: config.hedge.clone(),
         passthrough: config.passthrough.clone(),
         seed: u64::from_le_bytes(random()?),
         offline_declared: config.offline.declared,
-        audit: AuditLog::open(&config.audit)?,
-        taint: Arc::new(TaintStore::new()?),
-        redactor: Redactor::new()?,
-        scans: Arc::new(scan_cache()?),
-        metrics,
     }))
 }
 
@@ -188,9 +315,9 @@ fn random<T: ring::rand::RandomlyConstructable>() -> Result<T, NoRandomness> {
 fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
     let id = config.id.clone();
     let mut upstream = match &config.kind {
-        UpstreamKind::Edge(edge) => Upstream::Edge(self::edge(id, edge)?),
+        UpstreamKind::Edge(edge) => Upstream::Edge(Arc::new(self::edge(id, edge)?)),
         UpstreamKind::Server(server) => {
-            Upstream::Server(Box::new(ServerUpstream::new(id, ServerConfig::clone(server))?))
+            Upstream::Server(Arc::new(ServerUpstream::new(id, ServerConfig::clone(server))?))
         }
     };
     upstream.narrow(&config.capabilities);

@@ -8,45 +8,41 @@
 //! Stopping: `/readyz` says no first, then the listener closes, then requests in flight are waited
 //! for until the drain deadline. Not here: what a request means (`api`, `gateway`).
 
+mod admin;
 mod body;
+mod cors;
+mod door;
 mod probes;
 mod routes;
+mod tls;
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::active_policy::Refused;
-use crate::config::Limits;
+use crate::config::{Config, Drain, Limits};
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 
+pub use admin::AdminError;
+pub(crate) use admin::{Admin, AskedReload};
+use door::Door;
+pub(crate) use door::bind;
 pub(crate) use routes::Traffic;
+pub use tls::TlsError;
+pub(crate) use tls::TlsFront;
 
-/// How long a client may take until the first head of a connection is there.
-const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-/// How long it may take for each later one, idling included: hyper has one timer for both. Longer
-/// than the 60 s that common balancers keep idle connections, so that they hang up first.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
-/// Longest request head, bytes.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-/// Streams of one HTTP/2 connection.
-const HTTP2_STREAMS_MAX: u32 = 128;
 /// Connections per place for a request: most connections idle between requests.
 const CONNECTIONS_PER_REQUEST: usize = 8;
 /// Connections of the probe listener.
 const PROBE_CONNECTIONS_MAX: usize = 64;
+/// Connections of the admin listener.
+const ADMIN_CONNECTIONS_MAX: usize = 16;
 
 /// Every task of the server, so that stopping can wait for all and end the late ones.
 #[derive(Clone, Default)]
@@ -77,9 +73,20 @@ impl Tasks {
 
 /// What the traffic, the probes and the shutdown share.
 pub(crate) struct Server {
+    current: RwLock<Arc<Current>>,
+    /// Held while the gateway is replaced or the network declared away: neither may overtake the other.
+    changing: Mutex<()>,
+    draining: AtomicBool,
+}
+
+/// What a request is answered with from its beginning to its end, whatever is reloaded meanwhile.
+pub(crate) struct Current {
     /// The gateway behind the sockets.
     pub(crate) gateway: Arc<Gateway>,
-    draining: AtomicBool,
+    /// Longest request body.
+    pub(crate) body_bytes_max: u64,
+    /// Origins whose pages may call.
+    pub(crate) cors: Vec<String>,
 }
 
 /// The probe listener: open before there are policies, closed last.
@@ -99,12 +106,6 @@ pub(crate) enum Stage {
     Serving(Arc<Server>),
 }
 
-/// A listener and what may connect to it.
-struct Door {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-}
-
 impl Probes {
     /// Answers probes on a listener from now on.
     pub(crate) fn open(listener: TcpListener, metrics: Arc<Metrics>) -> Arc<Probes> {
@@ -114,9 +115,20 @@ impl Probes {
             stopping: CancellationToken::new(),
             tasks: Tasks::default(),
         });
-        let door = Door::new(listener, PROBE_CONNECTIONS_MAX);
+        let door = Door::new(listener, PROBE_CONNECTIONS_MAX, None);
         probes.tasks.run(door.serve_probes(probes.clone()));
         probes
+    }
+
+    /// Answers operators on a listener from now on, for as long as probes are answered.
+    pub(crate) fn open_admin(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<TlsFront>>,
+        admin: Arc<Admin>,
+    ) {
+        let door = Door::new(listener, ADMIN_CONNECTIONS_MAX, tls);
+        self.tasks.run(door.serve_admin(admin, self.clone()));
     }
 
     /// What `/metrics` shows.
@@ -141,8 +153,40 @@ impl Probes {
 }
 
 impl Server {
-    pub(crate) fn new(gateway: Arc<Gateway>) -> Arc<Server> {
-        Arc::new(Server { gateway, draining: AtomicBool::new(false) })
+    pub(crate) fn new(gateway: Arc<Gateway>, config: &Config) -> Arc<Server> {
+        let current = RwLock::new(Arc::new(Current::new(gateway, config)));
+        Arc::new(Server { current, changing: Mutex::default(), draining: AtomicBool::new(false) })
+    }
+
+    /// What a request that begins now is answered with.
+    pub(crate) fn current(&self) -> Arc<Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The gateway in force.
+    pub(crate) fn gateway(&self) -> Arc<Gateway> {
+        self.current().gateway.clone()
+    }
+
+    /// Answers requests that begin from now on with another gateway. What a person declared of the
+    /// network goes over to it.
+    pub(crate) fn replace(&self, gateway: Arc<Gateway>, config: &Config) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        gateway.take_over(&self.gateway());
+        let current = Arc::new(Current::new(gateway, config));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+
+    /// Takes an operator's word that there is no network.
+    pub(crate) fn declare_offline(&self, reason: &str, by: &str) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gateway().declare_offline(reason, by);
+    }
+
+    /// Takes that word back.
+    pub(crate) fn resume(&self, by: &str) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.gateway().resume(by);
     }
 
     /// Whether the server is about to stop.
@@ -150,127 +194,38 @@ impl Server {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Serves the traffic until `stop` is done, then drains.
+    /// Serves the traffic until `stop` is done, then drains: `/readyz` first, then the listener, then
+    /// what is in flight.
     pub(crate) async fn run(
         self: Arc<Self>,
         traffic: TcpListener,
+        tls: Option<Arc<TlsFront>>,
         limits: Limits,
-        patience: Duration,
+        drain: Drain,
         stop: impl Future<Output = ()>,
     ) {
         let stopping = CancellationToken::new();
         let clients = Tasks::default();
         let routes = Arc::new(Traffic::new(self.clone(), limits));
-        let door = Door::new(traffic, limits.in_flight.saturating_mul(CONNECTIONS_PER_REQUEST));
+        let door =
+            Door::new(traffic, limits.in_flight.saturating_mul(CONNECTIONS_PER_REQUEST), tls);
         clients.run(door.serve_traffic(routes, stopping.clone(), clients.clone()));
 
         stop.await;
         self.draining.store(true, Ordering::Relaxed);
-        tracing::info!(patience_s = patience.as_secs(), "draining started");
+        tracing::info!(patience_s = drain.on_sigterm.as_secs(), "draining started");
+        tokio::time::sleep(drain.notice).await;
         stopping.cancel();
-        let late = clients.finish(patience).await;
+        let late = clients.finish(drain.on_sigterm).await;
         if late > 0 {
             tracing::warn!(late, "draining ended before all requests were answered");
         }
     }
 }
 
-impl Door {
-    fn new(listener: TcpListener, places: usize) -> Door {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Door { listener, places }
+impl Current {
+    fn new(gateway: Arc<Gateway>, config: &Config) -> Current {
+        let (body_bytes_max, cors) = (config.limits.body, config.listen.cors.clone());
+        Current { gateway, body_bytes_max, cors }
     }
-
-    async fn serve_traffic(self, routes: Arc<Traffic>, stopping: CancellationToken, tasks: Tasks) {
-        let builder = builder();
-        let graceful = GracefulShutdown::new();
-        while let Some((stream, place)) = self.next(&stopping).await {
-            let (routes, counted) = (routes.clone(), routes.metrics().connection());
-            let spoke = Arc::new(AtomicBool::new(false));
-            let speaks = spoke.clone();
-            let service = service_fn(move |request| {
-                speaks.store(true, Ordering::Relaxed);
-                let routes = routes.clone();
-                async move { Ok::<_, Infallible>(routes.answer(request).await) }
-            });
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            let connection = graceful.watch(connection);
-            tasks.run(async move {
-                let mut connection = std::pin::pin!(connection);
-                let first = tokio::time::timeout(FIRST_HEAD_TIME_MAX, connection.as_mut()).await;
-                if first.is_err() && spoke.load(Ordering::Relaxed) {
-                    // A broken connection is the client's business; its request fell with it.
-                    let _ = connection.await;
-                }
-                drop((place, counted));
-            });
-        }
-        drop(self.listener);
-        graceful.shutdown().await;
-    }
-
-    async fn serve_probes(self, probes: Arc<Probes>) {
-        let builder = builder();
-        while let Some((stream, place)) = self.next(&probes.stopping).await {
-            let answering = probes.clone();
-            let service = service_fn(move |request| {
-                let response = probes::answer(&answering.stage(), &answering.metrics, &request);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-            let stopping = probes.stopping.clone();
-            probes.tasks.run(async move {
-                stopping.run_until_cancelled(connection).await;
-                drop(place);
-            });
-        }
-    }
-
-    /// The next connection, once there is a place for it; `None` when the server stops.
-    async fn next(
-        &self,
-        stopping: &CancellationToken,
-    ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-        let place = stopping.run_until_cancelled(self.places.clone().acquire_owned()).await?;
-        let place = place.expect("the semaphore is never closed");
-        loop {
-            match stopping.run_until_cancelled(self.listener.accept()).await? {
-                Ok((stream, _)) => {
-                    // Small chunks of a stream must not wait for each other.
-                    let _ = stream.set_nodelay(true);
-                    return Some((stream, place));
-                }
-                Err(error) => {
-                    // Out of file descriptors, mostly: others must close before it gets better.
-                    tracing::warn!(%error, "connection was not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    }
-}
-
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .keep_alive(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
-}
-
-/// Binds a listener; port 0 takes a free one.
-pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await?;
-    let bound = listener.local_addr()?;
-    Ok((listener, bound))
 }

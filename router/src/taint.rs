@@ -10,23 +10,23 @@
 //!
 //! Invariants: at most `FINGERPRINTS_MAX` are kept; once one had to be forgotten, the answer for a
 //! conversation that is not found is "unknown", never "clean". State lives in memory: it ends with
-//! the process.
+//! the process, unless replicas share one. Then fingerprints are made under a key that all of them have,
+//! and a conversation with a history is assumed to be tainted while the shared state is away.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ring::hmac;
 use ring::rand::SystemRandom;
 use sluice_policies::{Prompt, Role};
 
 use crate::identity::Caller;
+use crate::shared_state::{Fingerprint, SharedState};
 
 /// Fingerprints kept; at about 48 bytes each this is 12 MiB.
 const FINGERPRINTS_MAX: usize = 1 << 18;
 /// A turn that holds nothing private by itself is remembered from this length on, bytes.
 const TURN_BYTES_MIN: usize = 64;
-
-type Fingerprint = [u8; 16];
 
 /// What the store knows about a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ pub enum Taint {
     Clean,
     /// It has held never-cloud text.
     Tainted,
+    /// It has a history, and what other replicas know of it cannot be asked now: it counts as tainted,
+    /// and is not remembered as such.
+    Assumed,
     /// It has a history, and the store has had to forget: nobody can tell.
     Unknown,
 }
@@ -44,6 +47,7 @@ pub struct TaintStore {
     key: hmac::Key,
     known: Mutex<Known>,
     fingerprints_max: usize,
+    shared: Option<Arc<SharedState>>,
 }
 
 #[derive(Default)]
@@ -64,19 +68,28 @@ impl TaintStore {
         TaintStore::with_room(FINGERPRINTS_MAX)
     }
 
+    /// An empty store that knows what other replicas know.
+    pub fn shared(shared: Arc<SharedState>) -> TaintStore {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &shared.fingerprint_key());
+        let known = Mutex::default();
+        TaintStore { key, known, fingerprints_max: FINGERPRINTS_MAX, shared: Some(shared) }
+    }
+
     fn with_room(fingerprints_max: usize) -> Result<TaintStore, NoRandomness> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| NoRandomness)?;
-        Ok(TaintStore { key, known: Mutex::default(), fingerprints_max })
+        Ok(TaintStore { key, known: Mutex::default(), fingerprints_max, shared: None })
     }
 
     /// Whether this request continues a conversation that held never-cloud text.
-    pub fn look_up(&self, caller: &Caller, session: Option<&str>, prompt: &Prompt) -> Taint {
-        let known = self.known();
-        if known.fingerprints.is_empty() && !known.forgotten {
+    pub async fn look_up(&self, caller: &Caller, session: Option<&str>, prompt: &Prompt) -> Taint {
+        let nothing_is_known = {
+            let known = self.known();
+            known.fingerprints.is_empty() && !known.forgotten
+        };
+        if nothing_is_known && self.shared.is_none() {
             return Taint::Clean;
         }
-        drop(known);
         // Hashing happens outside the lock: prompts are long.
         let turns = prompt.texts.iter().filter(|t| is_turn(t.role));
         let prints: Vec<Fingerprint> = session
@@ -84,13 +97,29 @@ impl TaintStore {
             .into_iter()
             .chain(turns.map(|t| self.turn(caller, &t.text)))
             .collect();
+        let has_history =
+            session.is_some() || prompt.texts.iter().any(|t| t.role == Role::Assistant);
+        let here = self.look_up_here(&prints, has_history);
+        match &self.shared {
+            Some(shared) if here != Taint::Tainted && !prints.is_empty() => {
+                match shared.is_tainted(&prints).await {
+                    Some(true) => Taint::Tainted,
+                    Some(false) => here,
+                    None if has_history => Taint::Assumed,
+                    None => here,
+                }
+            }
+            _ => here,
+        }
+    }
+
+    fn look_up_here(&self, prints: &[Fingerprint], has_history: bool) -> Taint {
+        let lost = self.shared.as_ref().is_some_and(|shared| shared.has_lost());
         let known = self.known();
         if prints.iter().any(|print| known.fingerprints.contains(print)) {
             return Taint::Tainted;
         }
-        let has_history =
-            session.is_some() || prompt.texts.iter().any(|t| t.role == Role::Assistant);
-        if known.forgotten && has_history { Taint::Unknown } else { Taint::Clean }
+        if (known.forgotten || lost) && has_history { Taint::Unknown } else { Taint::Clean }
     }
 
     /// Remembers a never-cloud request; `telling` are the numbers of the texts that made it so.
@@ -101,21 +130,19 @@ impl TaintStore {
         prompt: &Prompt,
         telling: &[usize],
     ) {
-        if let Some(session) = session {
-            self.insert(self.session(caller, session));
-        }
+        let mut prints: Vec<Fingerprint> =
+            session.map(|session| self.session(caller, session)).into_iter().collect();
         for (index, text) in prompt.texts.iter().enumerate().filter(|(_, t)| is_turn(t.role)) {
             if telling.contains(&index) || text.text.len() >= TURN_BYTES_MIN {
-                self.insert(self.turn(caller, &text.text));
+                prints.push(self.turn(caller, &text.text));
             }
         }
+        self.insert_all(prints);
     }
 
     /// Remembers a session whose reply turned out to hold never-cloud text.
     pub fn remember_session(&self, caller: &Caller, session: Option<&str>) {
-        if let Some(session) = session {
-            self.insert(self.session(caller, session));
-        }
+        self.insert_all(session.map(|session| self.session(caller, session)).into_iter().collect());
     }
 
     /// Starts the fingerprint of a reply; it is remembered if its conversation is never-cloud.
@@ -126,7 +153,7 @@ impl TaintStore {
     /// Remembers a reply once it has ended (or was cut: the client may send back what it got).
     pub fn remember_reply(&self, reply: ReplyPrint) {
         if reply.words.any {
-            self.insert(shorten(reply.context.sign()));
+            self.insert_all(vec![shorten(reply.context.sign())]);
         }
     }
 
@@ -151,6 +178,15 @@ impl TaintStore {
             context.update(part);
         }
         context
+    }
+
+    fn insert_all(&self, prints: Vec<Fingerprint>) {
+        for print in &prints {
+            self.insert(*print);
+        }
+        if let Some(shared) = &self.shared {
+            shared.taint(prints);
+        }
     }
 
     fn insert(&self, print: Fingerprint) {

@@ -27,6 +27,7 @@ use serde::Serialize;
 use sluice_engine::EngineError;
 use sluice_policies::UpstreamFacts;
 
+pub(crate) use connect::install_tls_provider;
 pub use edge::EdgeUpstream;
 pub(crate) use edge::{InQueue, Urgency};
 pub use server::{ServerUpstream, UpstreamSetupError};
@@ -63,12 +64,13 @@ impl fmt::Display for UpstreamId {
     }
 }
 
-/// One configured upstream.
+/// One configured upstream. Cloning is cheap.
+#[derive(Clone)]
 pub enum Upstream {
     /// The engine in this process.
-    Edge(EdgeUpstream),
+    Edge(Arc<EdgeUpstream>),
     /// A server across the network.
-    Server(Box<ServerUpstream>),
+    Server(Arc<ServerUpstream>),
 }
 
 impl Upstream {
@@ -121,11 +123,14 @@ impl Upstream {
     }
 
     /// Takes away what its config denies it.
+    ///
+    /// Panics if it has been cloned before (caller bug).
     pub fn narrow(&mut self, config: &Capabilities) {
         let capabilities = match self {
-            Upstream::Edge(edge) => &mut edge.capabilities,
-            Upstream::Server(server) => &mut server.capabilities,
+            Upstream::Edge(edge) => Arc::get_mut(edge).map(|edge| &mut edge.capabilities),
+            Upstream::Server(server) => Arc::get_mut(server).map(|server| &mut server.capabilities),
         };
+        let capabilities = capabilities.expect("upstreams are narrowed before they are shared");
         *capabilities = config.within(capabilities);
     }
 

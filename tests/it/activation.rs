@@ -134,8 +134,11 @@ async fn the_last_good_set_serves_on_after_a_restart_over_broken_files() {
 async fn a_first_start_without_a_valid_set_answers_probes_alone_until_there_is_one() {
     let (traffic, metrics) = (Cloud::nowhere().await, Cloud::nowhere().await);
     let cloud = Cloud::start(Script::Answer).await;
-    let any = "listen: {traffic: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}";
-    let fixed = format!("listen: {{traffic: \"{traffic}\", metrics: \"{metrics}\"}}");
+    let any =
+        "listen: {traffic: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}";
+    let fixed = format!(
+        "listen: {{traffic: \"{traffic}\", admin: \"127.0.0.1:0\", metrics: \"{metrics}\"}}"
+    );
     let config = config(cloud.address, "{site: $FOLDER/site.yaml}").replace(any, &fixed);
     let starting = Starting::begin(folder_with("site: ["), &config);
     let detail = probe_until_refused(metrics).await;

@@ -24,7 +24,8 @@ use crate::cloud::spawn;
 pub(crate) struct Gateway {
     pub(crate) traffic: SocketAddr,
     pub(crate) metrics: SocketAddr,
-    /// What the admin listener would hold.
+    pub(crate) admin: SocketAddr,
+    /// The gateway as it was started: a reload puts another in its place.
     pub(crate) inside: Arc<sluice::gateway::Gateway>,
     folder: TempDir,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -118,6 +119,22 @@ impl Gateway {
         Reply::read(response).await
     }
 
+    /// Asks the admin listener.
+    pub(crate) async fn operate(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        Reply::read(self.open(self.admin, method, path, &[], body).await).await
+    }
+
+    /// Changes the config's file.
+    pub(crate) fn configure(&self, config: &str) {
+        let text = config.replace("$FOLDER", self.folder().to_str().unwrap());
+        std::fs::write(self.folder().join("sluice.yaml"), text).unwrap();
+    }
+
     /// The value of a metric's line, 0 if there is none.
     pub(crate) async fn metric(&self, line: &str) -> f64 {
         let text = self.probe("/metrics").await.text();
@@ -204,7 +221,7 @@ impl Gateway {
 pub(crate) struct Starting {
     folder: TempDir,
     stop: oneshot::Sender<()>,
-    started: oneshot::Receiver<(SocketAddr, SocketAddr, Arc<sluice::gateway::Gateway>)>,
+    started: oneshot::Receiver<([SocketAddr; 3], Arc<sluice::gateway::Gateway>)>,
     serving: JoinHandle<()>,
 }
 
@@ -212,16 +229,22 @@ impl Starting {
     pub(crate) fn begin(folder: TempDir, config: &str) -> Starting {
         let text = config.replace("$FOLDER", folder.path().to_str().unwrap());
         let config = Config::parse("sluice.yaml", &text, folder.path()).unwrap();
+        std::fs::write(folder.path().join("sluice.yaml"), &text).unwrap();
+        let place = folder.path().to_owned();
+        let reread =
+            move || Config::load(&place.join("sluice.yaml")).map_err(|error| error.to_string());
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = oneshot::channel();
         let serving = spawn(async move {
             let tell = |at: &sluice::Started| {
-                let _ = ready.send((at.traffic, at.metrics, at.gateway.clone()));
+                let admin = at.admin.expect("the config names an admin listener");
+                let _ = ready.send(([at.traffic, at.metrics, admin], at.gateway.clone()));
             };
             let stop = async {
                 let _ = stopped.await;
             };
-            sluice::serve_until(config, tell, stop).await.unwrap();
+            let reread: sluice::Reread = Box::new(reread);
+            sluice::serve_reloading(config, Some(reread), tell, stop).await.unwrap();
         });
         Starting { folder, stop, started, serving }
     }
@@ -233,10 +256,10 @@ impl Starting {
     /// Waits until it takes requests.
     pub(crate) async fn ready(self) -> Gateway {
         let Starting { folder, stop, started, serving } = self;
-        let (traffic, metrics, inside) = started.await.expect("the gateway starts");
+        let ([traffic, metrics, admin], inside) = started.await.expect("the gateway starts");
         let client = Client::builder(TokioExecutor::new()).build_http();
         let (stop, serving) = (Some(stop), Some(serving));
-        Gateway { traffic, metrics, inside, folder, client, stop, serving }
+        Gateway { traffic, metrics, admin, inside, folder, client, stop, serving }
     }
 
     /// Tells it to stop before it has started, and waits until it has.
@@ -260,7 +283,7 @@ pub(crate) fn with_cloud(cloud: SocketAddr, more: &str) -> String {
 /// The text of a config with an edge and other upstreams.
 pub(crate) fn with_upstreams(others: &str) -> String {
     format!(
-        "mode: trial\nlisten: {{traffic: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}}\n\
+        "mode: trial\nlisten: {{traffic: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}}\n\
          audit: {{path: $FOLDER/audit, fsync: never}}\ndrain: {{on_sigterm: 5s}}\n\
          upstreams:\n  edge: {{kind: edge, model: {:?}}}\n{others}",
         model().display().to_string()

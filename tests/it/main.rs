@@ -7,6 +7,8 @@ mod cloud;
 mod gateway;
 
 mod activation;
+mod admin;
+mod callers;
 mod cancellation;
 mod choice;
 mod dialects;
@@ -20,7 +22,9 @@ mod redaction;
 mod replies;
 mod retries;
 mod routing;
+mod shared_state;
 mod streaming;
+mod tls;
 mod tools;
 mod upstreams;
 

@@ -8,7 +8,7 @@
 //!
 //! Not here: what an approval must say (`loosening`), when a set is replaced (`active_policy`).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -203,19 +203,9 @@ fn read(path: &Path) -> Result<Option<String>, StateError> {
     String::from_utf8(bytes).map(Some).map_err(damaged)
 }
 
-/// Writes beside, syncs and renames: a reader sees the old file or the new one, whatever happens.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    let write = || {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        let beside = path.with_extension(format!("{}.new", std::process::id()));
-        let mut file = File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|source| StateError::Write { path: path.to_owned(), source })
+    crate::durable::replace(path, bytes)
+        .map_err(|source| StateError::Write { path: path.to_owned(), source })
 }
 
 /// SHA-256, hexadecimal.

@@ -194,7 +194,8 @@ pub(super) fn request(
     let raw = None;
     let chat = ChatBody { fields, model, stream, include_usage, endpoint, raw, unknown, native };
     let Hints { session, request_id: id, client, .. } = hints;
-    Ok(Request { id, prompt: Arc::new(prompt), chat, session, caller, client })
+    let prompt = Arc::new(prompt);
+    Ok(Request { id, prompt, chat, session, caller, client, allowance: None })
 }
 
 /// The same request with other fields: a body in which placeholders stand for values.
@@ -218,6 +219,7 @@ pub(crate) fn with_fields(
         session: request.session.clone(),
         caller: request.caller.clone(),
         client: request.client.clone(),
+        allowance: request.allowance.clone(),
     })
 }
 

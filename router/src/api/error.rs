@@ -128,6 +128,11 @@ impl ApiError {
         .retry_after(1)
     }
 
+    /// 429: a limit of the caller, its tenant or the model.
+    pub fn rate_limited(code: &'static str, message: String) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, message)
+    }
+
     /// 500: our own fault; the details are in the log, without content.
     pub fn internal() -> Self {
         let message = "failed to answer: an internal error, see the gateway's log".to_owned();

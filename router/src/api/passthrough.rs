@@ -80,7 +80,8 @@ pub fn read(
         native: Native::default(),
     };
     let Hints { session, request_id: id, client, .. } = hints;
-    Ok(Request { id, prompt: Arc::new(prompt), chat, session, caller, client })
+    let prompt = Arc::new(prompt);
+    Ok(Request { id, prompt, chat, session, caller, client, allowance: None })
 }
 
 /// Tells what a value refers to that is not in its text.

@@ -7,12 +7,12 @@ use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use sluice::active_policy::origin::Origin;
 use sluice::config::{Config, UpstreamKind};
 use sluice::upstream::Upstream;
-use sluice::{ServeError, Started};
+use sluice::{Reread, ServeError, Started};
 use sluice_policies::Mode;
 
 use tracing_subscriber::EnvFilter;
@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Failure, OrUsage, Outcome, Status, locate, out, policy};
 
 /// Flags of `sluice serve`.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(super) struct Args {
     /// The gateway's sluice.yaml; default: trial mode with the embedded model and no cloud
     #[arg(long, value_name = "FILE")]
@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Where metrics and probes connect, over the config's; default: 127.0.0.1:9464
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
+    /// Where operators connect, over the config's; default: 127.0.0.1:8081
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<SocketAddr>,
     /// How log lines on stderr look; SLUICE_LOG chooses which: `info` (default), `sluice=debug`
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -70,7 +73,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         .enable_all()
         .build()
         .context("failed to start the runtime")?
-        .block_on(sluice::serve(config, announce))
+        .block_on(sluice::serve(config, args.reread(), announce))
         .map_err(failure)?;
     Ok(Status::Done)
 }
@@ -82,6 +85,9 @@ fn failure(error: ServeError) -> Failure {
         | ServeError::Model { .. }
         | ServeError::NoModel
         | ServeError::Identity(_)
+        | ServeError::SharedState(_)
+        | ServeError::Tls(_)
+        | ServeError::Admin(_)
         | ServeError::Upstream(_) => Failure::Usage(error.into()),
         ServeError::Audit(_)
         | ServeError::Taint(_)
@@ -91,6 +97,17 @@ fn failure(error: ServeError) -> Failure {
 }
 
 impl Args {
+    /// Reads the config again while it is served; without a file there is nothing to read.
+    fn reread(&self) -> Option<Reread> {
+        self.config.as_ref()?;
+        let args = self.clone();
+        Some(Box::new(move || {
+            args.config().map_err(|failure| match failure {
+                Failure::Usage(error) | Failure::Failed(error) => format!("{error:#}"),
+            })
+        }))
+    }
+
     /// The config with the flags laid over it.
     fn config(&self) -> Result<Config, Failure> {
         let mut config = match &self.config {
@@ -102,6 +119,16 @@ impl Args {
         }
         if let Some(address) = self.metrics {
             config.listen.metrics = address;
+        }
+        if let Some(address) = self.admin {
+            config.listen.admin.address = address;
+            config.listen.admin.is_named = true;
+            config
+                .listen
+                .admin
+                .check()
+                .map_err(|what| anyhow!("listen.admin: {what}"))
+                .or_usage()?;
         }
         if let Some(site) = &self.policies {
             config.policy.site = Some(policy::site_file(site));
@@ -157,10 +184,14 @@ impl fmt::Display for Announcement<'_> {
         let digest = policy.digest();
         writeln!(f, "  policies  {}, digest {digest:.12}", about.policies)?;
         writeln!(f, "  audit     {}", started.gateway.audit().path().display())?;
-        writeln!(f, "  traffic   http://{}", started.traffic)?;
+        let scheme = if started.traffic_by_tls { "https" } else { "http" };
+        writeln!(f, "  traffic   {scheme}://{}", started.traffic)?;
+        if let Some(admin) = started.admin {
+            writeln!(f, "  admin     {admin}")?;
+        }
         writeln!(f, "  metrics   http://{}/metrics", started.metrics)?;
         writeln!(f, "\n{READY}")?;
-        writeln!(f, "  curl -i http://{}/v1/chat/completions \\", reachable(started.traffic))?;
+        writeln!(f, "  curl -i {scheme}://{}/v1/chat/completions \\", reachable(started.traffic))?;
         writeln!(f, "    -H 'content-type: application/json' \\")?;
         let body =
             r#"{"model": "nano", "messages": [{"role": "user", "content": "Who are you?"}]}"#;

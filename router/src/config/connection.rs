@@ -41,7 +41,7 @@ const WRITTEN_HERE: [&str; 13] = [
 const RETRIES_MAX: u32 = 10;
 
 /// The way to a server, and what it may be told of the client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Connection {
     /// `proxy`: goes through this HTTP proxy, which sees the server's name and no more: TLS is demanded.
     /// Default: none, whatever the environment says.

@@ -38,19 +38,14 @@ impl fmt::Display for ConfigError {
 /// Fields that the design names and this version does not have: accepting them silently would be
 /// worse than an error.
 const NOT_BUILT: &[(&str, &str)] = &[
-    ("admin", "this version has no admin listener; remove it"),
-    ("tls", "this version does not terminate TLS; put a TLS proxy in front and remove it"),
     ("login", "this version has no console login; remove it"),
-    ("oidc", "this version knows callers by API key only; use identity.keys"),
     (
         "max_age",
         "the last good policies serve at any age, which /readyz and the metrics show; remove it",
     ),
     ("retries", "this version never retries; it falls back to the next allowed upstream"),
     ("edge_capacity", "this version reserves no edge capacity; remove it"),
-    ("per_caller", "this version has no limits per caller; remove it"),
     ("resume", "this version ends a declared offline state by config only; remove it"),
-    ("shared_state", "this version keeps its state in memory; remove it"),
     ("signing_key", "this version does not sign the audit log; remove it"),
     ("checkpoint", "this version writes no audit checkpoints; remove it"),
     ("keep", "this version never deletes audit records; remove it"),

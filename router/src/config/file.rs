@@ -4,7 +4,6 @@
 //! what one field alone cannot tell (a field of the other kind, two edges) and points at the place.
 
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,14 +17,22 @@ use super::connection::{
     RetriesSection,
 };
 use super::diagnose::{self, ConfigError};
+use super::identity::IdentitySection;
+use super::limits::{LimitsSection, Prices};
+use super::listen::ListenSection;
 use super::scalar::{BaseUrl, Bytes, Plain, Secret, SecretName, Span};
+use super::shared_state::SharedStateSection;
 use super::{
-    ApproverKeys, AuditConfig, BundleFiles, Config, Drain, EdgeConfig, Fsync, Identity, Limits,
-    Listen, Offline, PolicyFiles, Protocol, SIGNATURES_MIN, ServerConfig, Timeouts, UpstreamConfig,
+    ApproverKeys, AuditConfig, BundleFiles, Config, Drain, EdgeConfig, Fsync, Offline, PolicyFiles,
+    Protocol, SIGNATURES_MIN, ServerConfig, SharedStateConfig, Timeouts, UpstreamConfig,
     UpstreamKind, state_folder,
 };
 use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
+
+/// How prices are written.
+const PRICES_HINT: &str =
+    "prices: {gpt-5-mini: {input: 0.25, output: 2.00}}  # of a million tokens";
 
 /// Whether secrets are read: a decision that contacts nothing needs none.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +60,7 @@ struct ConfigFile {
     #[serde(default = "production")]
     mode: Mode,
     #[serde(default)]
-    listen: Listen,
+    listen: ListenSection,
     #[serde(default)]
     policy: PolicySection,
     #[serde(default)]
@@ -61,7 +68,10 @@ struct ConfigFile {
     #[serde(default)]
     upstreams: Upstreams,
     #[serde(default)]
-    limits: Limits,
+    limits: LimitsSection,
+    #[serde(default)]
+    prices: Prices,
+    shared_state: Option<SharedStateSection>,
     #[serde(default)]
     choose: Choose,
     hedge: Option<Hedge>,
@@ -104,12 +114,6 @@ struct SignaturesSection {
 #[serde(deny_unknown_fields)]
 struct LastGoodSection {
     path: Plain,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdentitySection {
-    keys: Option<Plain>,
 }
 
 #[derive(Default, Deserialize)]
@@ -189,13 +193,6 @@ fn production() -> Mode {
     Mode::Production
 }
 
-pub(super) fn address<'de, D: Deserializer<'de>>(d: D) -> Result<SocketAddr, D::Error> {
-    let text = Plain::deserialize(d)?.0;
-    text.parse().map_err(|_| {
-        de::Error::custom(format!("expected address and port such as 127.0.0.1:8080, got {text:?}"))
-    })
-}
-
 pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     Ok(Bytes::deserialize(d)?.0)
 }
@@ -258,6 +255,13 @@ impl Lowering<'_> {
                 None,
             ));
         }
+        if file.limits.lacks(&file.prices) {
+            let message = "prices: expected the price of at least one model, got none; \
+                           limits has a cost_per_day";
+            return Err(self.error(&["limits"], message, Some(PRICES_HINT)));
+        }
+        let shared_state =
+            file.shared_state.map(|section| self.shared_state(section)).transpose()?;
         let mut upstreams = Vec::with_capacity(file.upstreams.0.len());
         for (name, section) in file.upstreams.0 {
             upstreams.push(self.upstream(name, section)?);
@@ -270,10 +274,17 @@ impl Lowering<'_> {
         let audit_path = path(file.audit.path).unwrap_or_else(|| state_folder().join("audit"));
         Ok(Config {
             mode: file.mode,
-            listen: file.listen,
+            listen: file.listen.lower(self.folder).map_err(|(field, what)| {
+                self.error(&["listen", field], &format!("listen.{field}: {what}"), None)
+            })?,
             policy: self.policy(file.policy, &audit_path)?,
-            identity: Identity { keys: path(file.identity.keys) },
-            limits: file.limits,
+            identity: file.identity.lower(self.folder).map_err(|what| {
+                let message = format!("identity.oidc.jwks: {what}");
+                self.error(&["identity", "oidc", "jwks"], &message, None)
+            })?,
+            limits: file.limits.limits(),
+            quotas: file.limits.quotas(file.prices),
+            shared_state,
             choose: file.choose,
             hedge: file.hedge,
             passthrough: self.passthrough(file.passthrough, &upstreams)?,
@@ -281,6 +292,13 @@ impl Lowering<'_> {
             offline: file.offline,
             audit: AuditConfig { path: audit_path, fsync: file.audit.fsync, fallback: None },
             drain: file.drain,
+        })
+    }
+
+    fn shared_state(&self, section: SharedStateSection) -> Result<SharedStateConfig, ConfigError> {
+        let lowered = section.lower(self.folder, self.secrets == Secrets::Read);
+        lowered.map_err(|(field, what)| {
+            self.error(&["shared_state", field], &format!("shared_state.{field}: {what}"), None)
         })
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
-/// A duration: `500ms`, `3s`, `5m`, `1h`.
+/// A duration: `500ms`, `3s`, `5m`, `1h`, `90d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
@@ -122,7 +122,7 @@ fn plain_host(host: &str) -> Option<String> {
         .then_some(host)
 }
 
-/// Reads `500ms`, `3s`, `5m`, `1h`.
+/// Reads `500ms`, `3s`, `5m`, `1h`, `90d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -132,6 +132,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
         "h" => number.checked_mul(3600).map(Duration::from_secs),
+        "d" => number.checked_mul(24 * 3600).map(Duration::from_secs),
         _ => None,
     }
 }
@@ -266,6 +267,7 @@ mod tests {
             ("3s", Some(Duration::from_secs(3))),
             ("5m", Some(Duration::from_secs(300))),
             ("1h", Some(Duration::from_secs(3600))),
+            ("2d", Some(Duration::from_secs(2 * 24 * 3600))),
             ("3", None),
             ("fast", None),
             ("-1s", None),

@@ -102,6 +102,36 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
 }
 
 #[test]
+fn who_calls_and_how_is_read_with_paths_from_the_file() {
+    let config = parse(
+        "listen:\n\
+        \x20 traffic: {address: \"0.0.0.0:8443\", tls: {cert: t.crt, key: t.key, client_ca: c.crt}}\n\
+        \x20 admin: {address: \"0.0.0.0:9443\", token_file: token}\n\
+        \x20 cors: [\"https://app.example\", \"http://localhost:3000\"]\n\
+         identity:\n\
+        \x20 oidc: {issuer: i, audience: a, jwks: keys.json, tenant_claim: org}\n\
+         limits: {per_caller: {requests_per_minute: 5, cost_per_day: 2.5}, callers: {a: {concurrency: 1}}}\n\
+         prices: {m: {input: 0.25, output: 2}}\n\
+         drain: {notice: 5s}\n",
+    )
+    .unwrap();
+    let tls = config.listen.traffic_tls.unwrap();
+    assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/etc/sluice/c.crt")));
+    assert_eq!(tls.client_certificate, ClientCertificate::Required);
+    let admin = config.listen.admin;
+    assert_eq!(admin.token_file.as_deref(), Some(Path::new("/etc/sluice/token")));
+    assert_eq!(config.listen.cors.len(), 2);
+    let oidc = config.identity.oidc.unwrap();
+    assert_eq!(oidc.jwks, JwksSource::File("/etc/sluice/keys.json".into()));
+    assert_eq!((&*oidc.caller_claim, oidc.tenant_claim.as_deref()), ("sub", Some("org")));
+    let quotas = config.quotas;
+    assert_eq!(quotas.per_caller.cost_per_day, Some(Money(2_500_000_000)));
+    assert_eq!(quotas.callers["a"].concurrency.map(u64::from), Some(1));
+    assert_eq!(quotas.prices.cost("m", 4_000_000, 0), Money(1_000_000_000));
+    assert_eq!(config.drain.notice, Duration::from_secs(5));
+}
+
+#[test]
 fn secrets_come_from_the_environment_or_a_file() {
     let upstream =
         |key: &str| format!("upstreams:\n  a: {{kind: openai, base_url: http://a, {key}}}\n");
@@ -133,7 +163,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "limts: {body: 1MiB}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, choose, hedge, passthrough, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
              | ^\nhint: did you mean \"limits\"?",
         ),
         (
@@ -150,7 +180,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "telemetry: {otlp: none}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, choose, hedge, passthrough, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
              none}\n       | ^\nhint: this version sends no telemetry; remove it",
         ),
         (
@@ -173,7 +203,27 @@ fn what_would_be_misread_is_refused() {
     for (source, part) in [
         ("policy: {site: \"${HOME}/site.yaml\"}\n", "read in secrets (key) only"),
         ("listen: {traffic: \"8080\"}\n", "expected address and port"),
-        ("listen: {traffic: {address: \"0.0.0.0:1\", tls: {}}}\n", "does not terminate TLS"),
+        ("listen: {traffic: {address: \"0.0.0.0:1\", tls: {}}}\n", "expected the field cert"),
+        ("listen: {traffic: {adress: \"0.0.0.0:1\"}}\n", "did you mean \"address\"?"),
+        (
+            "listen: {admin: \"0.0.0.0:1\"}\n",
+            "listen.admin: expected token_file or tls with client_ca",
+        ),
+        ("listen: {cors: [\"https://app.example/\"]}\n", "expected an origin"),
+        ("listen: {cors: [\"*\"]}\n", "expected an origin"),
+        (
+            "identity: {oidc: {issuer: i, audience: a, jwks: \"http://id.example/keys\"}}\n",
+            "identity.oidc.jwks: expected https",
+        ),
+        ("identity: {oidc: {issuer: i, jwks: keys.json}}\n", "expected the field audience"),
+        ("limits: {per_caller: {requests_per_minute: 0}}\n", "requests_per_minute: expected"),
+        ("limits: {per_caller: {cost_per_day: -1}}\n", "an amount of money such as 2.50"),
+        ("limits: {per_caller: {cost_per_day: 1}}\n", "prices: expected the price of at least one"),
+        ("shared_state: {redis: \"redis://state\"}\n", "expected a key_file or a password_file"),
+        (
+            "shared_state: {redis: \"redis://u:p@state\", key_file: k}\n",
+            "without user and password",
+        ),
         ("limits: {in_flight: 0}\n", "expected at least 1"),
         ("upstreams:\n  a: {kind: edge}\n  a: {kind: edge}\n", "\"a\" twice"),
         ("upstreams:\n  a: {kind: edge}\n  b: {kind: edge}\n", "at most one upstream of kind edge"),

@@ -21,6 +21,7 @@ use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Outcome, Recorded};
 use crate::breaker::Pass;
 use crate::identity::Caller;
+use crate::limit::Allowance;
 use crate::metrics::Metrics;
 use crate::permit::{EgressPermit, OutboundBody};
 use crate::redact::{EventRestorer, restore_whole, restorer};
@@ -142,14 +143,14 @@ impl Gateway {
             redacted: ask.redaction.as_ref().map(|redaction| &redaction.counts),
             bytes,
         };
-        self.parts.audit.policy(&ask.policy).await.ok()?;
-        self.parts.audit.attempt(&record).await.ok()
+        self.parts.kept.audit.policy(&ask.policy).await.ok()?;
+        self.parts.kept.audit.attempt(&record).await.ok()
     }
 
     fn meter(&self, ask: &Ask, this: &Try<'_>, recorded: Option<Recorded>) -> Meter {
-        let taint = &self.parts.taint;
+        let taint = &self.parts.kept.taint;
         Meter {
-            metrics: self.parts.metrics.clone(),
+            metrics: self.parts.kept.metrics.clone(),
             taint: taint.clone(),
             recorded,
             pass: None,
@@ -160,6 +161,11 @@ impl Gateway {
                 caller: ask.request.caller.clone(),
                 session: ask.request.session.clone(),
             }),
+            allowance: ask.request.allowance.clone(),
+            priced: this
+                .upstream
+                .server()
+                .map(|server| server.model_name(&ask.request.chat.model).to_owned()),
             upstream: this.upstream.id().as_str().to_owned(),
             route: route_word(this.decision.route),
             request_started: ask.started,
@@ -398,6 +404,9 @@ struct Meter {
     recorded: Option<Recorded>,
     pass: Option<Pass>,
     reply: Option<Watched>,
+    allowance: Option<Arc<Allowance>>,
+    /// The model as its server knows it; `None` for the edge, which costs nothing.
+    priced: Option<String>,
     upstream: String,
     route: &'static str,
     request_started: Instant,
@@ -542,6 +551,13 @@ impl Meter {
         self.metrics.tokens(&self.upstream, usage.prompt_tokens, usage.completion_tokens);
         if !matches!(ending, Ending::Failed | Ending::Outrun) {
             self.metrics.reply_over(self.route, self.request_started.elapsed());
+        }
+        if ending != Ending::Failed
+            && let Some(allowance) = self.allowance.take()
+        {
+            let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
+            let said = self.told.said_bytes as u64;
+            allowance.spend(self.priced.as_deref(), prompt, completion, said);
         }
         if let Some(recorded) = self.recorded.take() {
             recorded.close(&Outcome {

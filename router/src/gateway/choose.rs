@@ -71,7 +71,7 @@ mod tests {
             let base_url = BaseUrl::parse("http://a.example/v1").unwrap();
             let config = ServerConfig { weight, ..ServerConfig::at(Protocol::OpenAi, base_url) };
             let server = ServerUpstream::new(UpstreamId::new(name), config).unwrap();
-            Upstream::Server(Box::new(server))
+            Upstream::Server(std::sync::Arc::new(server))
         };
         weights.iter().map(server).collect()
     }

@@ -58,7 +58,7 @@ impl Gateway {
             outrun: outrun_second.clone(),
         };
         let mut second = pin!(self.attempt(ask, &that));
-        let count = |winner| self.parts.metrics.hedge(upstream.id().as_str(), winner);
+        let count = |winner| self.parts.kept.metrics.hedge(upstream.id().as_str(), winner);
         let won = |first: bool| count(if first { "first" } else { "second" });
         let (done, is_first) = tokio::select! {
             done = first.as_mut() => (done, true),

@@ -58,7 +58,8 @@ impl Gateway {
                     break;
                 }
                 course.queue().await;
-                facts = self.facts(&ask.request, &ask.needs);
+                let taint = self.taint(&ask.request).await;
+                facts = self.facts(&ask.request, &ask.needs, taint);
                 decision = ask.policy.decide(&ask.classification, &facts);
                 continue;
             };
@@ -132,7 +133,7 @@ impl Gateway {
         let (_, _, done) = course.at.as_mut()?;
         let verdict = upstream.server()?.retrier.after(error, *done, left, &self.dice);
         if let Some(word) = verdict.word() {
-            self.parts.metrics.retry(upstream.id().as_str(), word);
+            self.parts.kept.metrics.retry(upstream.id().as_str(), word);
         }
         let Verdict::Again(wait) = verdict else { return None };
         *done += 1;
@@ -142,7 +143,7 @@ impl Gateway {
     /// Facts of this moment in the place of those of an earlier one; upstreams keep their order.
     pub(super) fn refresh(&self, facts: &mut Facts) {
         facts.offline = self.offline().map(|offline| offline.in_words());
-        facts.audit_writable &= self.parts.audit.is_writable();
+        facts.audit_writable &= self.parts.kept.audit.is_writable();
         for fact in &mut facts.upstreams {
             let upstream = self.parts.upstreams.iter().find(|u| u.id().as_str() == fact.id);
             fact.healthy = upstream.is_some_and(Upstream::is_healthy);

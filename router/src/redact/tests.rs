@@ -135,3 +135,20 @@ proptest! {
         prop_assert_eq!(streamed(&redaction, &tools, Some("other"), &pieces), arguments);
     }
 }
+
+#[test]
+fn the_same_value_of_another_tenant_or_caller_has_another_placeholder() {
+    let redactor = Redactor::new().unwrap();
+    let of = |tenant: &str, id: &str| {
+        let mut request = request("Ann Lee");
+        request.caller.tenant = tenant.into();
+        request.caller.id = Some(id.to_owned());
+        redacted(&redactor, &request).0
+    };
+    let ours = of("north", "app");
+    assert_eq!(of("north", "app"), ours);
+    assert_ne!(of("south", "app"), ours);
+    assert_ne!(of("north", "other"), ours);
+    // Names that only together are the same do not meet.
+    assert_ne!(of("nortia", "pp"), of("nort", "iapp"));
+}

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Server, Stage};
 use crate::active_policy::Refused;
@@ -22,9 +22,11 @@ pub(super) fn answer(
     }
     match (request.uri().path(), stage) {
         ("/livez", _) => text(StatusCode::OK, "ok\n"),
-        ("/readyz" | "/healthz", Stage::Serving(server)) => ready(server),
-        ("/readyz" | "/healthz", Stage::Starting(refused)) => starting(refused.as_deref()),
-        ("/metrics", Stage::Serving(server)) => shown(metrics.render(&server.gateway.snapshot())),
+        ("/readyz" | "/healthz", stage) => {
+            let (status, detail) = detail(stage);
+            typed(status, detail.to_string(), "application/json")
+        }
+        ("/metrics", Stage::Serving(server)) => shown(metrics.render(&server.gateway().snapshot())),
         ("/metrics", Stage::Starting(_)) => shown(metrics.render_at_start()),
         _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
     }
@@ -34,18 +36,26 @@ fn shown(metrics: String) -> Response<Full<Bytes>> {
     typed(StatusCode::OK, metrics, "text/plain; version=0.0.4; charset=utf-8")
 }
 
+/// Whether requests can be answered, and what there is to know about that.
+pub(super) fn detail(stage: &Stage) -> (StatusCode, Value) {
+    match stage {
+        Stage::Serving(server) => ready(server),
+        Stage::Starting(refused) => starting(refused.as_deref()),
+    }
+}
+
 /// Nothing is served yet; without usable policies nothing will be.
-fn starting(refused: Option<&Refused>) -> Response<Full<Bytes>> {
+fn starting(refused: Option<&Refused>) -> (StatusCode, Value) {
     let policy = json!({"digest": null, "refused": refused.map(Refused::detail)});
     let reload = refused.map_or("reading the files", |_| "failed; no policies are in force");
     let detail =
         json!({"ready": false, "starting": true, "policy": policy, "policy_reload": reload});
-    typed(StatusCode::SERVICE_UNAVAILABLE, detail.to_string(), "application/json")
+    (StatusCode::SERVICE_UNAVAILABLE, detail)
 }
 
 /// Ready means: not draining, and at least one upstream takes requests.
-fn ready(server: &Server) -> Response<Full<Bytes>> {
-    let gateway = &server.gateway;
+fn ready(server: &Server) -> (StatusCode, Value) {
+    let gateway = server.gateway();
     let now = gateway.snapshot();
     let ready = !server.is_draining() && now.upstreams.iter().any(|(_, healthy)| *healthy);
     let upstreams: serde_json::Map<_, _> = now
@@ -64,7 +74,7 @@ fn ready(server: &Server) -> Response<Full<Bytes>> {
         "upstreams": upstreams,
     });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    typed(status, detail.to_string(), "application/json")
+    (status, detail)
 }
 
 fn typed(status: StatusCode, body: String, kind: &'static str) -> Response<Full<Bytes>> {

@@ -9,11 +9,11 @@ use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Server;
 use super::body::{self, WireBody};
-use crate::api::{self, ApiError, ClientHeaders, Dialect, Hints};
+use super::{Current, Server, cors};
+use crate::api::{self, ApiError, ClientHeaders, Dialect, Hints, Request};
 use crate::config::{Limits, Passthrough};
-use crate::identity::Caller;
+use crate::identity::{Caller, PeerNames};
 use crate::metrics::{GaugeGuard, Metrics};
 use crate::reply::Reply;
 
@@ -26,38 +26,62 @@ const MODELS_PATH: &str = "/v1/models";
 /// The endpoints and their places.
 pub(crate) struct Traffic {
     server: Arc<Server>,
-    limits: Limits,
     places: Arc<Semaphore>,
+}
+
+/// One request and what it is answered with.
+struct Exchange<'a> {
+    now: Arc<Current>,
+    peer: Option<&'a PeerNames>,
 }
 
 impl Traffic {
     pub(super) fn new(server: Arc<Server>, limits: Limits) -> Traffic {
         let places = limits.in_flight.min(Semaphore::MAX_PERMITS);
-        Traffic { server, limits, places: Arc::new(Semaphore::new(places)) }
+        Traffic { server, places: Arc::new(Semaphore::new(places)) }
     }
 
-    pub(super) fn metrics(&self) -> &Arc<Metrics> {
-        self.server.gateway.metrics()
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        self.server.gateway().metrics().clone()
     }
 
     /// Answers one request; always with `x-request-id`.
-    pub(super) async fn answer(&self, request: HttpRequest<Incoming>) -> Response<WireBody> {
+    pub(super) async fn answer(
+        &self,
+        request: HttpRequest<Incoming>,
+        peer: Option<&PeerNames>,
+    ) -> Response<WireBody> {
+        let exchange = Exchange { now: self.server.current(), peer };
         let request_id = api::request_id(request.headers());
         let path = request.uri().path().to_owned();
         let to_anthropics = api::expects_anthropic(&path, request.headers());
-        let (mut reply, held) = match self.admit() {
-            Err(error) => (self.turned_away("overloaded", &error), None),
-            Ok(held) => (self.route(request, &path, &request_id).await, Some(held)),
+        let list = &exchange.now.cors;
+        let origin = cors::allowed(list, request.headers()).map(str::to_owned);
+        let is_preflight =
+            !list.is_empty() && cors::is_preflight(request.method(), request.headers());
+        let (mut reply, held) = match self.admit(exchange.metrics()) {
+            _ if is_preflight => (cors::preflight(origin.as_deref(), request.headers()), None),
+            Err(error) => (exchange.turned_away("overloaded", &error), None),
+            Ok(held) => (exchange.route(request, &path, &request_id).await, Some(held)),
         };
         if to_anthropics {
             reply = api::in_anthropics_words(reply, &path, &request_id);
         }
+        if let Some(origin) = origin {
+            cors::open(&mut reply, &origin);
+        }
         wire(reply, &request_id, held)
     }
 
-    fn admit(&self) -> Result<(OwnedSemaphorePermit, GaugeGuard), ApiError> {
+    fn admit(&self, metrics: &Metrics) -> Result<(OwnedSemaphorePermit, GaugeGuard), ApiError> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| ApiError::overloaded())?;
-        Ok((place, self.metrics().in_flight()))
+        Ok((place, metrics.in_flight()))
+    }
+}
+
+impl Exchange<'_> {
+    fn metrics(&self) -> &Arc<Metrics> {
+        self.now.gateway.metrics()
     }
 
     async fn route(&self, request: HttpRequest<Incoming>, path: &str, request_id: &str) -> Reply {
@@ -80,7 +104,7 @@ impl Traffic {
         if let Some(name) = path.strip_prefix("/v1/models/") {
             return self.model(name);
         }
-        if let Some(to) = self.server.gateway.passthrough(path) {
+        if let Some(to) = self.now.gateway.passthrough(path) {
             return match is_post {
                 true => self.pass_on(to, request, request_id).await,
                 false => self.wrong_method("POST"),
@@ -105,7 +129,7 @@ impl Traffic {
     ) -> Reply {
         let read = move |bytes: Bytes, hints, caller| dialect.read(&bytes, hints, caller);
         match self.read(dialect.path(), request, request_id, read).await {
-            Ok((request, voice)) => voice.say(self.server.gateway.handle(request).await),
+            Ok((request, voice)) => self.handle(request, |reply| voice.say(reply)).await,
             Err(error) => self.turned_away("invalid", &error),
         }
     }
@@ -128,9 +152,24 @@ impl Traffic {
             api::passthrough::read(bytes, content_type, hints, caller, &to)
         };
         match self.read(&path, request, request_id, read).await {
-            Ok(request) => self.server.gateway.handle(request).await,
+            Ok(request) => self.handle(request, |reply| reply).await,
             Err(error) => self.turned_away("invalid", &error),
         }
+    }
+
+    /// Has the gateway answer what limits let in.
+    async fn handle(&self, mut request: Request, say: impl FnOnce(Reply) -> Reply) -> Reply {
+        let allowance = match self.now.gateway.limits().admit(&request).await {
+            Ok(allowance) => Arc::new(allowance),
+            Err(limited) => {
+                self.metrics().reject("limited");
+                return limited.reply();
+            }
+        };
+        request.allowance = Some(allowance.clone());
+        let mut reply = say(self.now.gateway.handle(request).await);
+        allowance.put_on(&mut reply);
+        reply
     }
 
     /// Counts a request's tokens here, whatever it holds: nothing leaves for that.
@@ -142,7 +181,7 @@ impl Traffic {
     ) -> Reply {
         let read = move |bytes: Bytes, hints, caller| dialect.read_to_count(&bytes, hints, caller);
         let counted = match self.read(dialect.path(), request, request_id, read).await {
-            Ok(request) => self.server.gateway.count_tokens(request.chat).await,
+            Ok(request) => self.now.gateway.count_tokens(request.chat).await,
             Err(error) => Err(error),
         };
         match counted {
@@ -158,12 +197,12 @@ impl Traffic {
         request_id: &str,
         read: impl FnOnce(Bytes, Hints, Caller) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let caller = self.server.gateway.callers().identify(request.headers());
+        let caller = self.now.gateway.callers().identify(request.headers(), self.peer).await;
         let mut hints = Hints::read(request.headers(), path)?;
         hints.request_id = request_id.to_owned();
-        let wanted = self.server.gateway.wanted_headers();
+        let wanted = self.now.gateway.wanted_headers();
         hints.client = ClientHeaders::read(request.headers(), wanted);
-        let bytes = body::read(request.into_body(), self.limits.body).await?;
+        let bytes = body::read(request.into_body(), self.now.body_bytes_max).await?;
         if bytes.len() <= PARSE_INLINE_BYTES_MAX {
             return read(bytes, hints, caller);
         }
@@ -179,13 +218,13 @@ impl Traffic {
     }
 
     fn models(&self) -> Reply {
-        let models = self.server.gateway.models();
+        let models = self.now.gateway.models();
         let data: Vec<_> = models.iter().map(|(name, owner)| model_json(name, owner)).collect();
         Reply::json(StatusCode::OK, json!({"object": "list", "data": data}).to_string())
     }
 
     fn model(&self, name: &str) -> Reply {
-        let models = self.server.gateway.models();
+        let models = self.now.gateway.models();
         match models.iter().find(|(known, _)| known == name) {
             Some((name, owner)) => Reply::json(StatusCode::OK, model_json(name, owner).to_string()),
             None => self.turned_away("model", &ApiError::unknown_model()),

@@ -23,8 +23,8 @@ fn prompt(turns: &[(Role, &str)]) -> Prompt {
     Prompt { texts: turns.iter().enumerate().map(text).collect(), ..Prompt::default() }
 }
 
-#[test]
-fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
+#[tokio::test]
+async fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
     let store = TaintStore::new().unwrap();
     let first = prompt(&[(Role::User, "card 4539"), (Role::User, LONG), (Role::User, "thanks")]);
     store.remember(&caller("a", "t"), None, &first, &[0]);
@@ -38,32 +38,32 @@ fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
         (caller("a", "other"), "card 4539", Taint::Clean),
     ] {
         let later = prompt(&[(Role::User, turn), (Role::User, "go on")]);
-        assert_eq!(store.look_up(&who, None, &later), expected, "{turn}");
+        assert_eq!(store.look_up(&who, None, &later).await, expected, "{turn}");
     }
 }
 
-#[test]
-fn a_session_stays_tainted_and_is_scoped() {
+#[tokio::test]
+async fn a_session_stays_tainted_and_is_scoped() {
     let store = TaintStore::new().unwrap();
     let private = prompt(&[(Role::User, "short")]);
     store.remember(&caller("a", "t"), Some("s"), &private, &[]);
     let hello = prompt(&[(Role::User, "hello")]);
-    assert_eq!(store.look_up(&caller("a", "t"), Some("s"), &hello), Taint::Tainted);
-    assert_eq!(store.look_up(&caller("a", "t"), Some("s2"), &hello), Taint::Clean);
-    assert_eq!(store.look_up(&caller("b", "t"), Some("s"), &hello), Taint::Clean);
+    assert_eq!(store.look_up(&caller("a", "t"), Some("s"), &hello).await, Taint::Tainted);
+    assert_eq!(store.look_up(&caller("a", "t"), Some("s2"), &hello).await, Taint::Clean);
+    assert_eq!(store.look_up(&caller("b", "t"), Some("s"), &hello).await, Taint::Clean);
 }
 
-#[test]
-fn a_system_prompt_that_all_conversations_share_taints_none() {
+#[tokio::test]
+async fn a_system_prompt_that_all_conversations_share_taints_none() {
     let store = TaintStore::new().unwrap();
     let private = prompt(&[(Role::System, LONG), (Role::User, "card 4539")]);
     store.remember(&caller("a", "t"), None, &private, &[1]);
     let other = prompt(&[(Role::System, LONG), (Role::User, "hello")]);
-    assert_eq!(store.look_up(&caller("a", "t"), None, &other), Taint::Clean);
+    assert_eq!(store.look_up(&caller("a", "t"), None, &other).await, Taint::Clean);
 }
 
-#[test]
-fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
+#[tokio::test]
+async fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
     let text = " The card ends in 1486.\n\nAnything else?\n";
     for cut in (0..text.len()).filter(|&cut| text.is_char_boundary(cut)) {
         let store = TaintStore::new().unwrap();
@@ -72,22 +72,26 @@ fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
         reply.feed(&text[cut..]);
         store.remember_reply(reply);
         let later = prompt(&[(Role::Assistant, text.trim()), (Role::User, "no")]);
-        assert_eq!(store.look_up(&caller("a", "t"), None, &later), Taint::Tainted, "cut at {cut}");
+        assert_eq!(
+            store.look_up(&caller("a", "t"), None, &later).await,
+            Taint::Tainted,
+            "cut at {cut}"
+        );
     }
 }
 
-#[test]
-fn after_forgetting_a_history_that_is_not_found_is_unknown() {
+#[tokio::test]
+async fn after_forgetting_a_history_that_is_not_found_is_unknown() {
     let store = TaintStore::with_room(2).unwrap();
     for session in ["1", "2", "3"] {
         store.remember(&caller("a", "t"), Some(session), &prompt(&[]), &[]);
     }
     let hello = prompt(&[(Role::User, "hello")]);
     let history = prompt(&[(Role::Assistant, "hi"), (Role::User, "hello")]);
-    let look_up = |session, prompt| store.look_up(&caller("a", "t"), session, prompt);
-    assert_eq!(look_up(Some("3"), &hello), Taint::Tainted);
-    assert_eq!(look_up(Some("1"), &hello), Taint::Unknown);
-    assert_eq!(look_up(None, &history), Taint::Unknown);
-    assert_eq!(look_up(None, &hello), Taint::Clean);
+    let look_up = async |session, prompt| store.look_up(&caller("a", "t"), session, prompt).await;
+    assert_eq!(look_up(Some("3"), &hello).await, Taint::Tainted);
+    assert_eq!(look_up(Some("1"), &hello).await, Taint::Unknown);
+    assert_eq!(look_up(None, &history).await, Taint::Unknown);
+    assert_eq!(look_up(None, &hello).await, Taint::Clean);
     assert!(store.known().fingerprints.len() <= 2);
 }

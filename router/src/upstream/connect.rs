@@ -153,7 +153,7 @@ pub(super) fn no_address() -> UpstreamError {
 }
 
 /// The TLS client needs to be told once per process which cryptography to use.
-fn install_tls_provider() {
+pub(crate) fn install_tls_provider() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
         // An error means that the program that embeds us has chosen already.

@@ -184,7 +184,8 @@ impl ServerUpstream {
         Ok(OutboundBody::seal(bytes.into(), errand))
     }
 
-    fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
+    /// The name that it knows a client's model by.
+    pub(crate) fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
         let listed = self.config.models.iter().find(|(name, _)| name == client_name);
         match (listed, &self.config.model) {
             (Some((_, server_name)), _) => server_name,

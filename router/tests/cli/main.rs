@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
+mod key;
 mod policy;
 
 const CARD: &str = "Charge card 4111 1111 1111 1111, expiry 04/29";

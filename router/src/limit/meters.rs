@@ -1,0 +1,206 @@
+//! What callers, tenants and models have taken, in this process's memory.
+//!
+//! Entries that nothing is left of are dropped when there are too many; if there still are too many, those
+//! that come now share one, so that memory has a bound and nobody gets more than a limit allows.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::bucket::Bucket;
+use super::{Claim, Denied, Key, Levels, Now, Reason, Spent};
+
+/// Entries kept; at about 200 bytes each this is 13 MiB.
+const ENTRIES_MAX: usize = 1 << 16;
+
+/// All entries.
+pub(super) struct Meters {
+    entries: HashMap<Key, Meter>,
+    entries_max: usize,
+}
+
+/// What one of them has taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Meter {
+    requests: Bucket,
+    tokens: Bucket,
+    running: u64,
+    /// The day that the sums are of, as days since 1970.
+    day: i64,
+    tokens_today: u64,
+    cost_today: u64,
+}
+
+impl Meters {
+    pub(super) fn new() -> Meters {
+        Meters { entries: HashMap::new(), entries_max: ENTRIES_MAX }
+    }
+
+    /// Takes a request and its estimated tokens from every claim, or from none.
+    ///
+    /// With `counted` another place keeps count, and only what runs is counted here.
+    pub(super) fn take(
+        &mut self,
+        claims: &[Claim],
+        tokens: u64,
+        now: &Now,
+        counted: bool,
+    ) -> Result<Levels, Denied> {
+        for claim in claims {
+            let meter = self.meter(&claim.key, now);
+            meter.check(claim, tokens, now, counted)?;
+        }
+        let mut levels = Levels::default();
+        for claim in claims {
+            let meter = self.meter(&claim.key, now);
+            meter.running += 1;
+            if !counted {
+                meter.take(claim, tokens, now);
+                meter.show(claim, now, &mut levels);
+            }
+        }
+        Ok(levels)
+    }
+
+    /// Puts what was really spent in the place of an estimate.
+    pub(super) fn settle(&mut self, claims: &[Claim], reserved: u64, spent: Spent, now: &Now) {
+        for claim in claims {
+            self.meter(&claim.key, now).settle(claim, reserved, spent, now);
+        }
+    }
+
+    /// A request of these claims has ended.
+    pub(super) fn release(&mut self, claims: &[Claim], now: &Now) {
+        for claim in claims {
+            let meter = self.meter(&claim.key, now);
+            meter.running = meter.running.saturating_sub(1);
+        }
+    }
+
+    fn meter(&mut self, key: &Key, now: &Now) -> &mut Meter {
+        let full = self.entries.len() >= self.entries_max && !self.entries.contains_key(key);
+        if full {
+            self.entries.retain(|key, meter| *key == Key::Overflow || !meter.is_unused(now));
+        }
+        let full = full && self.entries.len() >= self.entries_max;
+        let meter = self.entries.entry(if full { Key::Overflow } else { key.clone() }).or_default();
+        if meter.day != now.day {
+            (meter.day, meter.tokens_today, meter.cost_today) = (now.day, 0, 0);
+        }
+        meter
+    }
+}
+
+impl Meter {
+    fn check(&self, claim: &Claim, tokens: u64, now: &Now, counted: bool) -> Result<(), Denied> {
+        let quota = &claim.quota;
+        if quota.concurrency.is_some_and(|most| self.running >= most.get()) {
+            // Nobody knows when a running request ends.
+            return Err(self.denied(claim, now, Reason::Concurrency, Duration::from_secs(1)));
+        }
+        if counted {
+            return Ok(());
+        }
+        if let Some(limit) = quota.requests_per_minute {
+            let wait = self.requests.wait(limit, 1, now.at);
+            if !wait.is_zero() {
+                return Err(self.denied(claim, now, Reason::Requests, wait));
+            }
+        }
+        if let Some(limit) = quota.tokens_per_minute {
+            if tokens > limit.get() {
+                return Err(self.denied(claim, now, Reason::TooLarge, Duration::ZERO));
+            }
+            let wait = self.tokens.wait(limit, tokens, now.at);
+            if !wait.is_zero() {
+                return Err(self.denied(claim, now, Reason::Tokens, wait));
+            }
+        }
+        let over = |limit: Option<u64>, taken: u64| limit.is_some_and(|limit| taken > limit);
+        let tokens_today = self.tokens_today.saturating_add(tokens);
+        if over(quota.tokens_per_day.map(u64::from), tokens_today) {
+            return Err(self.denied(claim, now, Reason::TokensToday, now.until_midnight));
+        }
+        if quota.cost_per_day.is_some_and(|budget| self.cost_today >= budget.0) {
+            return Err(self.denied(claim, now, Reason::CostToday, now.until_midnight));
+        }
+        Ok(())
+    }
+
+    fn denied(&self, claim: &Claim, now: &Now, reason: Reason, wait: Duration) -> Denied {
+        let mut levels = Levels::default();
+        self.show(claim, now, &mut levels);
+        Denied { reason, scope: claim.key.scope(), wait, levels }
+    }
+
+    fn take(&mut self, claim: &Claim, tokens: u64, now: &Now) {
+        if let Some(limit) = claim.quota.requests_per_minute {
+            self.requests.take(limit, 1, now.at);
+        }
+        if let Some(limit) = claim.quota.tokens_per_minute {
+            self.tokens.take(limit, tokens, now.at);
+        }
+        self.tokens_today = self.tokens_today.saturating_add(tokens);
+    }
+
+    fn settle(&mut self, claim: &Claim, reserved: u64, spent: Spent, now: &Now) {
+        if let Some(limit) = claim.quota.tokens_per_minute {
+            match spent.tokens.checked_sub(reserved) {
+                Some(more) => self.tokens.take(limit, more, now.at),
+                None => self.tokens.give_back(limit, reserved - spent.tokens),
+            }
+        }
+        let before = self.tokens_today.saturating_sub(reserved);
+        self.tokens_today = before.saturating_add(spent.tokens);
+        self.cost_today = self.cost_today.saturating_add(spent.cost.0);
+    }
+
+    fn show(&self, claim: &Claim, now: &Now, levels: &mut Levels) {
+        let quota = &claim.quota;
+        levels.add_requests(quota.requests_per_minute.map(|l| self.requests.level(l, now.at)));
+        levels.add_tokens(quota.tokens_per_minute.map(|l| self.tokens.level(l, now.at)));
+    }
+
+    fn is_unused(&self, now: &Now) -> bool {
+        let today = self.day == now.day && (self.tokens_today > 0 || self.cost_today > 0);
+        let minute = !self.requests.is_unused(now.at) || !self.tokens.is_unused(now.at);
+        self.running == 0 && !today && !minute
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::config::Quota;
+
+    fn now() -> Now {
+        Now { at: Instant::now(), day: 1, until_midnight: Duration::from_secs(3600) }
+    }
+
+    fn claim(name: &str) -> Claim {
+        let quota: Quota = serde_yaml::from_str("{requests_per_minute: 1}").unwrap();
+        Claim { key: Key::Caller { tenant: "t".into(), id: name.into() }, quota }
+    }
+
+    #[test]
+    fn memory_has_a_bound_and_those_beyond_it_share_one_limit() {
+        let mut meters = Meters { entries_max: 2, ..Meters::new() };
+        let now = now();
+        let mut take =
+            |name: &str, now: &Now| meters.take(&[claim(name)], 0, now, false).map(|_| ());
+        assert!(take("a", &now).is_ok() && take("b", &now).is_ok());
+        assert!(take("c", &now).is_ok(), "the first of those beyond");
+        assert!(take("d", &now).is_err(), "the second");
+        assert!(take("a", &now).is_err());
+        assert!(meters.entries.len() <= 3);
+        // What is over makes room: nothing runs any more, and the minute has passed.
+        for name in ["a", "b", "c"] {
+            meters.release(&[claim(name)], &now);
+        }
+        let later = Now { at: now.at + Duration::from_secs(61), ..now };
+        for name in ["e", "f"] {
+            assert!(meters.take(&[claim(name)], 0, &later, false).is_ok(), "{name}");
+        }
+    }
+}

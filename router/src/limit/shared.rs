@@ -1,0 +1,161 @@
+//! Limits that replicas count together: the rules of `bucket` and `meters`, run by the server in one step.
+//!
+//! Each limit is one hash: `r`, `t` (when the buckets of requests and tokens are empty again, µs), `d`
+//! (the day that the sums are of), `n` (tokens) and `c` (cost, billionths). The clock is the server's, so
+//! that replicas need not agree. Keys of a tenant carry its name in braces, and so lie together in a cluster.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+
+use super::{Claim, Denied, Key, Level, Levels, Reason, Spent};
+use crate::shared_state::{Script, SharedState};
+
+/// A minute, µs.
+const PERIOD_US: u64 = 60_000_000;
+
+/// What both scripts begin with: the clock, and the state of every key.
+const STATE: &str = r"
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local day = math.floor(clock[1] / 86400)
+local PERIOD = 60000000
+local function read(key)
+  local v = redis.call('HMGET', key, 'r', 't', 'd', 'n', 'c')
+  local m = {r = math.max((tonumber(v[1]) or 0) - now, 0), t = math.max((tonumber(v[2]) or 0) - now, 0), n = 0, c = 0}
+  if tonumber(v[3]) == day then m.n = tonumber(v[4]) or 0; m.c = tonumber(v[5]) or 0 end
+  return m
+end
+local function write(key, m)
+  local function whole(x) return string.format('%.0f', x) end
+  redis.call('HSET', key, 'r', whole(now + m.r), 't', whole(now + m.t), 'd', day, 'n', whole(m.n), 'c', whole(m.c))
+  redis.call('EXPIRE', key, 172800)
+end
+";
+
+/// ARGV: tokens, then for each key the limits of requests and tokens a minute, tokens and cost a day (0 is
+/// none). Answers the number of the key that denies (0: none), why, how long to wait in µs, then for each
+/// key how far its two buckets are ahead. Half a millisecond of rounding is let pass.
+const TAKE: &str = r"
+local tokens, denied, states = tonumber(ARGV[1]), {0, 0, 0}, {}
+for i, key in ipairs(KEYS) do
+  local m = read(key)
+  states[i] = m
+  local a = 4 * i - 2
+  local rpm, tpm, tpd, cpd = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local midnight = (day + 1) * 86400000000 - now
+  local function deny(why, wait) if denied[1] == 0 then denied = {i, why, math.ceil(wait)} end end
+  if rpm > 0 and m.r + PERIOD / rpm > PERIOD + 500 then deny(1, m.r + PERIOD / rpm - PERIOD) end
+  if tpm > 0 and tokens > tpm then deny(5, 0) end
+  if tpm > 0 and m.t + tokens * PERIOD / tpm > PERIOD + 500 then deny(2, m.t + tokens * PERIOD / tpm - PERIOD) end
+  if tpd > 0 and m.n + tokens > tpd then deny(3, midnight) end
+  if cpd > 0 and m.c >= cpd then deny(4, midnight) end
+end
+if denied[1] == 0 then
+  for i, key in ipairs(KEYS) do
+    local m, a = states[i], 4 * i - 2
+    local rpm, tpm = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
+    if rpm > 0 then m.r = m.r + PERIOD / rpm end
+    if tpm > 0 then m.t = m.t + tokens * PERIOD / tpm end
+    m.n = m.n + tokens
+    write(key, m)
+  end
+end
+local answer = {denied[1], denied[2], denied[3]}
+for _, m in ipairs(states) do
+  table.insert(answer, math.floor(m.r))
+  table.insert(answer, math.floor(m.t))
+end
+return answer
+";
+
+/// ARGV: tokens reserved, tokens spent, cost, then for each key its limit of tokens a minute.
+const SETTLE: &str = r"
+local reserved, spent, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+for i, key in ipairs(KEYS) do
+  local m, tpm = read(key), tonumber(ARGV[3 + i])
+  if tpm > 0 then m.t = math.max(m.t + (spent - reserved) * PERIOD / tpm, 0) end
+  m.n = math.max(m.n - reserved, 0) + spent
+  m.c = m.c + cost
+  write(key, m)
+end
+";
+
+/// Takes a request from every claim, or from none; `None` if the server does not answer.
+pub(super) async fn take(
+    state: &SharedState,
+    claims: &[Claim],
+    tokens: u64,
+) -> Option<Result<Levels, Denied>> {
+    let limits = claims.iter().flat_map(|claim| {
+        let quota = &claim.quota;
+        let number = |limit: Option<std::num::NonZeroU64>| limit.map_or(0, u64::from);
+        [
+            number(quota.requests_per_minute),
+            number(quota.tokens_per_minute),
+            number(quota.tokens_per_day),
+            quota.cost_per_day.map_or(0, |budget| budget.0.max(1)),
+        ]
+    });
+    let arguments = [tokens].into_iter().chain(limits).collect();
+    let script = script(TAKE, claims, arguments);
+    let answer: Vec<u64> =
+        state.ask(async |mut link: MultiplexedConnection| script.run(&mut link).await).await?;
+    read(claims, &answer)
+}
+
+/// Puts what was really spent in the place of an estimate, when the server has time.
+pub(super) fn settle(state: &SharedState, claims: &[Claim], reserved: u64, spent: Spent) {
+    let limits = claims.iter().map(|claim| claim.quota.tokens_per_minute.map_or(0, u64::from));
+    let arguments = [reserved, spent.tokens, spent.cost.0].into_iter().chain(limits).collect();
+    state.run_later(script(SETTLE, claims, arguments));
+}
+
+fn script(text: &str, claims: &[Claim], arguments: Vec<u64>) -> Script {
+    Script {
+        script: redis::Script::new(&format!("{STATE}{text}")),
+        keys: claims.iter().map(|claim| name(&claim.key)).collect(),
+        arguments,
+    }
+}
+
+fn name(key: &Key) -> String {
+    match key {
+        Key::Caller { tenant, id } => format!("{{{tenant}}}:caller:{id}"),
+        Key::Tenant(tenant) => format!("{{{tenant}}}:tenant"),
+        Key::Model { tenant, name } => format!("{{{tenant}}}:model:{name}"),
+        Key::Overflow => "overflow".to_owned(),
+    }
+}
+
+/// What the server answered; `None` if that is not what the script says.
+fn read(claims: &[Claim], answer: &[u64]) -> Option<Result<Levels, Denied>> {
+    let [who, why, wait, ahead @ ..] = answer else { return None };
+    let mut levels = Levels::default();
+    for (claim, ahead) in claims.iter().zip(ahead.chunks_exact(2)) {
+        let level = |limit: Option<std::num::NonZeroU64>, ahead| {
+            limit.map(|limit| level(limit.get(), ahead))
+        };
+        levels.add_requests(level(claim.quota.requests_per_minute, ahead[0]));
+        levels.add_tokens(level(claim.quota.tokens_per_minute, ahead[1]));
+    }
+    let Some(denying) = who.checked_sub(1) else { return Some(Ok(levels)) };
+    let reason = match why {
+        1 => Reason::Requests,
+        2 => Reason::Tokens,
+        3 => Reason::TokensToday,
+        4 => Reason::CostToday,
+        5 => Reason::TooLarge,
+        _ => return None,
+    };
+    let scope = claims.get(usize::try_from(denying).ok()?)?.key.scope();
+    Some(Err(Denied { reason, scope, wait: Duration::from_micros(*wait), levels }))
+}
+
+fn level(limit: u64, ahead_us: u64) -> Level {
+    let free = u128::from(PERIOD_US.saturating_sub(ahead_us));
+    // Rounded to the nearest: the server's numbers are whole microseconds.
+    let remaining = (free * u128::from(limit) + u128::from(limit)) / u128::from(PERIOD_US);
+    let remaining = u64::try_from(remaining).unwrap_or(limit).min(limit);
+    Level { limit, remaining, reset: Duration::from_micros(ahead_us) }
+}
