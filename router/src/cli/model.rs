@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use sluice_engine::eval::{EvalOptions, EvalReport, eval};
-use sluice_engine::pack::{
-    self, ClassTypes, Fallback, Inspection, PackOptions, PackReport, TensorClass,
-};
+use sluice_engine::pack::{self, Fallback, Inspection, PackOptions, PackReport, TensorClass};
 use sluice_engine::synth::{SynthOptions, synth};
 
 use super::engine::EngineArgs;
@@ -345,6 +343,8 @@ fn eval_text(report: &EvalReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sluice_engine::pack::ClassTypes;
+
     use super::*;
 
     fn class(class: TensorClass, types: &[(&str, u64)]) -> ClassTypes {
