@@ -155,7 +155,9 @@ async fn batch_work_that_does_not_fit_the_edge_goes_on_to_the_cloud() {
     let batch = [("x-sluice-latency", "batch")];
     gateway.chat_with(&batch, say("Name a river")).await.came_from("edge", 200);
     // The first is plainly too long; the second only the engine's own count can tell.
-    for text in ["river ".repeat(8_000), "so it is on to me ".repeat(900)] {
+    let long = "The train leaves at nine and the museum opens at ten on most days. ".repeat(700);
+    let barely = "A cat is in a box. A dog is on a mat. ".repeat(480);
+    for text in [long, barely] {
         let reply = gateway.chat_with(&batch, say(&text)).await;
         reply.came_from("cloud", 200);
     }
