@@ -164,7 +164,7 @@ impl AuditLog {
     /// Records an attempt and waits until it is written. Nothing may leave before this returns `Ok`.
     pub async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
         let place = self.lines.clone().reserve_owned().await.map_err(|_| AuditDown)?;
-        self.write(record.to_json()).await?;
+        let confirmed = self.send(record.to_json()).await?;
         let upstream = record.upstream.clone();
         let open = OpenAttempt {
             place,
@@ -172,7 +172,13 @@ impl AuditLog {
             attempt: record.attempt,
             upstream: upstream.clone(),
         };
-        Ok(Recorded { upstream: Some(upstream), open: Some(open) })
+        // From here on the line may be in the log: whoever leaves while it is written leaves an outcome.
+        let mut recorded = Recorded { upstream: Some(upstream), open: Some(open) };
+        let written = AuditLog::confirm(confirmed).await;
+        if written.is_err() {
+            recorded.open = None;
+        }
+        written.map(|()| recorded)
     }
 
     /// Records a refusal.
@@ -181,9 +187,18 @@ impl AuditLog {
     }
 
     async fn write(&self, json: Vec<u8>) -> Result<(), AuditDown> {
+        AuditLog::confirm(self.send(json).await?).await
+    }
+
+    /// Hands a line to the writer, who tells when it is written.
+    async fn send(&self, json: Vec<u8>) -> Result<oneshot::Receiver<bool>, AuditDown> {
         let (written, confirmed) = oneshot::channel();
         let line = Line { json, written: Some(written) };
         self.lines.send(line).await.map_err(|_| AuditDown)?;
+        Ok(confirmed)
+    }
+
+    async fn confirm(confirmed: oneshot::Receiver<bool>) -> Result<(), AuditDown> {
         match confirmed.await {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(AuditDown),

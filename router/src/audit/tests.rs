@@ -1,5 +1,6 @@
 //! The log as an auditor and a crash find it.
 
+use futures_util::FutureExt;
 use serde_json::{Value, json};
 use sluice_policies::{Classification, Decision, Evidence, Facts, Mode, Route};
 use tempfile::TempDir;
@@ -145,6 +146,27 @@ async fn an_attempt_that_is_dropped_is_recorded_as_left() {
     drop(log);
     let lines = check_chain(&text(&folder));
     assert_eq!((lines.len(), &lines[1]["ending"]), (2, &json!("client_left")));
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_attempt_is_written_leaves_an_outcome() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let log = open(&folder).unwrap();
+    for number in 1..=50 {
+        // One look at the future hands the line to the writer; then the client is gone.
+        drop(log.attempt(&fixture.attempt(number)).now_or_never());
+    }
+    drop(log.attempt(&fixture.attempt(51)).await.unwrap());
+    drop(log);
+    let lines = check_chain(&text(&folder));
+    for number in 1..=50 {
+        let kinds: Vec<&Value> = lines
+            .iter()
+            .filter(|line| line["attempt"] == number)
+            .map(|line| &line["kind"])
+            .collect();
+        assert_eq!(kinds, ["attempt", "outcome"], "{number}");
+    }
 }
 
 #[tokio::test]
