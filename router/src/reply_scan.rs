@@ -3,7 +3,7 @@
 //! The site's answer to `reply_finding` says what happens then. `taint` lets the reply pass and keeps
 //! the conversation private from then on: text is scanned as it goes by, and nothing waits. `cut` ends
 //! the reply before the finding leaves: events are held back until [`HOLD_BYTES`] of text have come
-//! after theirs, as long as the longest number that a detector knows, so that the first token waits for
+//! after theirs, as long as the longest value that a shipped detector knows, so that the first token waits for
 //! a few more and not for the whole answer. `mask` takes the finding out (`reply_mask`), and keeps the
 //! conversation private as `taint` does.
 //!
@@ -28,8 +28,9 @@ pub(crate) const OVERLAP_BYTES: usize = 2048;
 /// New text after which `taint` scans; small enough to keep memory small, large enough to be cheap.
 const STEP_BYTES: usize = 4096;
 /// Text that must have come after an event before `cut` lets it go: the longest card number or IBAN
-/// with a separator after each character, and a word.
-pub(crate) const HOLD_BYTES: usize = 96;
+/// with a separator after each character, or the twelve words of a recovery phrase, and a word. Of a
+/// site's own longer values the beginning may have left by then.
+pub(crate) const HOLD_BYTES: usize = 128;
 
 /// One of a reply's texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

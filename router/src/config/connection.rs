@@ -64,6 +64,9 @@ pub struct Connection {
     pub client_key: bool,
     /// `pass_fields`: fields that name persons and are sent all the same. Default: none.
     pub pass_fields: Vec<PassField>,
+    /// `leave_out`: fields of OpenAI's that this server refuses, of a body or of its messages. One that
+    /// does not know `max_completion_tokens` gets `max_tokens` in its place. Default: none.
+    pub leave_out: Vec<String>,
 }
 
 /// A certificate and its key, PEM files.
@@ -149,7 +152,13 @@ impl Connection {
             client_headers: Vec::new(),
             client_key: false,
             pass_fields: Vec::new(),
+            leave_out: Vec::new(),
         }
+    }
+
+    /// Whether the server is not sent this field.
+    pub fn leaves_out(&self, field: &str) -> bool {
+        self.leave_out.iter().any(|name| name == field)
     }
 
     /// Whether a field that names persons is sent.
@@ -293,7 +302,7 @@ impl<'de> Deserialize<'de> for Headers {
 }
 
 /// The fields of a section that only a server has, and whether they are given.
-pub(super) fn given(s: &UpstreamSection) -> [(&'static str, bool); 12] {
+pub(super) fn given(s: &UpstreamSection) -> [(&'static str, bool); 13] {
     [
         ("proxy", s.proxy.is_some()),
         ("ca_file", s.ca_file.is_some()),
@@ -304,6 +313,7 @@ pub(super) fn given(s: &UpstreamSection) -> [(&'static str, bool); 12] {
         ("client_headers", !s.client_headers.is_empty()),
         ("client_key", s.client_key.is_some()),
         ("pass_fields", !s.pass_fields.is_empty()),
+        ("leave_out", !s.leave_out.is_empty()),
         ("retries", s.retries.is_some()),
         ("breaker", s.breaker.is_some()),
         ("weight", s.weight.is_some()),
@@ -341,7 +351,24 @@ impl Lowering<'_> {
             client_headers: s.client_headers.drain(..).map(|name| name.0).collect(),
             client_key: s.client_key.is_some(),
             pass_fields: std::mem::take(&mut s.pass_fields),
+            leave_out: self.left_out(name, std::mem::take(&mut s.leave_out))?,
         })
+    }
+
+    /// What makes a request one cannot be left out.
+    fn left_out(&self, name: &str, fields: Vec<Plain>) -> Result<Vec<String>, ConfigError> {
+        const NEEDED: [&str; 7] =
+            ["model", "messages", "prompt", "input", "stream", "role", "content"];
+        let fields: Vec<String> = fields.into_iter().map(|field| field.0).collect();
+        match fields.iter().find(|field| NEEDED.contains(&field.as_str())) {
+            None => Ok(fields),
+            Some(field) => {
+                let message = format!(
+                    "upstreams.{name}.leave_out: expected fields that a server can do without, got {field}"
+                );
+                Err(self.error(&["upstreams", name, "leave_out"], &message, None))
+            }
+        }
     }
 
     fn fixed_headers(

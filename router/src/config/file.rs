@@ -154,6 +154,8 @@ pub(super) struct UpstreamSection {
     pub(super) client_key: Option<ClientKey>,
     #[serde(default)]
     pub(super) pass_fields: Vec<PassField>,
+    #[serde(default)]
+    pub(super) leave_out: Vec<Plain>,
     pub(super) retries: Option<RetriesSection>,
     pub(super) breaker: Option<BreakerSection>,
     pub(super) weight: Option<u32>,

@@ -265,6 +265,7 @@ fn what_would_tell_or_cost_too_much_is_refused() {
         ("client_key: drop", "expected one of the words (pass)"),
         ("proxy: \"http://p:1\"", "expected a base_url of https"),
         ("pass_fields: [store]", "expected one of the words (metadata, safety_identifier, user)"),
+        ("leave_out: [messages]", "expected fields that a server can do without, got messages"),
         ("retries: {attempts: 11}", "expected at most 10, got 11"),
         ("retries: {budget: 0.1}", "expected a share such as 10%"),
         ("breaker: {failures: 0}", "expected at least 1, got 0"),

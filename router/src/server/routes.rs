@@ -225,7 +225,9 @@ impl Exchange<'_> {
 
     fn model(&self, name: &str) -> Reply {
         let models = self.now.gateway.models();
-        match models.iter().find(|(known, _)| known == name) {
+        // Clients write the slash of a name so: `org%2Fmodel`.
+        let name = name.replace("%2F", "/").replace("%2f", "/");
+        match models.iter().find(|(known, _)| *known == name) {
             Some((name, owner)) => Reply::json(StatusCode::OK, model_json(name, owner).to_string()),
             None => self.turned_away("model", &ApiError::unknown_model()),
         }

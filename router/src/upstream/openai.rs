@@ -24,7 +24,9 @@ const LEFT_OUT: [&str; 2] = ["store", "thinking"];
 fn goes(name: &str, way: &Connection) -> bool {
     let of_persons = [PassField::Metadata, PassField::SafetyIdentifier, PassField::User];
     let person = of_persons.into_iter().find(|field| field.name() == name);
-    !LEFT_OUT.contains(&name) && person.is_none_or(|field| way.passes(field))
+    !LEFT_OUT.contains(&name)
+        && !way.leaves_out(name)
+        && person.is_none_or(|field| way.passes(field))
 }
 
 /// Serialises a request for a server that knows the model as `model`.
@@ -65,10 +67,17 @@ fn completion(chat: &ChatBody, model: &str, way: &Connection) -> Map<String, Val
     if fields.remove("logprobs") == Some(Value::Bool(true)) {
         fields.insert("logprobs".to_owned(), top.unwrap_or(0.into()));
     }
-    if chat.stream {
+    if chat.stream && !way.leaves_out("stream_options") {
         fields.insert("stream_options".to_owned(), stream_options(chat));
     }
     fields
+}
+
+/// The longest reply, for a server that knows its older name only.
+fn max_tokens<'a>(chat: &'a ChatBody, way: &Connection) -> Option<&'a Value> {
+    let newer = chat.fields.get("max_completion_tokens")?;
+    let needed = way.leaves_out("max_completion_tokens") && !chat.fields.contains_key("max_tokens");
+    needed.then_some(newer)
 }
 
 fn stream_options(chat: &ChatBody) -> Value {
@@ -124,24 +133,41 @@ impl serde::Serialize for Translated<'_> {
             match name.as_str() {
                 "model" | "stream_options" => {}
                 name if !goes(name, self.way) => {}
-                "messages" => map.serialize_entry(name, &Part { value, level: Level::Messages })?,
-                "tools" => map.serialize_entry(name, &Part { value, level: Level::Parts })?,
+                "messages" => map.serialize_entry(
+                    name,
+                    &Part { value, level: Level::Messages, way: self.way },
+                )?,
+                "tools" => {
+                    map.serialize_entry(name, &Part { value, level: Level::Parts, way: self.way })?
+                }
                 _ => map.serialize_entry(name, value)?,
             }
         }
         map.serialize_entry("model", self.model)?;
-        map.serialize_entry("store", &false)?;
-        if self.chat.stream {
+        if let Some(most) = max_tokens(self.chat, self.way) {
+            map.serialize_entry("max_tokens", most)?;
+        }
+        if !self.way.leaves_out("store") {
+            map.serialize_entry("store", &false)?;
+        }
+        if self.chat.stream && !self.way.leaves_out("stream_options") {
             map.serialize_entry("stream_options", &stream_options(self.chat))?;
         }
         map.end()
     }
 }
 
-/// A part of a body, written without what only other protocols know.
+/// A part of a body, written without what only other protocols know or this server refuses.
 struct Part<'a> {
     value: &'a Value,
     level: Level,
+    way: &'a Connection,
+}
+
+impl Part<'_> {
+    fn leaves_out(&self, name: &str) -> bool {
+        self.level.leaves_out(name) || self.level == Level::Message && self.way.leaves_out(name)
+    }
 }
 
 /// How far down a part stands.
@@ -177,17 +203,23 @@ impl serde::Serialize for Part<'_> {
             Value::Array(list) => {
                 let mut written = serializer.serialize_seq(Some(list.len()))?;
                 for value in list {
-                    written.serialize_element(&Part { value, level: self.level.below() })?;
+                    written.serialize_element(&Part {
+                        value,
+                        level: self.level.below(),
+                        way: self.way,
+                    })?;
                 }
                 written.end()
             }
             Value::Object(fields) => {
                 let mut written = serializer.serialize_map(None)?;
-                for (name, value) in fields.iter().filter(|(name, _)| !self.level.leaves_out(name))
-                {
+                for (name, value) in fields.iter().filter(|(name, _)| !self.leaves_out(name)) {
                     match (self.level, name.as_str()) {
                         (Level::Message, "content") => {
-                            written.serialize_entry(name, &Part { value, level: Level::Parts })?;
+                            written.serialize_entry(
+                                name,
+                                &Part { value, level: Level::Parts, way: self.way },
+                            )?;
                         }
                         _ => written.serialize_entry(name, value)?,
                     }

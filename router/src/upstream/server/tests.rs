@@ -95,6 +95,20 @@ fn fields_that_name_persons_leave_where_the_config_lists_them() {
 }
 
 #[test]
+fn a_strict_server_is_not_sent_what_it_refuses() {
+    let messages = json!([{"role": "assistant", "content": "hi", "reasoning_content": "hm"}]);
+    let asked = json!({"model": "m", "messages": messages, "stream": true, "top_k": 3,
+                       "max_completion_tokens": 9});
+    let mut upstream = upstream(&[], None);
+    let refused =
+        ["store", "stream_options", "max_completion_tokens", "top_k", "reasoning_content"];
+    upstream.config.connection.leave_out = refused.map(str::to_owned).to_vec();
+    let expected = json!({"model": "m", "messages": [{"role": "assistant", "content": "hi"}],
+                          "stream": true, "max_tokens": 9});
+    assert_eq!(sent(&upstream, &asked), expected);
+}
+
+#[test]
 fn anthropic_gets_the_user_in_its_own_words_where_the_config_lists_it() {
     let asked = json!({"model": "m", "user": "u", "messages": [{"role": "user", "content": "hi"}]});
     for (listed, expected) in
