@@ -12,6 +12,7 @@
 //! Invariants: deterministic; linear in the text; matched text never leaves the scan; a detector
 //! that panics is named in [`Scan::failed`]; a budget that runs out sets [`Scan::incomplete`].
 
+mod assigned;
 mod bank;
 mod birth;
 mod cache;
@@ -25,6 +26,7 @@ mod clinical;
 mod compile;
 mod contact;
 mod digits;
+mod email;
 mod health_id;
 mod joined;
 mod letters;
@@ -33,6 +35,7 @@ mod marking;
 mod name;
 mod name_words;
 mod national_id;
+mod password;
 mod pattern;
 mod reading;
 mod reasons;

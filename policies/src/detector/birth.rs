@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
-use super::contact::floor_boundary;
 use super::digits::Group;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Own, Reading};
@@ -210,7 +209,7 @@ fn is_age_in_short(text: &str, range: &Range<usize>, sign: &Range<usize>) -> boo
 
 /// `Patientin, 94 J.`
 fn is_german_age(text: &str, range: &Range<usize>) -> bool {
-    let low = floor_boundary(text, range.start.saturating_sub(32));
+    let low = text.floor_char_boundary(range.start.saturating_sub(32));
     let before = text[low..range.start].to_lowercase();
     text[range.end..].starts_with(" J.") && before.contains("patient")
 }

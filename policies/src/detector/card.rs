@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::card_masked as masked;
 use super::checksum::luhn;
 use super::compile::{Compiler, Kind, NumberScheme};
-use super::contact::{floor_boundary, line_before};
+use super::email::line_before;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Number, Own, Reading};
 use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
@@ -102,7 +102,7 @@ impl PaymentCard {
             if start < range.end {
                 return None;
             }
-            let behind = &text[end..floor_boundary(text, end + 12)];
+            let behind = &text[end..text.floor_char_boundary(end + 12)];
             let is_its_own = !has_digit(&text[range.end..start]) && !has_digit(behind);
             is_its_own.then_some(start - range.end)
         });
@@ -128,7 +128,7 @@ fn is_printed_in_groups(number: &Number<'_>) -> bool {
 
 /// `, 09/28` or ` exp 09/2028`: a month and a year to come.
 fn is_followed_by_expiry(text: &str, end: usize) -> bool {
-    let behind = &text[end..floor_boundary(text, end + 18)];
+    let behind = &text[end..text.floor_char_boundary(end + 18)];
     let Some(at) = behind.find(|c: char| c.is_ascii_digit()) else { return false };
     let date = &behind[at..];
     let mut parts = date.splitn(2, ['/', '-']);

@@ -11,7 +11,6 @@ use std::ops::Range;
 use super::card::{Issuer, is_decimal_part};
 use super::checksum::luhn;
 use super::compile::{Compiler, Kind};
-use super::contact::floor_boundary;
 use super::lexicon::{Hit, ListId};
 use super::reading::{Candidate, Detector, Own, Reading, said_before};
 use crate::evidence::Likelihood::VeryLikely;
@@ -138,7 +137,7 @@ impl ShortCode {
         let text = reading.text;
         let is_header = |at: &Hit| {
             let end = at.end as usize;
-            text[end..floor_boundary(text, end + HEADER_BYTES_MAX)].contains('\n')
+            text[end..text.floor_char_boundary(end + HEADER_BYTES_MAX)].contains('\n')
         };
         let has_header = text.contains('\n') && reading.hits(self.words).any(is_header);
         let groups = if has_header { &reading.digits.groups[..] } else { &[] };
@@ -205,7 +204,7 @@ fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
 
 /// Sixteen hexadecimal digits behind "PIN block" or "DE52".
 fn pin_block(text: &str, at: usize) -> Option<Range<usize>> {
-    let rest = &text[at..floor_boundary(text, at + 32)];
+    let rest = &text[at..text.floor_char_boundary(at + 32)];
     let start = rest.find(|c: char| c.is_ascii_hexdigit())?;
     let between = rest[..start].trim_matches([' ', ':', '=', '"', '\'', '(', ')', '-', '#']);
     let value = rest[start..].bytes().take_while(u8::is_ascii_hexdigit).count();

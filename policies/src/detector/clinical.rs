@@ -7,7 +7,6 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
-use super::contact::floor_boundary;
 use super::lexicon::ListId;
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{Likely, VeryLikely};
@@ -188,7 +187,7 @@ fn is_resource(text: &str, at: usize) -> bool {
     let Some(value) = rest.and_then(|rest| rest.strip_prefix(':')) else { return false };
     let value = value.trim_start();
     let name = value.strip_prefix('"').and_then(|value| value.split('"').next());
-    let near = &text[at..floor_boundary(text, at + RESOURCE_BYTES)];
+    let near = &text[at..text.floor_char_boundary(at + RESOURCE_BYTES)];
     let has_subject = || {
         let named = ["\"subject\"", "\"patient\"", "\"beneficiary\"", "\"actor\""];
         near.contains("\"reference\"") && named.iter().any(|name| near.contains(name))

@@ -14,8 +14,8 @@ use super::spec::{DetectorSpec, SpecError};
 use super::topic::{TopicModel, WordKinds};
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
 use super::{
-    bank, birth, card, card_secret, clinical, contact, health_id, marking, name, national_id,
-    pattern, recovery_phrase, secret, token, topic, words,
+    bank, birth, card, card_secret, clinical, contact, email, health_id, marking, name,
+    national_id, password, pattern, recovery_phrase, secret, token, topic, words,
 };
 use crate::evidence::Likelihood;
 
@@ -326,8 +326,10 @@ fn builtin(name: &str, spec: &DetectorSpec, compiler: &mut Compiler) -> Option<K
         .or_else(|| health_id::builtin(name, compiler))
         .or_else(|| bank::builtin(name))
         .or_else(|| contact::builtin(name, compiler))
+        .or_else(|| email::builtin(name, compiler))
         .or_else(|| birth::builtin(name, compiler))
         .or_else(|| secret::builtin(name, compiler))
+        .or_else(|| password::builtin(name, compiler))
         .or_else(|| recovery_phrase::builtin(name, compiler))
         .or_else(|| name::builtin(name, compiler))
         .or_else(|| clinical::builtin(name, compiler))

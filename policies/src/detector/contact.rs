@@ -1,4 +1,4 @@
-//! Contact data: e-mail addresses, telephone numbers, postal addresses, network addresses, places.
+//! Contact data: telephone numbers, postal addresses, network addresses, places.
 //!
 //! One contact datum identifies few people and is everywhere, so the shapes are strict and samples
 //! (example.com, 555-01xx, documentation networks) are no findings.
@@ -15,7 +15,6 @@ use crate::evidence::Likelihood::{Likely, Possible, VeryLikely};
 /// The built-in detectors of this family.
 pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
     Some(match name {
-        "email" => Kind::Text(Box::new(Email { at: compiler.literals(["@"]) })),
         "phone" => Kind::Text(Box::new(Phone {
             words: compiler.lexicon.list(PHONE_WORDS),
             not: compiler.lexicon.list(NOT_PHONE_WORDS),
@@ -25,159 +24,6 @@ pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
         "geo_coordinates" => Kind::Text(Box::new(Coordinates)),
         _ => return None,
     })
-}
-
-/// `local@domain.tld`, without samples and role accounts.
-struct Email {
-    at: Range<u32>,
-}
-
-impl Detector for Email {
-    fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        for at in reading.literals_of(&self.at) {
-            if let Some(range) = email_around(reading.text, at.start)
-                && !is_in_git_trailer(reading.text, range.start)
-            {
-                found.push(Candidate { range, own: Own::Exactly(Likely) });
-            }
-        }
-    }
-}
-
-/// What stands before a place on its line, as far as anything there matters.
-pub(super) fn line_before(text: &str, at: usize) -> &str {
-    let near = &text[floor_boundary(text, at.saturating_sub(160))..at];
-    &near[near.rfind('\n').map_or(0, |end| end + 1)..]
-}
-
-/// `Co-authored-by: Jane Roe <jane@roe.dev>`: who wrote a change is public with the change.
-pub(super) fn is_in_git_trailer(text: &str, at: usize) -> bool {
-    const TRAILERS: [&str; 7] = [
-        "co-authored-by:",
-        "signed-off-by:",
-        "reviewed-by:",
-        "acked-by:",
-        "tested-by:",
-        "reported-by:",
-        "suggested-by:",
-    ];
-    let line = line_before(text, at);
-    let line = line.trim_start_matches([' ', '>', '+', '|']);
-    TRAILERS.iter().any(|trailer| {
-        line.get(..trailer.len()).is_some_and(|start| start.eq_ignore_ascii_case(trailer))
-    })
-}
-
-fn email_around(text: &str, at: usize) -> Option<Range<usize>> {
-    let is_local = |c: char| c.is_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c);
-    let is_domain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '.');
-    let start =
-        text[..at].char_indices().rev().take(64).take_while(|(_, c)| is_local(*c)).last()?.0;
-    let end = text[at + 1..].find(|c| !is_domain(c)).map_or(text.len(), |e| at + 1 + e);
-    let domain = text[at + 1..end].trim_end_matches(['.', '-']);
-    let local = text[start..at].trim_start_matches(|c: char| !c.is_alphanumeric());
-    let (name, tld) = domain.rsplit_once('.')?;
-    let tld_ok = (2..=18).contains(&tld.len()) && tld.chars().all(char::is_alphabetic);
-    let plausible = !local.is_empty() && !name.is_empty() && tld_ok && !name.starts_with('.');
-    (plausible && !is_sample_address(local, domain))
-        .then(|| at - local.len()..at + 1 + domain.len())
-}
-
-fn is_sample_address(local: &str, domain: &str) -> bool {
-    const DOMAINS: [&str; 14] = [
-        "example.com",
-        "example.org",
-        "example.net",
-        "example.edu",
-        "test.com",
-        "domain.com",
-        "email.com",
-        "company.com",
-        "localhost.local",
-        "users.noreply.github.com",
-        "yourdomain.com",
-        "mydomain.com",
-        "acme.com",
-        "foo.com",
-    ];
-    /// Parts of domains that stand for "example".
-    const SAMPLE_PARTS: [&str; 7] =
-        ["example", "beispiel", "voorbeeld", "ejemplo", "exemple", "esempio", "exemplo"];
-    const ROLES: [&str; 61] = [
-        "noreply",
-        "no-reply",
-        "donotreply",
-        "do-not-reply",
-        "info",
-        "support",
-        "sales",
-        "contact",
-        "admin",
-        "webmaster",
-        "postmaster",
-        "help",
-        "hello",
-        "office",
-        "team",
-        "service",
-        "marketing",
-        "billing",
-        "security",
-        "abuse",
-        "press",
-        "jobs",
-        "careers",
-        "privacy",
-        "user",
-        "git",
-        "kontakt",
-        "newsletter",
-        "reception",
-        "receptie",
-        "rezeption",
-        "empfang",
-        "zentrale",
-        "buero",
-        "poststelle",
-        "praxis",
-        "service-client",
-        "accueil",
-        "secretariat",
-        "sekretariat",
-        "atencion",
-        "atencionalcliente",
-        "reservas",
-        "ventas",
-        "oficina",
-        "reservations",
-        "booking",
-        "bookings",
-        "enquiries",
-        "inquiries",
-        "orders",
-        "shop",
-        "frontdesk",
-        "customerservice",
-        "customer.service",
-        "customercare",
-        "klantenservice",
-        "kundenservice",
-        "prenotazioni",
-        "servizioclienti",
-        "geral",
-    ];
-    let (local, domain) = (local.to_ascii_lowercase(), domain.to_ascii_lowercase());
-    let reserved = [".example", ".test", ".invalid", ".localhost", ".local"]
-        .iter()
-        .any(|t| domain.ends_with(t));
-    reserved
-        || DOMAINS
-            .iter()
-            .any(|d| domain == *d || domain.strip_suffix(d).is_some_and(|s| s.ends_with('.')))
-        || SAMPLE_PARTS.iter().any(|part| domain.contains(part))
-        || local.starts_with("your")
-        || ROLES.contains(&local.as_str())
-        || [".png", ".jpg", ".js", ".css", ".py", ".svg"].iter().any(|t| domain.ends_with(t))
 }
 
 /// NANP and international numbers as people write them.
@@ -337,7 +183,7 @@ impl Detector for Street {
 impl Street {
     /// `221B Baker Street`: a number at most four capitalised words before the suffix.
     fn number_first(&self, reading: &Reading<'_>, suffix: Range<usize>) -> Option<Candidate> {
-        let low = floor_boundary(reading.text, suffix.start.saturating_sub(48));
+        let low = reading.text.floor_char_boundary(suffix.start.saturating_sub(48));
         let before = &reading.text[low..suffix.start];
         for (name_words, word) in before.split_whitespace().rev().enumerate().take(5) {
             let trimmed = word.trim_end_matches([',', '.']);
@@ -363,7 +209,7 @@ impl Street {
         if (1..=4).contains(&number_before) && capital_next.is_some() {
             return Some(self.address(reading, before.len() - number_before..prefix.end));
         }
-        let end = floor_boundary(text, (prefix.end + 40).min(text.len()));
+        let end = text.floor_char_boundary(prefix.end + 40);
         let after = &text[prefix.end..end];
         let digit_at = after.find(|c: char| c.is_ascii_digit())?;
         let name = after[..digit_at].trim_start_matches(['.', ' ']);
@@ -418,13 +264,9 @@ impl Street {
 
 /// A postal code within the next 50 characters.
 fn follows_zip(text: &str, at: usize) -> bool {
-    let end = floor_boundary(text, (at + 50).min(text.len()));
+    let end = text.floor_char_boundary(at + 50);
     let after = &text[at..end];
     after.split(|c: char| !c.is_ascii_digit()).any(|digits| matches!(digits.len(), 4 | 5))
-}
-
-pub(super) fn floor_boundary(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).expect("0 is a boundary")
 }
 
 /// Public IPv4 addresses: a weak identifier.
@@ -516,7 +358,7 @@ fn in_seconds(text: &str, degree: usize) -> Option<Candidate> {
     let before = text[..degree].bytes().rev().take(3).take_while(u8::is_ascii_digit).count();
     let (north_end, north) = seconds(&text[degree..])?;
     let behind = degree + north_end;
-    let rest = &text[behind..floor_boundary(text, behind + 32)];
+    let rest = &text[behind..text.floor_char_boundary(behind + 32)];
     let gap = rest.find(|c: char| c.is_ascii_digit()).filter(|gap| *gap <= 4)?;
     let second = rest[gap..].find('°').filter(|at| *at <= 3)?;
     let (east_end, east) = seconds(&rest[gap + second..])?;
@@ -527,7 +369,7 @@ fn in_seconds(text: &str, degree: usize) -> Option<Candidate> {
 
 /// The end and the direction of `°46'29.7"N`.
 fn seconds(text: &str) -> Option<(usize, char)> {
-    let near = &text[..floor_boundary(text, 20)];
+    let near = &text[..text.floor_char_boundary(20)];
     let end = near.find(|c: char| c.is_ascii_uppercase())?;
     let minutes =
         text[..end].split(|c: char| !c.is_ascii_digit()).filter(|p| !p.is_empty()).count();

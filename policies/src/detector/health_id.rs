@@ -6,7 +6,6 @@
 
 use super::checksum::luhn;
 use super::compile::{CodeScheme, Compiler, Kind, NumberScheme};
-use super::contact::floor_boundary;
 use super::letters::is_unspaced;
 use super::lexicon::{Hit, ListId};
 use super::reading::{Candidate, Code, Detector, Number, Own, Reading, said_before};
@@ -156,7 +155,7 @@ impl Detector for DeviceSerial {
 
 /// The first token with four digits or more on the line, within [`DEVICE_BYTES`].
 fn serial_after(text: &str, at: usize) -> Option<std::ops::Range<usize>> {
-    let near = &text[at..floor_boundary(text, at + DEVICE_BYTES)];
+    let near = &text[at..text.floor_char_boundary(at + DEVICE_BYTES)];
     let near = &near[..near.find(['\n', '?', ';']).unwrap_or(near.len())];
     let is_inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let mut start = 0;

@@ -262,12 +262,11 @@ fn tokens_with_digits(text: &str) -> Vec<Range<usize>> {
 }
 
 fn head_end(text: &str) -> usize {
-    (BORDER_BYTES..).find(|&at| text.is_char_boundary(at)).expect("the text's end is a boundary")
+    text.ceil_char_boundary(BORDER_BYTES)
 }
 
 fn tail_start(text: &str) -> usize {
-    let at = text.len() - BORDER_BYTES;
-    (0..=at).rev().find(|&at| text.is_char_boundary(at)).expect("0 is a boundary")
+    text.floor_char_boundary(text.len() - BORDER_BYTES)
 }
 
 #[cfg(test)]

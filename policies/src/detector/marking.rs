@@ -78,17 +78,11 @@ fn is_heading(text: &str, range: &Range<usize>) -> Heading {
 /// From the last sentence end before the range to the next behind it, at most 240 bytes each way.
 pub(super) fn sentence_around(text: &str, range: &Range<usize>) -> Range<usize> {
     let ends = |c: char| matches!(c, '.' | '!' | '\n' | '。');
-    let low = (0..=range.start.saturating_sub(240))
-        .rev()
-        .find(|&i| text.is_char_boundary(i))
-        .unwrap_or(0);
+    let low = text.floor_char_boundary(range.start.saturating_sub(240));
     // Just behind the character at `at`: full stops of Chinese and Japanese are three bytes long.
     let behind = |at: usize| at + text[at..].chars().next().map_or(0, char::len_utf8);
     let start = text[low..range.start].rfind(ends).map_or(low, |at| behind(low + at));
-    let high = (range.end + 240..)
-        .find(|&i| i >= text.len() || text.is_char_boundary(i))
-        .unwrap_or(text.len());
-    let high = high.min(text.len());
+    let high = text.ceil_char_boundary(range.end + 240);
     let end = text[range.end..high]
         .find(|c: char| ends(c) || c == '?')
         .map_or(high, |at| behind(range.end + at));

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::compile::{Compiler, Kind};
-use super::contact::is_in_git_trailer;
+use super::email::is_in_git_trailer;
 use super::letters::is_unspaced;
 use super::lexicon::{ListId, SetId};
 use super::name_words as vocabulary;

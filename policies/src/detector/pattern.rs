@@ -117,7 +117,7 @@ fn validator(detector: &str, name: &str) -> Result<fn(&[u8]) -> bool, SpecError>
         "digits" => |value| value.iter().any(u8::is_ascii_digit),
         "chosen" => |value| {
             let letters = value.iter().any(u8::is_ascii_alphabetic);
-            letters && std::str::from_utf8(value).is_ok_and(super::secret::looks_chosen)
+            letters && std::str::from_utf8(value).is_ok_and(super::password::looks_chosen)
         },
         _ => {
             return Err(SpecError {
