@@ -239,6 +239,22 @@ pub struct Facts {
     pub upstreams: Vec<UpstreamFacts>,
 }
 
+impl Facts {
+    /// A day in a trial on which nothing is the matter: online, the log is written, nothing is tainted.
+    pub fn ordinary(today: jiff::civil::Date, upstreams: Vec<UpstreamFacts>) -> Facts {
+        Facts {
+            today,
+            mode: Mode::Trial,
+            offline: None,
+            audit_writable: true,
+            tainted: false,
+            taint_unknown: false,
+            request: RequestFacts::default(),
+            upstreams,
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }

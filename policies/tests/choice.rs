@@ -2,8 +2,8 @@
 //! None of it may add an upstream.
 
 use sluice_policies::{
-    Capability, Complexity, Decision, Facts, Mode, PolicySet, Prompt, Quality, RefusalCode,
-    RequestFacts, Route, Source, UpstreamFacts,
+    Capability, Complexity, Decision, Facts, PolicySet, Prompt, Quality, RefusalCode, RequestFacts,
+    Route, Source, UpstreamFacts,
 };
 
 const BY_WORK: &str = "\ncomplexity: {simple: [edge, cloud], complex: [cloud, edge]}\n";
@@ -25,16 +25,8 @@ fn facts() -> Facts {
     let edge = UpstreamFacts { quality: Some(Quality::Demo), ..UpstreamFacts::edge("edge") };
     let ward = UpstreamFacts::server("ward", "https", "ward.internal", 443);
     let cloud = UpstreamFacts::server("cloud", "https", "cloud.example", 443);
-    Facts {
-        today: "2026-12-01".parse().expect("a date"),
-        mode: Mode::Trial,
-        offline: None,
-        audit_writable: true,
-        tainted: false,
-        taint_unknown: false,
-        request: RequestFacts::default(),
-        upstreams: vec![edge, ward, UpstreamFacts { quality: Some(Quality::General), ..cloud }],
-    }
+    let cloud = UpstreamFacts { quality: Some(Quality::General), ..cloud };
+    Facts::ordinary(jiff::civil::date(2026, 12, 1), vec![edge, ward, cloud])
 }
 
 fn decide(set: &PolicySet, model: &str, text: &str, change: impl FnOnce(&mut Facts)) -> Decision {

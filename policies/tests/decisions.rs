@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use sluice_policies::{
     Classification, ContentKind, Decision, Facts, Mode, PolicySet, Prompt, Quality, RefusalCode,
-    RequestFacts, Route, Source, Unscanned, UpstreamFacts,
+    Route, Source, Unscanned, UpstreamFacts,
 };
 
 const SITE: &str = r#"site: clinic
@@ -102,21 +102,13 @@ fn upstream(id: &str, host: &str, port: u16) -> UpstreamFacts {
 
 /// The edge, a vouched server on the premises, a vouched cloud and an unknown one, all healthy.
 fn facts() -> Facts {
-    Facts {
-        today: "2026-12-01".parse().expect("a date"),
-        mode: Mode::Trial,
-        offline: None,
-        audit_writable: true,
-        tainted: false,
-        taint_unknown: false,
-        request: RequestFacts::default(),
-        upstreams: vec![
-            upstream("edge", "", 0),
-            upstream("ward", "llm.ward.internal", 8443),
-            upstream("eu", "eu.cloud.example", 443),
-            upstream("any", "any.cloud.example", 443),
-        ],
-    }
+    let upstreams = vec![
+        upstream("edge", "", 0),
+        upstream("ward", "llm.ward.internal", 8443),
+        upstream("eu", "eu.cloud.example", 443),
+        upstream("any", "any.cloud.example", 443),
+    ];
+    Facts::ordinary(jiff::civil::date(2026, 12, 1), upstreams)
 }
 
 fn classify(change: impl FnOnce(&mut Prompt)) -> Classification {

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import unittest
 
-from fake_cloud import ANSWER, FORM_INPUT, TOOL_INPUT, CloudServer
+from fake_cloud import ANSWER, FORM_INPUT, TOOL_INPUT
 from forms import Soup
-from gateway import BINARY, Gateway
 from prompts import ORDINARY, REGULATED, TOO_LONG, WEATHER_SCHEMA
+from sides import BothSides
 
 SECONDS_MAX = "60"
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": WEATHER_SCHEMA}}]
@@ -46,14 +46,8 @@ def events(text):
 
 
 @unittest.skipUnless(shutil.which("curl"), "no curl")
-class Curl(unittest.TestCase):
-    """A gateway with the embedded model alone, and one with a cloud."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.cloud = cls.enterClassContext(CloudServer())
-        cls.edge = cls.enterClassContext(Gateway(BINARY))
-        cls.hybrid = cls.enterClassContext(Gateway(BINARY, cls.cloud.base_url))
+class Curl(BothSides):
+    """What a person sees who types it."""
 
     def test_the_edge_answers_whole_and_streamed(self):
         status, headers, text = chat(self.edge, ORDINARY)

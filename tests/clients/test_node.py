@@ -7,22 +7,15 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from fake_cloud import CloudServer
-from gateway import BINARY, Gateway
+from sides import BothSides
 
 FOLDER = Path(__file__).parent
 SECONDS_MAX = 300
 
 
 @unittest.skipUnless((FOLDER / "node_modules").is_dir(), "no node_modules")
-class Node(unittest.TestCase):
+class Node(BothSides):
     """One run of each script."""
-
-    @classmethod
-    def setUpClass(cls):
-        cls.cloud = cls.enterClassContext(CloudServer())
-        cls.edge = cls.enterClassContext(Gateway(BINARY))
-        cls.hybrid = cls.enterClassContext(Gateway(BINARY, cls.cloud.base_url))
 
     def run_script(self, name, parts):
         done = subprocess.run(

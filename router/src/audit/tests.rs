@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 use serde_json::{Value, json};
-use sluice_policies::{Classification, Decision, Evidence, Facts, Mode, Route};
+use sluice_policies::{Classification, Decision, Evidence, Facts, Route};
 use tempfile::TempDir;
 
 use super::writer::hex_digest;
@@ -41,16 +41,7 @@ impl Fixture {
             "base_class": "internal", "base_reason": null, "excepted": [], "redactable": false,
         }))
         .unwrap();
-        let facts = Facts {
-            today: jiff::civil::date(2026, 11, 22),
-            mode: Mode::Trial,
-            offline: None,
-            audit_writable: true,
-            tainted: false,
-            taint_unknown: false,
-            request: Default::default(),
-            upstreams: vec![],
-        };
+        let facts = Facts::ordinary(jiff::civil::date(2026, 11, 22), Vec::new());
         let evidence = serde_json::from_value(json!({
             "findings": [{"detector": "email", "place": "messages[0].content", "likelihood": "likely",
                 "message": 0, "sentence": 0, "start": 8, "end": 27}],

@@ -12,22 +12,13 @@ use serde_json::Value;
 use sluice::capability::Capabilities;
 use sluice::config::{Config, EdgeConfig, UpstreamConfig, UpstreamKind};
 use sluice_engine::pack::inspect;
-use sluice_policies::{Facts, Mode, Quality, RequestFacts, UpstreamFacts};
+use sluice_policies::{Facts, Quality, UpstreamFacts};
 
 use crate::cli::{locate, out};
 
 /// The edge idle and healthy with the demo model, and one healthy cloud upstream with nothing vouched.
 pub(super) fn assumed(today: Date) -> Facts {
-    Facts {
-        today,
-        mode: Mode::Trial,
-        offline: None,
-        audit_writable: true,
-        tainted: false,
-        taint_unknown: false,
-        request: RequestFacts::default(),
-        upstreams: vec![edge("edge"), assumed_cloud()],
-    }
+    Facts::ordinary(today, vec![edge("edge"), assumed_cloud()])
 }
 
 fn assumed_cloud() -> UpstreamFacts {
@@ -140,6 +131,8 @@ fn unknown_key(given: &Value, understood: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use sluice_policies::Mode;
+
     use super::*;
 
     const TODAY: Date = jiff::civil::date(2026, 12, 1);
