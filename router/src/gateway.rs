@@ -14,6 +14,7 @@ mod choose;
 mod hedge;
 mod network;
 mod pursuit;
+mod reuse;
 
 use std::sync::Arc;
 use std::time::Duration;

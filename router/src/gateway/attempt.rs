@@ -16,6 +16,7 @@ use hyper::header::CONTENT_TYPE;
 use sluice_policies::{Decision, Facts, Refusal, RefusalCode};
 use tokio::time::Instant;
 
+use super::reuse::reuse;
 use super::{Ask, Gateway};
 use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Outcome, Recorded};
@@ -97,7 +98,8 @@ impl Gateway {
         let mut place = None;
         let answer = match (upstream, sealed) {
             (Upstream::Edge(edge), _) => {
-                let answer = edge.answer(&ask.request.chat, &ask.id, shape, urgency).await;
+                let reuse = reuse(ask, decision, this.facts);
+                let answer = edge.answer(&ask.request.chat, &ask.id, shape, urgency, reuse).await;
                 answer.map(|(answer, in_queue)| {
                     place = Some(in_queue);
                     answer
@@ -434,6 +436,7 @@ impl Told {
         let whole = Usage {
             prompt_tokens: usage.prompt_tokens.or(Some(tokens(self.asked_bytes))),
             completion_tokens: usage.completion_tokens.or(Some(tokens(self.said_bytes))),
+            ..usage
         };
         (whole, whole != usage)
     }
