@@ -2,8 +2,8 @@
 //!
 //! All branching of the request path is in [`Gateway::handle`] and what it calls here: dialects parse,
 //! policy decides, upstreams answer. Inside: `pursuit` (fallbacks, retries, the queue: each a fresh
-//! decision), `hedge` (two at a time), `attempt` (one), `choose` (the order of equals), `network` (whether
-//! there is one).
+//! decision), `hedge` (two at a time), `attempt` (one; `meter`: its duties), `choose` (the order of equals),
+//! `network` (whether there is one).
 //!
 //! Invariants: an attempt is on record before a byte leaves; nothing leaves to the network while the
 //! log cannot be written, whatever policy says; an upstream that was not allowed by the first
@@ -12,6 +12,7 @@
 mod attempt;
 mod choose;
 mod hedge;
+mod meter;
 mod network;
 mod pursuit;
 
