@@ -230,7 +230,8 @@ impl Gateway {
             let (caller, prompt) = (&request.caller, &request.prompt);
             let telling = policy.never_cloud_findings(&classification);
             let telling: Vec<usize> = telling.into_iter().map(|finding| finding.text).collect();
-            self.parts.kept.taint.remember(caller, session, prompt, &telling);
+            // Before anything of it is answered: a crash must not make the conversation clean.
+            self.parts.kept.taint.remember(caller, session, prompt, &telling).wait().await;
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
@@ -503,6 +504,7 @@ impl Gateway {
             breakers: network::breakers(upstreams),
             audit_writable: self.parts.kept.audit.is_writable(),
             audit_failures: self.parts.kept.audit.failures(),
+            taint: self.parts.kept.taint.word(),
         }
     }
 }

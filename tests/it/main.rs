@@ -24,6 +24,7 @@ mod retries;
 mod routing;
 mod shared_state;
 mod streaming;
+mod taint;
 mod tls;
 mod tools;
 mod upstreams;

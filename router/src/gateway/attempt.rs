@@ -106,7 +106,7 @@ impl Gateway {
         };
         match answer {
             Ok(answer) => {
-                let mut reply = self.reply(ask, decision, upstream, answer, meter);
+                let mut reply = self.reply(ask, decision, upstream, answer, meter).await;
                 if let Some(place) = place.filter(|_| urgency.is_patient()) {
                     tell_place(&mut reply, place);
                 }
@@ -172,7 +172,7 @@ impl Gateway {
         }
     }
 
-    fn reply(
+    async fn reply(
         &self,
         ask: &Ask,
         decision: &Decision,
@@ -185,15 +185,15 @@ impl Gateway {
             AnswerBody::Whole { bytes, usage, texts } => {
                 meter.count(&bytes, &texts);
                 if meter.must_cut_at_end() {
-                    meter.end(Some(REPLY_FINDING), usage);
+                    meter.end(Some(REPLY_FINDING), usage).wait().await;
                     return self.fail(ask, decision, upstream, &reply_withheld());
                 }
                 let (bytes, cut) = masked_whole(meter.mask(), bytes);
                 if cut {
-                    meter.end(Some(REPLY_FINDING), usage);
+                    meter.end(Some(REPLY_FINDING), usage).wait().await;
                     return self.fail(ask, decision, upstream, &reply_withheld());
                 }
-                meter.complete(usage);
+                meter.end(None, usage).wait().await;
                 let bytes = match &ask.redaction {
                     Some(redaction) => restore_whole(redaction, &ask.tools(), bytes),
                     None => bytes,
@@ -204,10 +204,10 @@ impl Gateway {
                 meter.count(&bytes, &texts);
                 // Nothing can be taken out of what nobody knows: a finding keeps it back.
                 if meter.must_withhold() {
-                    meter.end(Some(REPLY_FINDING), usage);
+                    meter.end(Some(REPLY_FINDING), usage).wait().await;
                     return self.fail(ask, decision, upstream, &reply_withheld());
                 }
-                meter.complete(usage);
+                meter.end(None, usage).wait().await;
                 let mut reply = Reply::json(answer.status, bytes);
                 reply.headers.insert(CONTENT_TYPE, content_type);
                 reply
@@ -253,7 +253,7 @@ fn permit(
     let recorded = meter.recorded.as_ref().ok_or(Missed::NotRecorded)?;
     EgressPermit::mint(decision, server.id(), body, recorded).map_err(|denied| {
         tracing::error!(upstream = %server.id(), %denied, "permit was denied after a decision");
-        meter.close(Ending::Failed, Some("not_permitted"), Usage::default());
+        let _ = meter.close(Ending::Failed, Some("not_permitted"), Usage::default());
         Missed::NotPermitted
     })
 }
@@ -307,28 +307,30 @@ impl Relay {
                     let (bytes, must_cut) = self.masked(bytes);
                     let meter = self.meter.as_mut()?;
                     match &mut self.hold {
-                        _ if must_cut => self.cut(Usage::default()),
+                        _ if must_cut => self.cut(Usage::default()).await,
                         None => return Some(bytes),
-                        Some(_) if meter.found() => self.cut(Usage::default()),
+                        Some(_) if meter.found() => self.cut(Usage::default()).await,
                         Some(hold) => {
                             let text_bytes = texts.iter().map(|t| t.text.len()).sum();
                             self.ready.extend(hold.push(bytes, text_bytes));
                         }
                     }
                 }
-                Some(Piece::End { usage, .. }) if meter.must_cut_at_end() => self.cut(usage),
+                Some(Piece::End { usage, .. }) if meter.must_cut_at_end() => {
+                    self.cut(usage).await;
+                }
                 Some(Piece::End { cut, bytes, usage }) => {
                     if let Some(bytes) = &bytes {
                         meter.data(bytes, &[]);
                     }
                     let (bytes, must_cut) = self.masked(bytes.unwrap_or_default());
                     if must_cut {
-                        self.cut(usage);
+                        self.cut(usage).await;
                         continue;
                     }
                     self.ready.extend(self.hold.take().into_iter().flat_map(|mut h| h.release()));
                     self.ready.extend(Some(bytes).filter(|bytes| !bytes.is_empty()));
-                    self.meter.take()?.end(cut, usage);
+                    self.meter.take()?.end(cut, usage).wait().await;
                 }
                 None => self.meter = None,
             }
@@ -344,11 +346,11 @@ impl Relay {
     }
 
     /// Ends the reply before what was found: what waits is thrown away.
-    fn cut(&mut self, usage: Usage) {
+    async fn cut(&mut self, usage: Usage) {
         self.hold = None;
         self.ready = VecDeque::from([error_event(&reply_withheld())]);
         if let Some(meter) = self.meter.take() {
-            meter.end(Some(REPLY_FINDING), usage);
+            meter.end(Some(REPLY_FINDING), usage).wait().await;
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::limit::Allowance;
 use crate::metrics::Metrics;
 use crate::reply_mask::Mask;
 use crate::reply_scan::{Channel, ReplyScan, ReplyText};
-use crate::taint::{ReplyPrint, TaintStore};
+use crate::taint::{ReplyPrint, Saved, TaintStore};
 use crate::upstream::{UpstreamError, Usage};
 
 /// Why a reply was cut by its scan, in audit and metrics.
@@ -46,15 +46,16 @@ impl Watched {
 
     /// Remembers the reply of a conversation that is never-cloud or has just become so; `true` in
     /// the latter case.
-    fn conclude(self, taint: &TaintStore) -> bool {
-        let found = self.scan.map(|mut scan| scan.finish());
-        if found != Some(false) {
-            taint.remember_reply(self.print);
+    fn conclude(self, taint: &TaintStore) -> (bool, Option<Saved>) {
+        let Watched { print, scan, caller, session } = self;
+        match scan.map(|mut scan| scan.finish()) {
+            Some(false) => (false, None),
+            None => (false, Some(taint.remember_reply(print, None))),
+            Some(true) => {
+                let session = session.as_deref().map(|session| (&caller, session));
+                (true, Some(taint.remember_reply(print, session)))
+            }
         }
-        if found == Some(true) {
-            taint.remember_session(&self.caller, self.session.as_deref());
-        }
-        found == Some(true)
     }
 }
 
@@ -77,6 +78,18 @@ pub(super) struct Meter {
     pub(super) told: Told,
     pub(super) outrun: Outrun,
     pub(super) armed: bool,
+}
+
+/// An attempt that is closed; what its reply taints may still be on its way to disk.
+#[must_use = "the end of a reply waits for what it taints"]
+pub(super) struct Ended(Option<Saved>);
+
+impl Ended {
+    pub(super) async fn wait(self) {
+        if let Some(saved) = self.0 {
+            saved.wait().await;
+        }
+    }
 }
 
 /// How much was asked and said, for an estimate of tokens where an upstream could not count to the end.
@@ -146,16 +159,12 @@ impl Meter {
         (self.cuts() || self.mask().is_some()) && self.scan().is_some_and(ReplyScan::finish)
     }
 
-    pub(super) fn complete(mut self, usage: Usage) {
-        self.succeed();
-        self.close(Ending::Complete, None, usage);
-    }
-
-    pub(super) fn end(mut self, cut: Option<&'static str>, usage: Usage) {
+    /// The reply is over, whole or cut; its end may be passed on once what it taints is kept.
+    pub(super) fn end(mut self, cut: Option<&'static str>, usage: Usage) -> Ended {
         match cut {
             None => {
                 self.succeed();
-                self.close(Ending::Complete, None, usage);
+                self.close(Ending::Complete, None, usage)
             }
             Some(why) => {
                 match why {
@@ -163,7 +172,7 @@ impl Meter {
                     REPLY_FINDING => self.succeed(),
                     _ => self.blame(),
                 }
-                self.close(Ending::Cut, Some(why), usage);
+                self.close(Ending::Cut, Some(why), usage)
             }
         }
     }
@@ -180,7 +189,7 @@ impl Meter {
                 "upstream failed"
             );
         }
-        self.close(Ending::Failed, Some(error.code()), Usage::default());
+        let _ = self.close(Ending::Failed, Some(error.code()), Usage::default());
     }
 
     fn succeed(&mut self) {
@@ -195,16 +204,22 @@ impl Meter {
         }
     }
 
-    pub(super) fn close(&mut self, ending: Ending, error: Option<&'static str>, usage: Usage) {
+    pub(super) fn close(
+        &mut self,
+        ending: Ending,
+        error: Option<&'static str>,
+        usage: Usage,
+    ) -> Ended {
         if !std::mem::take(&mut self.armed) {
-            return;
+            return Ended(None);
         }
         // What was sent and said is accounted for although nobody counted it to the end.
         let (usage, usage_estimated) = match ending {
             Ending::Complete | Ending::Failed => (usage, false),
             Ending::Cut | Ending::ClientLeft | Ending::Outrun => self.told.completed(usage),
         };
-        let reply_finding = self.reply.take().is_some_and(|reply| reply.conclude(&self.taint));
+        let concluded = self.reply.take().map(|reply| reply.conclude(&self.taint));
+        let (reply_finding, saved) = concluded.unwrap_or_default();
         if reply_finding {
             self.metrics.reply_finding(&self.upstream);
         }
@@ -233,16 +248,17 @@ impl Meter {
                 took: self.started.elapsed(),
             });
         }
+        Ended(saved)
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
         if self.armed && self.outrun.is_set() {
-            self.close(Ending::Outrun, None, Usage::default());
+            let _ = self.close(Ending::Outrun, None, Usage::default());
         } else if self.armed {
             self.metrics.client_left();
-            self.close(Ending::ClientLeft, None, Usage::default());
+            let _ = self.close(Ending::ClientLeft, None, Usage::default());
         }
     }
 }
