@@ -9,9 +9,13 @@
 //! Invariants: the same prompt gives the same signs; a sign names no text. Not here: what the site makes
 //! of it (`decide`), which is an order of what policy allows and never more.
 
+use std::sync::LazyLock;
+
+use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Zone;
+use crate::known_words::KnownWords;
 use crate::prompt::{Prompt, Role};
 use crate::yaml::List;
 
@@ -100,11 +104,20 @@ impl ComplexitySpec {
 pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
     let question = question(prompt);
     let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
+    let words: Vec<WordSigns> = question.iter().map(|text| WordSigns::of(text)).collect();
     let all = [
         (Sign::Long, bytes >= LONG_BYTES_MIN),
         (Sign::Code, question.iter().any(|text| holds_code(text))),
-        (Sign::Mathematics, question.iter().any(|text| holds_mathematics(text))),
-        (Sign::Steps, question.iter().any(|text| holds_steps(text))),
+        (
+            Sign::Mathematics,
+            words.iter().any(|words| words.mathematics)
+                || question.iter().any(|text| holds_formulas(text)),
+        ),
+        (
+            Sign::Steps,
+            words.iter().any(|words| words.steps >= STEPS_MIN)
+                || question.iter().any(|text| lists_steps(text)),
+        ),
         (Sign::ManyTools, tools(prompt) >= TOOLS_MIN),
     ];
     all.into_iter().filter(|(_, is_there)| *is_there).map(|(sign, _)| sign).collect()
@@ -158,11 +171,12 @@ fn holds_code(text: &str) -> bool {
     let is_code = |line: &&str| {
         let line = line.trim();
         // `from` and `let` begin sentences too; a program's line holds what a sentence does not.
-        let has_marks = line.contains(['(', '=', ';', '{', '*', '<', '"']);
+        let has_marks = || line.contains(['(', '=', ';', '{', '*', '<', '"']);
         let ends_so = line.ends_with([';', '{', '}']) && line.len() > 1;
-        ends_so || (has_marks && CODE_STARTS.iter().any(|start| line.starts_with(start)))
+        ends_so || (CODE_STARTS.iter().any(|start| line.starts_with(start)) && has_marks())
     };
-    text.contains("```") || text.lines().filter(is_code).nth(CODE_LINES_MIN - 1).is_some()
+    (text.contains('`') && text.contains("```"))
+        || text.lines().filter(is_code).nth(CODE_LINES_MIN - 1).is_some()
 }
 
 /// Words that stand in few texts but those about mathematics.
@@ -197,12 +211,13 @@ const MATHEMATICS: [&str; 28] = [
     "équation",
 ];
 
-fn holds_mathematics(text: &str) -> bool {
+fn holds_formulas(text: &str) -> bool {
     let symbols = ['∫', '∑', '∏', '√', '∂', '∞', '≤', '≥', '≠', '∀', '∃', '∈', '⊂', '∇'];
-    let latex = ["\\frac", "\\int", "\\sum", "\\sqrt", "\\begin{", "$$"];
-    text.contains(symbols)
-        || latex.iter().any(|mark| text.contains(mark))
-        || words(text).any(|word| MATHEMATICS.contains(&word.as_str()))
+    let latex = ["frac", "int", "sum", "sqrt", "begin{"];
+    let is_latex = |(at, _)| latex.iter().any(|mark| text[at + 1..].starts_with(mark));
+    text.match_indices('\\').any(is_latex)
+        || text.contains("$$")
+        || (!text.is_ascii() && text.contains(symbols))
 }
 
 /// Words that put one step after another.
@@ -229,13 +244,53 @@ const SEQUENCE: [&str; 20] = [
     "zuerst",
 ];
 
-fn holds_steps(text: &str) -> bool {
+fn lists_steps(text: &str) -> bool {
     let items = text.lines().filter(|line| is_item(line)).count();
-    let sequence = words(text).filter(|word| SEQUENCE.contains(&word.as_str()));
-    let distinct: std::collections::BTreeSet<String> = sequence.collect();
+    items >= STEPS_MIN || STEP_BY_STEP.is_match(text)
+}
+
+/// What asks for steps in so many words, in any case.
+static STEP_BY_STEP: LazyLock<AhoCorasick> = LazyLock::new(|| {
     let said = ["step by step", "step-by-step", "schritt für schritt", "paso a paso"];
-    let lower = text.to_lowercase();
-    items >= STEPS_MIN || distinct.len() >= STEPS_MIN || said.iter().any(|s| lower.contains(s))
+    // The search takes ASCII letters in any case; the one that is none is here in both.
+    let said = said.into_iter().chain(["schritt fÜr schritt"]);
+    let search = AhoCorasick::builder().ascii_case_insensitive(true).build(said);
+    search.expect("a few short words make a search")
+});
+
+/// What a word is a sign of.
+#[derive(Clone, Copy, PartialEq)]
+enum WordSign {
+    Mathematics,
+    /// Its place in [`SEQUENCE`].
+    Sequence(usize),
+}
+
+static WORDS: LazyLock<KnownWords<WordSign>> = LazyLock::new(|| {
+    let mathematics = MATHEMATICS.into_iter().map(|word| (word, WordSign::Mathematics));
+    let sequence = SEQUENCE.into_iter().enumerate();
+    let sequence = sequence.map(|(place, word)| (word, WordSign::Sequence(place)));
+    KnownWords::new(mathematics.chain(sequence))
+});
+
+/// What the words of a text are signs of.
+struct WordSigns {
+    mathematics: bool,
+    /// How many words of sequence there are, each counted once.
+    steps: usize,
+}
+
+impl WordSigns {
+    fn of(text: &str) -> WordSigns {
+        let (mut mathematics, mut sequence) = (false, [false; SEQUENCE.len()]);
+        for (_, sign) in WORDS.in_text(text) {
+            match sign {
+                WordSign::Mathematics => mathematics = true,
+                WordSign::Sequence(place) => sequence[place] = true,
+            }
+        }
+        WordSigns { mathematics, steps: sequence.iter().filter(|is_there| **is_there).count() }
+    }
 }
 
 /// A line of a list: `1. …`, `2) …`, `- …`.
@@ -248,10 +303,6 @@ fn is_item(line: &str) -> bool {
         1 | 2 => rest.starts_with(". ") || rest.starts_with(") "),
         _ => false,
     }
-}
-
-fn words(text: &str) -> impl Iterator<Item = String> {
-    text.split(|c: char| !c.is_alphabetic()).filter(|w| !w.is_empty()).map(str::to_lowercase)
 }
 
 #[cfg(test)]
@@ -278,6 +329,12 @@ mod tests {
         check("First read it, then sum it up, finally translate it", &[Steps]);
         check("Do this:\n1. read\n2. think\n3. write", &[Steps]);
         check("Explain it step by step", &[Steps]);
+        check("Erkläre es SCHRITT FÜR SCHRITT", &[Steps]);
+        check("BEWEISE den Satz", &[Mathematics]);
+        check("Finally, then; FINALLY and then", &[]);
+        check("Is \\sqrt{2} a path like C:\\sqrx?", &[Mathematics]);
+        check("Look into C:\\integers", &[Mathematics]);
+        check("Look into C:\\users", &[]);
         check("First come, first served; then what then?", &[]);
         check(&"word ".repeat(2_000), &[Long]);
     }

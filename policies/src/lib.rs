@@ -25,6 +25,7 @@ mod detector;
 mod error;
 mod evidence;
 mod explain;
+mod known_words;
 mod latency;
 mod lint;
 mod normalize;
@@ -56,6 +57,7 @@ pub use detector::{
 pub use error::{Diagnostic, PolicyError};
 pub use evidence::{Finding, Likelihood};
 pub use explain::{Clause, Explanation, FindingExplanation, RuleExplanation};
+pub use known_words::KnownWords;
 pub use latency::LatencyClass;
 pub use pack::LANGUAGE_VERSION;
 pub use policy_set::check::{Branch, CaseResult, TestCase, TestFailure, TestReport};

@@ -4,6 +4,11 @@
 //! Who is not sure says nothing: an upstream that speaks English only must not lose a request because it
 //! quotes a French title. Not here: telling apart languages that share a script and small words.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use sluice_policies::KnownWords;
+
 /// Letters that are looked at.
 const LETTERS_MAX: usize = 4_000;
 /// Fewer letters of a script are a quotation.
@@ -40,6 +45,15 @@ static SMALL_WORDS: [(&str, &[&str]); 7] = [
     ("pt", &["com", "como", "da", "do", "em", "não", "os", "para", "que", "são", "uma", "você"]),
 ];
 
+/// The small words with the languages, one bit each, that have them.
+static KNOWN: LazyLock<KnownWords<u8>> = LazyLock::new(|| {
+    let mut languages = BTreeMap::<&str, u8>::new();
+    for (bit, (_, words)) in SMALL_WORDS.iter().enumerate() {
+        words.iter().for_each(|word| *languages.entry(word).or_default() |= 1 << bit);
+    }
+    KnownWords::new(languages)
+});
+
 /// Codes of the languages that texts may be in; empty where that is not plain.
 pub(super) fn of<'t>(texts: impl Iterator<Item = &'t str>) -> &'static [&'static str] {
     let mut scripts = [0_usize; SCRIPTS.len()];
@@ -49,7 +63,8 @@ pub(super) fn of<'t>(texts: impl Iterator<Item = &'t str>) -> &'static [&'static
         let end = text.char_indices().nth(left).map_or(text.len(), |(end, _)| end);
         for letter in text[..end].chars().filter(|c| c.is_alphabetic()) {
             left = left.saturating_sub(1);
-            match SCRIPTS.iter().position(|(blocks, _)| is_in(letter, blocks)) {
+            let is_of = |(blocks, _): &Script| !letter.is_ascii() && is_in(letter, blocks);
+            match SCRIPTS.iter().position(is_of) {
                 Some(script) => scripts[script] += 1,
                 None => latin += 1,
             }
@@ -73,10 +88,9 @@ fn is_in(letter: char, blocks: &[(char, char)]) -> bool {
 }
 
 fn count_words(text: &str, counts: &mut [usize]) {
-    for word in text.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()) {
-        let word = word.to_lowercase();
-        for (count, (_, small)) in counts.iter_mut().zip(&SMALL_WORDS) {
-            *count += usize::from(small.contains(&word.as_str()));
+    for (_, languages) in KNOWN.in_text(text) {
+        for (bit, count) in counts.iter_mut().enumerate() {
+            *count += usize::from((languages >> bit) & 1);
         }
     }
 }

@@ -1,0 +1,103 @@
+//! A few words, each with a value, found in texts of any length and case without copying them.
+//!
+//! What looks at every request for a handful of words (how hard it looks, which language it is in) must
+//! cost less than what scans it. Words of other lengths and other first letters are passed over by one
+//! look at a table; what is left is found by halving.
+//!
+//! Not here: dictionaries of thousands of words, which detectors have (`detector::lexicon`).
+
+/// A table of lower-case words with a value each.
+pub struct KnownWords<V> {
+    /// Sorted by word.
+    words: Vec<(&'static str, V)>,
+    bytes_min: usize,
+    bytes_max: usize,
+    /// By the first byte of a word in lower case.
+    begins: [bool; 256],
+}
+
+impl<V: Copy> KnownWords<V> {
+    /// Takes lower-case words. Panics if one stands there twice (caller bug).
+    pub fn new(words: impl IntoIterator<Item = (&'static str, V)>) -> KnownWords<V> {
+        let mut words: Vec<(&'static str, V)> = words.into_iter().collect();
+        words.sort_by_key(|(word, _)| *word);
+        assert!(words.windows(2).all(|two| two[0].0 != two[1].0), "a word stands there twice");
+        let lengths = || words.iter().map(|(word, _)| word.len());
+        let (bytes_min, bytes_max) = (lengths().min().unwrap_or(0), lengths().max().unwrap_or(0));
+        let mut begins = [false; 256];
+        words.iter().for_each(|(word, _)| begins[usize::from(word.as_bytes()[0])] = true);
+        KnownWords { words, bytes_min, bytes_max, begins }
+    }
+
+    /// The words of a text that are known, in their order: whole words of letters, in any case.
+    pub fn in_text<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (&'static str, V)> + 'a {
+        text.split(|c: char| !is_letter(c)).filter_map(|word| self.find(word))
+    }
+
+    fn find(&self, word: &str) -> Option<(&'static str, V)> {
+        // Only letters outside ASCII change their length with their case, and by a byte or two.
+        let slack = if word.is_ascii() { 0 } else { word.len() };
+        if word.len() + slack < self.bytes_min || word.len() > self.bytes_max + slack {
+            return None;
+        }
+        if slack > 0 {
+            return self.find_lower(&word.to_lowercase());
+        }
+        let first = word.as_bytes().first()?.to_ascii_lowercase();
+        if !self.begins[usize::from(first)] {
+            return None;
+        }
+        let mut buffer = [0; LOWER_BYTES_MAX];
+        match buffer.get_mut(..word.len()) {
+            Some(lower) => {
+                lower.copy_from_slice(word.as_bytes());
+                lower.make_ascii_lowercase();
+                self.find_lower(std::str::from_utf8(lower).ok()?)
+            }
+            None => self.find_lower(&word.to_ascii_lowercase()),
+        }
+    }
+
+    fn find_lower(&self, lower: &str) -> Option<(&'static str, V)> {
+        let at = self.words.binary_search_by_key(&lower, |(word, _)| *word).ok()?;
+        Some(self.words[at])
+    }
+}
+
+/// Longer ASCII words are copied to be looked up.
+const LOWER_BYTES_MAX: usize = 32;
+
+fn is_letter(c: char) -> bool {
+    if c.is_ascii() { c.is_ascii_alphabetic() } else { c.is_alphabetic() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_words_are_found_in_any_case() {
+        let known = KnownWords::new([("für", 1), ("of", 2), ("équation", 3), ("straße", 4)]);
+        let found = |text: &str| known.in_text(text).map(|(_, value)| value).collect::<Vec<_>>();
+        assert_eq!(found("OF the Équation, Für uns: office off of"), [2, 3, 1, 2]);
+        assert_eq!(found("STRASSE straße Straße FÜRST f"), [4, 4]);
+        assert_eq!(found(&"x".repeat(99)), Vec::<i32>::new());
+        assert_eq!(found(""), Vec::<i32>::new());
+    }
+
+    #[test]
+    fn a_word_of_letters_that_shrink_in_lower_case_is_found() {
+        // U+2C62 has three bytes, its lower case U+026B has two.
+        let known = KnownWords::new([("\u{26b}", ())]);
+        assert_eq!(known.in_text("\u{2c62}").count(), 1);
+    }
+
+    #[test]
+    fn long_words_are_known_too() {
+        let long = "donaudampfschifffahrtsgesellschaftskapitän";
+        let ascii = "pneumonoultramicroscopicsilicovolcanoconiosis";
+        let known = KnownWords::new([(long, 1), (ascii, 2)]);
+        let text = format!("{} {}", long.to_uppercase(), ascii.to_uppercase());
+        assert_eq!(known.in_text(&text).map(|(_, value)| value).collect::<Vec<_>>(), [1, 2]);
+    }
+}
