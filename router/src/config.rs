@@ -71,6 +71,8 @@ pub struct Config {
     pub offline: Offline,
     /// `audit`: where records go.
     pub audit: AuditConfig,
+    /// `taint`: where fingerprints of private conversations are kept, unless replicas share them.
+    pub taint: TaintConfig,
     /// `drain`: how to stop.
     pub drain: Drain,
 }
@@ -262,6 +264,15 @@ pub struct AuditConfig {
     pub fallback: Option<PathBuf>,
 }
 
+/// Where fingerprints of private conversations are kept. They are forced to disk when audit records are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaintConfig {
+    /// `path`: folder of the ledger and its key. Default: `taint` beside the folder of the audit log.
+    pub path: Option<PathBuf>,
+    /// `keep`: how long a private conversation is remembered since its last private turn. Default `90d`.
+    pub keep: Duration,
+}
+
 /// When audit records are forced to disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -297,6 +308,12 @@ impl Default for Timeouts {
     }
 }
 
+impl Default for TaintConfig {
+    fn default() -> Self {
+        TaintConfig { path: None, keep: Duration::from_secs(90 * 24 * 3600) }
+    }
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Drain { on_sigterm: Duration::from_secs(60), notice: Duration::ZERO }
@@ -325,6 +342,7 @@ impl Config {
                 fsync: Fsync::Never,
                 fallback: Some(temporary_folder().join("audit")),
             },
+            taint: TaintConfig::default(),
             drain: Drain::default(),
         }
     }

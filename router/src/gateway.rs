@@ -2,8 +2,8 @@
 //!
 //! All branching of the request path is in [`Gateway::handle`] and what it calls here: dialects parse,
 //! policy decides, upstreams answer. Inside: `pursuit` (fallbacks, retries, the queue: each a fresh
-//! decision), `hedge` (two at a time), `attempt` (one), `choose` (the order of equals), `network` (whether
-//! there is one).
+//! decision), `hedge` (two at a time), `attempt` (one; `meter`: its duties), `choose` (the order of equals),
+//! `network` (whether there is one).
 //!
 //! Invariants: an attempt is on record before a byte leaves; nothing leaves to the network while the
 //! log cannot be written, whatever policy says; an upstream that was not allowed by the first
@@ -12,6 +12,7 @@
 mod attempt;
 mod choose;
 mod hedge;
+mod meter;
 mod network;
 mod pursuit;
 mod reuse;
@@ -20,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal,
-    RefusalCode, Route, ScanCache, ScanMemory, Wish,
+    Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Prompt, Quality,
+    Refusal, RefusalCode, Route, ScanCache, ScanMemory, Wish,
 };
 use tokio::time::Instant;
 
@@ -230,7 +231,8 @@ impl Gateway {
             let (caller, prompt) = (&request.caller, &request.prompt);
             let telling = policy.never_cloud_findings(&classification);
             let telling: Vec<usize> = telling.into_iter().map(|finding| finding.text).collect();
-            self.parts.kept.taint.remember(caller, session, prompt, &telling);
+            // Before anything of it is answered: a crash must not make the conversation clean.
+            self.parts.kept.taint.remember(caller, session, prompt, &telling).wait().await;
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
@@ -269,18 +271,15 @@ impl Gateway {
         request: &Request,
     ) -> Option<(Classification, Option<Classification>)> {
         let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
-        let (policy, candidate) = (policy.clone(), candidate.cloned());
-        let (prompt, cache) = (request.prompt.clone(), self.parts.kept.scans.clone());
-        let scope = request.caller.tenant.clone();
-        let classify = move || {
-            let memory = || ScanMemory { cache: &cache, scope: &scope };
-            let candidates = candidate.and_then(|set| candidate::classify(&set, &prompt, memory()));
-            (policy.classify_with(&prompt, memory()), candidates)
-        };
+        let scans = &self.parts.kept.scans;
         if bytes <= SCAN_INLINE_BYTES_MAX {
-            return Some(classify());
+            return Some(scan(policy, candidate, &request.prompt, scans, &request.caller.tenant));
         }
-        tokio::task::spawn_blocking(classify).await.ok()
+        let (policy, candidate) = (policy.clone(), candidate.cloned());
+        let (prompt, scans) = (request.prompt.clone(), scans.clone());
+        let tenant = request.caller.tenant.clone();
+        let scan = move || scan(&policy, candidate.as_ref(), &prompt, &scans, &tenant);
+        tokio::task::spawn_blocking(scan).await.ok()
     }
 
     /// Puts placeholders in, scans what is left and decides on it. `None` if that opens nothing: the
@@ -503,6 +502,7 @@ impl Gateway {
             breakers: network::breakers(upstreams),
             audit_writable: self.parts.kept.audit.is_writable(),
             audit_failures: self.parts.kept.audit.failures(),
+            taint: self.parts.kept.taint.word(),
         }
     }
 }
@@ -529,6 +529,19 @@ impl Ask {
     fn is_stripped_whole(&self) -> bool {
         self.classification.strip.iter().all(|place| self.stripped.contains(place))
     }
+}
+
+/// Classifies a prompt by a set, and by a candidate; what a tenant's earlier prompts held is known.
+fn scan(
+    policy: &PolicySet,
+    candidate: Option<&Arc<PolicySet>>,
+    prompt: &Prompt,
+    scans: &ScanCache,
+    tenant: &str,
+) -> (Classification, Option<Classification>) {
+    let memory = || ScanMemory { cache: scans, scope: tenant };
+    let candidates = candidate.and_then(|set| candidate::classify(set, prompt, memory()));
+    (policy.classify_with(prompt, memory()), candidates)
 }
 
 /// Whether a refused request may wait and be decided again: the site lets requests of this kind

@@ -54,7 +54,7 @@ pub use server::{AdminError, TlsError};
 use crate::active_policy::ActivePolicy;
 use crate::audit::AuditLog;
 use crate::config::{
-    CheckpointsConfig, Config, EdgeConfig, ServerConfig, UpstreamConfig, UpstreamKind,
+    CheckpointsConfig, Config, EdgeConfig, Fsync, ServerConfig, UpstreamConfig, UpstreamKind,
 };
 use crate::gateway::{Gateway, Kept, Parts};
 use crate::identity::Callers;
@@ -254,14 +254,20 @@ pub fn assemble(
         tracing::warn!(%warning, "policy has a weakness");
     }
     let shared = config.shared_state.clone().map(SharedState::open).transpose()?;
+    let audit = AuditLog::open(&config.audit)?;
     let taint = match &shared {
         Some(shared) => TaintStore::shared(shared.clone()),
-        None => TaintStore::new()?,
+        None => {
+            let beside = audit.path().parent().map(|folder| folder.with_file_name("taint"));
+            let folder = config.taint.path.clone().or(beside).unwrap_or_default();
+            let sync = config.audit.fsync == Fsync::EveryRecord;
+            TaintStore::open(&folder, config.taint.keep, sync)?
+        }
     };
     let kept = Kept {
         policy: Arc::new(policy),
         limits: Arc::new(Limiter::new(config.quotas.clone(), shared)),
-        audit: Arc::new(AuditLog::open(&config.audit)?),
+        audit: Arc::new(audit),
         taint: Arc::new(taint),
         redactor: Arc::new(Redactor::new()?),
         scans: Arc::new(scan_cache()?),

@@ -48,6 +48,7 @@ pub struct Metrics {
     policy: PolicyMetrics,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
+    taint_kept: IntGauge,
     reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
@@ -66,6 +67,8 @@ pub struct Snapshot<'a> {
     pub audit_writable: bool,
     /// Records that could not be written.
     pub audit_failures: u64,
+    /// How fingerprints of private conversations are kept.
+    pub taint: &'static str,
 }
 
 impl Metrics {
@@ -131,6 +134,11 @@ impl Metrics {
                 r,
                 "sluice_audit_write_failures",
                 "Audit records that could not be written since the start.",
+            )?,
+            taint_kept: gauge(
+                r,
+                "sluice_taint_kept",
+                "1 if it is known of every conversation whether it was private before, also after a restart.",
             )?,
             reply_findings: counters(
                 r,
@@ -253,6 +261,7 @@ impl Metrics {
         self.network.set(now.offline, &now.breakers);
         self.audit_writable.set(i64::from(now.audit_writable));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
+        self.taint_kept.set(i64::from(matches!(now.taint, "kept" | "shared")));
         self.render_at_start()
     }
 
@@ -334,6 +343,7 @@ mod tests {
             breakers: vec![("cloud", Health::Open)],
             audit_writable: true,
             audit_failures: 3,
+            taint: "kept",
         };
         let text = metrics.render(&now);
         for line in [
@@ -349,6 +359,7 @@ mod tests {
             r#"sluice_engine_seconds_total{state="stalled"} 1.5"#,
             "sluice_engine_expert_cache_bytes 1073741824",
             "sluice_audit_write_failures 3",
+            "sluice_taint_kept 1",
             r#"sluice_offline{cause="failing"} 1"#,
             r#"sluice_offline{cause="declared"} 0"#,
             r#"sluice_breaker_state{upstream="cloud"} 2"#,

@@ -25,6 +25,7 @@ mod retries;
 mod routing;
 mod shared_state;
 mod streaming;
+mod taint;
 mod tls;
 mod tools;
 mod upstreams;

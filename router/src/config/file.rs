@@ -25,7 +25,7 @@ use super::shared_state::SharedStateSection;
 use super::{
     ApproverKeys, AuditConfig, BundleFiles, CheckpointDisk, CheckpointsConfig, Config, Drain,
     EdgeConfig, Fsync, Offline, PolicyFiles, Protocol, SIGNATURES_MIN, ServerConfig,
-    SharedStateConfig, Timeouts, UpstreamConfig, UpstreamKind, state_folder,
+    SharedStateConfig, TaintConfig, Timeouts, UpstreamConfig, UpstreamKind, state_folder,
 };
 use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
@@ -81,6 +81,7 @@ struct ConfigFile {
     offline: Offline,
     #[serde(default)]
     audit: AuditSection,
+    taint: Option<TaintSection>,
     #[serde(default)]
     drain: Drain,
 }
@@ -121,6 +122,13 @@ struct LastGoodSection {
 struct AuditSection {
     path: Option<Plain>,
     fsync: Fsync,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TaintSection {
+    path: Option<Plain>,
+    keep: Option<Span>,
 }
 
 #[derive(Deserialize)]
@@ -272,6 +280,7 @@ impl Lowering<'_> {
                            limits has a cost_per_day";
             return Err(self.error(&["limits"], message, Some(PRICES_HINT)));
         }
+        let taint = self.taint(file.taint, file.shared_state.is_some())?;
         let shared_state =
             file.shared_state.map(|section| self.shared_state(section)).transpose()?;
         let mut upstreams = Vec::with_capacity(file.upstreams.0.len());
@@ -303,7 +312,25 @@ impl Lowering<'_> {
             upstreams,
             offline: file.offline,
             audit: AuditConfig { path: audit_path, fsync: file.audit.fsync, fallback: None },
+            taint,
             drain: file.drain,
+        })
+    }
+
+    fn taint(
+        &self,
+        section: Option<TaintSection>,
+        is_shared: bool,
+    ) -> Result<TaintConfig, ConfigError> {
+        let Some(TaintSection { path, keep }) = section else { return Ok(TaintConfig::default()) };
+        if is_shared {
+            let message = "taint: expected taint or shared_state, got both";
+            let hint = Some("replicas keep it together: shared_state.taint_keep says how long");
+            return Err(self.error(&["taint"], message, hint));
+        }
+        Ok(TaintConfig {
+            path: path.map(|path| self.folder.join(path.0)),
+            keep: keep.map_or(TaintConfig::default().keep, |keep| keep.0),
         })
     }
 

@@ -62,6 +62,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
          passthrough: [{path: /v1/moderations, upstream: ward}]\n\
          offline: {declared: true}\n\
          audit: {path: /var/log/sluice, fsync: never}\n\
+         taint: {path: prints, keep: 30d}\n\
          drain: {on_sigterm: 90s}\n",
     )
     .unwrap();
@@ -102,6 +103,9 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!((config.limits.body, config.limits.in_flight), (1 << 20, 7));
     assert!(config.offline.declared);
     assert_eq!(config.audit.path, Path::new("/var/log/sluice"));
+    let month = Duration::from_secs(30 * 24 * 3600);
+    assert_eq!(config.taint.path.as_deref(), Some(Path::new("/etc/sluice/prints")));
+    assert_eq!(config.taint.keep, month);
     assert_eq!(config.drain.on_sigterm, Duration::from_secs(90));
 }
 
@@ -167,7 +171,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "limts: {body: 1MiB}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, taint, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
              | ^\nhint: did you mean \"limits\"?",
         ),
         (
@@ -184,7 +188,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "telemetry: {otlp: none}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, taint, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
              none}\n       | ^\nhint: this version sends no telemetry; remove it",
         ),
         (
@@ -227,6 +231,10 @@ fn what_would_be_misread_is_refused() {
         (
             "shared_state: {redis: \"redis://u:p@state\", key_file: k}\n",
             "without user and password",
+        ),
+        (
+            "shared_state: {redis: \"redis://state\", key_file: k}\ntaint: {keep: 1d}\n",
+            "expected taint or shared_state, got both",
         ),
         ("limits: {in_flight: 0}\n", "expected at least 1"),
         ("upstreams:\n  a: {kind: edge}\n  a: {kind: edge}\n", "\"a\" twice"),
