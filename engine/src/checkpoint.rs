@@ -495,8 +495,8 @@ impl<S: State> Checkpoints<S> {
 
     fn hear_disk(&mut self) {
         while let Some(done) = self.disk.as_mut().and_then(Disk::done) {
-            let entries = self.scopes.values_mut().flat_map(|scope| &mut scope.entries);
-            let mut entry = entries.into_iter().find(|entry| entry.id == done.id);
+            let mut entries = self.scopes.values_mut().flat_map(|scope| &mut scope.entries);
+            let mut entry = entries.find(|entry| entry.id == done.id);
             match (done.file, entry.as_mut().map(|entry| &mut entry.place)) {
                 (Some(file), Some(Place::Memory { copy, .. })) => *copy = Spill::Written(file),
                 (None, Some(Place::Memory { copy, .. })) => *copy = Spill::Refused,

@@ -12,7 +12,20 @@ use sluice_engine::{
 
 const VOCABULARY: usize = 4096;
 
-fn answer(engine: &Engine, prompt: &[u32]) -> Finish {
+/// Seconds of all cores that this process has used: on a busy machine they say more than a clock.
+fn core_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("there is a /proc");
+    let (_, fields) = stat.rsplit_once(')').expect("the name stands in brackets");
+    let ticks = |n: usize| -> f64 {
+        fields.split_whitespace().nth(n).expect("a field").parse().expect("a number")
+    };
+    // User and system time, in hundredths; the fields after the name begin with the third.
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// How a reply ended, and the seconds of cores that it took.
+fn answer(engine: &Engine, prompt: &[u32]) -> (Finish, f64) {
+    let before = core_seconds();
     let request = GenerationRequest {
         sampling: SamplingOptions { temperature: Some(0.0), ..SamplingOptions::default() },
         max_tokens: Some(2),
@@ -22,7 +35,7 @@ fn answer(engine: &Engine, prompt: &[u32]) -> Finish {
     let mut stream = engine.submit(request).expect("there is room");
     loop {
         match stream.next_blocking() {
-            Some(StreamEvent::Finished(finish)) => return finish,
+            Some(StreamEvent::Finished(finish)) => return (finish, core_seconds() - before),
             Some(StreamEvent::Delta(_)) => {}
             end => panic!("{end:?}"),
         }
@@ -40,13 +53,14 @@ fn measure(path: &Path, like: &str, tokens: u32) {
         };
         let engine = Engine::load(&options).expect("loads");
         let mut prompt: Vec<u32> = (0..tokens).map(|i| i * 97 % 280).collect();
-        let first = answer(&engine, &prompt);
+        let (first, first_cores) = answer(&engine, &prompt);
         // What a person says next, and the end of the reply.
         prompt.extend((0..60).map(|i| 1 + i * 31 % 280));
-        let next = answer(&engine, &prompt);
+        let (next, next_cores) = answer(&engine, &prompt);
         let kept = engine.checkpoint_use();
         println!(
-            "{like}, {tokens} tokens: first turn {:.2} s; next turn {:.3} s with {} of {} tokens \
+            "{like}, {tokens} tokens: first turn {:.2} s ({first_cores:.2} s of cores); next turn {:.3} s \
+             ({next_cores:.2} s of cores) with {} of {} tokens \
              restored; {} states kept in {:.1} MiB",
             first.prefill.as_secs_f64(),
             (next.queued + next.prefill).as_secs_f64(),
@@ -68,7 +82,8 @@ fn turns_of_the_embedded_model() {
         let from = entry.expect("an entry").path();
         std::fs::copy(&from, dir.path().join(from.file_name().expect("a name"))).expect("copied");
     }
-    // A pack says how long each of its files is, so a blank goes. What it says past the context that it was trained with is nonsense; the time is the same.
+    // A pack says how long each of its files is, so a blank goes. What the model says past the context
+    // that it was trained with is nonsense; the time is the same.
     let config = dir.path().join("config.json");
     let text = std::fs::read_to_string(&config).expect("read");
     let longer =

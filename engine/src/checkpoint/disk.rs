@@ -12,7 +12,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -49,6 +49,8 @@ pub(super) struct Disk<S> {
     requests: SyncSender<Request<S>>,
     done: Receiver<Done>,
     writing: bool,
+    /// A state for whose writing the thread had no time.
+    refused: Option<u64>,
     /// Nothing is written any more.
     full: bool,
     used: Arc<AtomicU64>,
@@ -80,13 +82,22 @@ impl<S: State> Disk<S> {
         let no_key = || failed(io::Error::other("the system gave no randomness for a key"));
         let key = Key::random().ok_or_else(no_key)?;
         let (requests, incoming) = mpsc::sync_channel(REQUESTS_MAX);
-        let (sender, done) = mpsc::channel();
+        // The store hears of all that was asked for; the thread waits for it if it must.
+        let (sender, done) = mpsc::sync_channel(REQUESTS_MAX);
         let worker = Worker { folder: folder.clone(), key, used: used.clone(), done: sender, wake };
         thread::Builder::new()
             .name("sluice-checkpoints".to_owned())
             .spawn(move || worker.run(incoming))
             .map_err(|source| EngineError::StartThread { source })?;
-        Ok(Disk { requests, done, writing: false, full: false, used, bytes_max: *bytes })
+        Ok(Disk {
+            requests,
+            done,
+            writing: false,
+            refused: None,
+            full: false,
+            used,
+            bytes_max: *bytes,
+        })
     }
 
     pub(super) fn bytes_used(&self) -> u64 {
@@ -111,7 +122,7 @@ impl<S: State> Disk<S> {
     /// Begins to write a state of at most so many bytes.
     pub(super) fn write(&mut self, id: u64, state: Arc<S>, plain_max: u64) {
         self.writing = self.requests.try_send(Request::Write { id, state, plain_max }).is_ok();
-        self.full |= !self.writing;
+        self.refused = (!self.writing).then_some(id);
     }
 
     /// Begins to read a state as it was at a position; `None` if too many are being read.
@@ -129,6 +140,9 @@ impl<S: State> Disk<S> {
 
     /// What the thread has finished since it was asked last.
     pub(super) fn done(&mut self) -> Option<Done> {
+        if let Some(id) = self.refused.take() {
+            return Some(Done { id, file: None, writing: true });
+        }
         let done = self.done.try_recv().ok()?;
         if done.writing {
             self.writing = false;
@@ -174,7 +188,7 @@ struct Worker<W> {
     folder: PathBuf,
     key: Key,
     used: Arc<AtomicU64>,
-    done: Sender<Done>,
+    done: SyncSender<Done>,
     wake: W,
 }
 
