@@ -60,6 +60,31 @@ fn the_tables_are_sorted() {
 
 #[test]
 fn every_string_of_a_body_is_in_some_text() {
+    let messages = json!([
+        {"role": "user", "content": "w-plain", "w-msg": "w-msg-value"},
+        {"role": "system", "clear_at": "w-clear", "output_config": {"effort": "w-late-effort"}},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "w-thought", "signature": "w-signature"},
+            {"type": "text", "text": "w-said"},
+            {"type": "fallback", "from": {"model": "w-from"}, "to": {"model": "w-to"}},
+            {"type": "server_tool_use", "name": "w-server", "input": {"q": "w-query"}},
+            {"type": "tool_use", "id": "w-id", "name": "w-use", "input": {"w-arg": "w-value"},
+             "caller": {"type": "w-caller"}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "w-id2", "content": [
+                {"type": "text", "text": "w-result"}, {"type": "w-new", "x": "w-new-part"},
+                {"type": "tool_reference", "tool_name": "w-reference"},
+                {"type": "browser_state", "tabs": [{"tab_id": "w-tab", "title": "w-tab-title"}],
+                 "state_changes": [{"type": "w-change", "url": "w-change-url"}]}]},
+            {"type": "document", "title": "w-title", "context": "w-context",
+             "source": {"type": "text", "data": "w-data", "media_type": "text/plain"}},
+            {"type": "document", "source": {"type": "content", "content": "w-doc-content"}},
+            {"type": "document", "source": {"type": "url", "url": "w-doc-url"}},
+            {"type": "search_result", "title": "w-sr", "source": "w-sr-source",
+             "content": [{"type": "text", "text": "w-sr-text"}]},
+            {"type": "image", "source": {"type": "url", "url": "w-image-url"}, "w-im": 1},
+            {"type": "image", "source": {"type": "file", "file_id": "w-file"}}]},
+    ]);
     let body = json!({
         "model": "w-model", "max_tokens": 9, "metadata": {"user_id": "w-user", "w-meta": "w-m"},
         "system": [{"type": "text", "text": "w-system", "citations": [{"cited_text": "w-cited"}]}],
@@ -73,31 +98,7 @@ fn every_string_of_a_body_is_in_some_text() {
         "mcp_servers": [{"url": "w-mcp"}], "compaction": {"instructions": "w-compaction"},
         "fallbacks": [{"model": "w-fallback"}], "billing_policy": {"bill_to": "w-bill"},
         "fallback_credit_token": "w-credit",
-        "messages": [
-            {"role": "user", "content": "w-plain", "w-msg": "w-msg-value"},
-            {"role": "system", "clear_at": "w-clear", "output_config": {"effort": "w-late-effort"}},
-            {"role": "assistant", "content": [
-                {"type": "thinking", "thinking": "w-thought", "signature": "w-signature"},
-                {"type": "text", "text": "w-said"},
-                {"type": "fallback", "from": {"model": "w-from"}, "to": {"model": "w-to"}},
-                {"type": "server_tool_use", "name": "w-server", "input": {"q": "w-query"}},
-                {"type": "tool_use", "id": "w-id", "name": "w-use", "input": {"w-arg": "w-value"},
-                 "caller": {"type": "w-caller"}}]},
-            {"role": "user", "content": [
-                {"type": "tool_result", "tool_use_id": "w-id2", "content": [
-                    {"type": "text", "text": "w-result"}, {"type": "w-new", "x": "w-new-part"},
-                    {"type": "tool_reference", "tool_name": "w-reference"},
-                    {"type": "browser_state", "tabs": [{"tab_id": "w-tab", "title": "w-tab-title"}],
-                     "state_changes": [{"type": "w-change", "url": "w-change-url"}]}]},
-                {"type": "document", "title": "w-title", "context": "w-context",
-                 "source": {"type": "text", "data": "w-data", "media_type": "text/plain"}},
-                {"type": "document", "source": {"type": "content", "content": "w-doc-content"}},
-                {"type": "document", "source": {"type": "url", "url": "w-doc-url"}},
-                {"type": "search_result", "title": "w-sr", "source": "w-sr-source",
-                 "content": [{"type": "text", "text": "w-sr-text"}]},
-                {"type": "image", "source": {"type": "url", "url": "w-image-url"}, "w-im": 1},
-                {"type": "image", "source": {"type": "file", "file_id": "w-file"}}]},
-        ],
+        "messages": messages,
     });
     let request = asked(&body).unwrap_or_else(|error| panic!("{}", error.message));
     let scanned: String = request.prompt.texts.iter().map(|t| format!("{}\n", t.text)).collect();
