@@ -241,7 +241,9 @@ fn written(golden: &Value) -> String {
 async fn every_dialect_is_served_by_every_kind_of_upstream() {
     let files = files();
     assert!(files.len() >= 16, "{files:?}");
-    let edge = Gateway::start(&with_upstreams("")).await;
+    // What a golden hears does not depend on which came before it.
+    let nothing_kept = "kind: edge, checkpoints: {memory: 0},";
+    let edge = Gateway::start(&with_upstreams("").replace("kind: edge,", nothing_kept)).await;
     // Another model says other words.
     let is_shipped = std::env::var_os("SLUICE_MODEL").is_none();
     let is_of_the_edge = |file: &Path| file.to_string_lossy().ends_with("_to_edge.json");
