@@ -71,6 +71,8 @@ pub struct Config {
     pub offline: Offline,
     /// `audit`: where records go.
     pub audit: AuditConfig,
+    /// `taint`: where fingerprints of private conversations are kept, unless replicas share them.
+    pub taint: TaintConfig,
     /// `drain`: how to stop.
     pub drain: Drain,
 }
@@ -146,6 +148,31 @@ pub struct EdgeConfig {
     /// Experts that a token uses in a layer: fewer than trained are faster and give worse text, and
     /// every reply says so. Default: as the model was trained.
     pub active_experts: Option<usize>,
+    /// `checkpoints`: what is kept of conversations, so that their next turns read only what is new.
+    pub checkpoints: CheckpointsConfig,
+}
+
+/// Kept states of conversations. Only the caller who had them made profits from them, in its tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CheckpointsConfig {
+    /// `memory`: bytes in memory, a part of the edge's `memory`; 0 keeps nothing. Default: a sixteenth of
+    /// `memory` where experts are streamed, up to a quarter where all fit.
+    pub memory: Option<u64>,
+    /// `disk` and `folder`: bytes for states that memory has no room for, and where, encrypted under a key
+    /// that ends with the process. Never-cloud text goes there only if its labels say
+    /// `keep_on_disk: allowed`. Default: nowhere.
+    pub disk: Option<CheckpointDisk>,
+    /// `expire`: how long a state is kept that nobody asks for. Default 1h.
+    pub expire: Option<Duration>,
+}
+
+/// A folder for kept states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointDisk {
+    /// Where.
+    pub folder: PathBuf,
+    /// Bytes of all files.
+    pub bytes: u64,
 }
 
 /// What a server speaks.
@@ -237,6 +264,15 @@ pub struct AuditConfig {
     pub fallback: Option<PathBuf>,
 }
 
+/// Where fingerprints of private conversations are kept. They are forced to disk when audit records are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaintConfig {
+    /// `path`: folder of the ledger and its key. Default: `taint` beside the folder of the audit log.
+    pub path: Option<PathBuf>,
+    /// `keep`: how long a private conversation is remembered since its last private turn. Default `90d`.
+    pub keep: Duration,
+}
+
 /// When audit records are forced to disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -272,6 +308,12 @@ impl Default for Timeouts {
     }
 }
 
+impl Default for TaintConfig {
+    fn default() -> Self {
+        TaintConfig { path: None, keep: Duration::from_secs(90 * 24 * 3600) }
+    }
+}
+
 impl Default for Drain {
     fn default() -> Self {
         Drain { on_sigterm: Duration::from_secs(60), notice: Duration::ZERO }
@@ -300,6 +342,7 @@ impl Config {
                 fsync: Fsync::Never,
                 fallback: Some(temporary_folder().join("audit")),
             },
+            taint: TaintConfig::default(),
             drain: Drain::default(),
         }
     }

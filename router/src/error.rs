@@ -9,7 +9,7 @@ use crate::audit::AuditError;
 use crate::identity::IdentityError;
 use crate::server::{AdminError, TlsError};
 use crate::shared_state::SharedStateError;
-use crate::taint::NoRandomness;
+use crate::taint::{NoRandomness, TaintError};
 use crate::upstream::UpstreamSetupError;
 
 /// A gateway that cannot run. `Display` names the step; the cause is `source()`.
@@ -50,9 +50,12 @@ pub enum ServeError {
     /// The shared state's address makes no client.
     #[error("failed to set up the shared state")]
     SharedState(#[from] SharedStateError),
-    /// There is no key for fingerprints.
+    /// Fingerprints of private conversations cannot be kept.
     #[error("failed to start the taint store")]
-    Taint(#[from] NoRandomness),
+    Taint(#[from] TaintError),
+    /// There is nothing to make keys of.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// A listener cannot be opened.
     #[error("failed to listen on {address}; is another process using it?")]
     Bind {

@@ -2,8 +2,8 @@
 //!
 //! All branching of the request path is in [`Gateway::handle`] and what it calls here: dialects parse,
 //! policy decides, upstreams answer. Inside: `pursuit` (fallbacks, retries, the queue: each a fresh
-//! decision), `hedge` (two at a time), `attempt` (one), `choose` (the order of equals), `network` (whether
-//! there is one).
+//! decision), `hedge` (two at a time), `attempt` (one; `meter`: its duties), `choose` (the order of equals),
+//! `network` (whether there is one).
 //!
 //! Invariants: an attempt is on record before a byte leaves; nothing leaves to the network while the
 //! log cannot be written, whatever policy says; an upstream that was not allowed by the first
@@ -12,8 +12,10 @@
 mod attempt;
 mod choose;
 mod hedge;
+mod meter;
 mod network;
 mod pursuit;
+mod reuse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,7 +231,8 @@ impl Gateway {
             let (caller, prompt) = (&request.caller, &request.prompt);
             let telling = policy.never_cloud_findings(&classification);
             let telling: Vec<usize> = telling.into_iter().map(|finding| finding.text).collect();
-            self.parts.kept.taint.remember(caller, session, prompt, &telling);
+            // Before anything of it is answered: a crash must not make the conversation clean.
+            self.parts.kept.taint.remember(caller, session, prompt, &telling).wait().await;
         }
         let allowed = decision.allowed.clone();
         let id = uuid::Uuid::now_v7().to_string();
@@ -499,6 +502,7 @@ impl Gateway {
             breakers: network::breakers(upstreams),
             audit_writable: self.parts.kept.audit.is_writable(),
             audit_failures: self.parts.kept.audit.failures(),
+            taint: self.parts.kept.taint.word(),
         }
     }
 }

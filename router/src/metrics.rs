@@ -48,6 +48,7 @@ pub struct Metrics {
     policy: PolicyMetrics,
     audit_writable: IntGauge,
     audit_failures: IntGauge,
+    taint_kept: IntGauge,
     reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
@@ -66,6 +67,8 @@ pub struct Snapshot<'a> {
     pub audit_writable: bool,
     /// Records that could not be written.
     pub audit_failures: u64,
+    /// How fingerprints of private conversations are kept.
+    pub taint: &'static str,
 }
 
 impl Metrics {
@@ -131,6 +134,11 @@ impl Metrics {
                 r,
                 "sluice_audit_write_failures",
                 "Audit records that could not be written since the start.",
+            )?,
+            taint_kept: gauge(
+                r,
+                "sluice_taint_kept",
+                "1 if it is known of every conversation whether it was private before, also after a restart.",
             )?,
             reply_findings: counters(
                 r,
@@ -253,6 +261,7 @@ impl Metrics {
         self.network.set(now.offline, &now.breakers);
         self.audit_writable.set(i64::from(now.audit_writable));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
+        self.taint_kept.set(i64::from(matches!(now.taint, "kept" | "shared")));
         self.render_at_start()
     }
 
@@ -302,7 +311,7 @@ fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use sluice_engine::ExpertUse;
+    use sluice_engine::{CheckpointUse, ExpertUse};
 
     use super::*;
 
@@ -323,11 +332,18 @@ mod tests {
                     ..ExpertUse::default()
                 },
                 cache_bytes: 1 << 30,
+                checkpoints: CheckpointUse {
+                    hits: 3,
+                    restored_tokens: 900,
+                    memory_bytes: 2048,
+                    ..CheckpointUse::default()
+                },
             }),
             offline: Some("failing"),
             breakers: vec![("cloud", Health::Open)],
             audit_writable: true,
             audit_failures: 3,
+            taint: "kept",
         };
         let text = metrics.render(&now);
         for line in [
@@ -337,9 +353,13 @@ mod tests {
             "sluice_engine_waiting 5",
             r#"sluice_engine_expert_lookups_total{result="hit"} 7"#,
             "sluice_engine_expert_read_bytes_total 4096",
+            r#"sluice_engine_checkpoint_lookups_total{result="hit"} 3"#,
+            "sluice_engine_checkpoint_restored_tokens_total 900",
+            r#"sluice_engine_checkpoint_bytes{place="memory"} 2048"#,
             r#"sluice_engine_seconds_total{state="stalled"} 1.5"#,
             "sluice_engine_expert_cache_bytes 1073741824",
             "sluice_audit_write_failures 3",
+            "sluice_taint_kept 1",
             r#"sluice_offline{cause="failing"} 1"#,
             r#"sluice_offline{cause="declared"} 0"#,
             r#"sluice_breaker_state{upstream="cloud"} 2"#,

@@ -114,6 +114,7 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         ("limits.in_flight", old.limits.in_flight == new.limits.in_flight),
         ("shared_state", old.shared_state == new.shared_state),
         ("audit", old.audit == new.audit),
+        ("taint", old.taint == new.taint),
         ("drain", old.drain == new.drain),
     ];
     fixed.into_iter().find(|(_, same)| !same).map(|(field, _)| field)

@@ -1,20 +1,28 @@
 //! Remembers which conversations have held never-cloud text, without keeping any of it.
 //!
 //! A turn or session is kept as a keyed fingerprint (HMAC-SHA-256 under a random key of this
-//! process, cut to 128 bits), scoped to tenant and caller. A later request that brings such a turn
+//! installation, cut to 128 bits), scoped to tenant and caller. A later request that brings such a turn
 //! or session is tainted even if the telling part was cut off, and stays private.
 //!
 //! What is remembered of a never-cloud request: its session; every turn that holds what made it so;
 //! longer turns that stood beside it; the reply. Short turns ("yes, please") alone are not, or they
 //! would taint every conversation of an application.
 //!
-//! Invariants: at most `FINGERPRINTS_MAX` are kept; once one had to be forgotten, the answer for a
-//! conversation that is not found is "unknown", never "clean". State lives in memory: it ends with
-//! the process, unless replicas share one. Then fingerprints are made under a key that all of them have,
-//! and a conversation with a history is assumed to be tainted while the shared state is away.
+//! Fingerprints outlive the process in a ledger beside the audit log (`ledger`, `keeper`), unless replicas
+//! share them: then they are made under a key that all of them have, and a conversation with a history is
+//! assumed to be tainted while the shared state is away.
+//!
+//! Invariants: a request's fingerprints are kept before it is answered, a reply's before its end is passed
+//! on; at most `FINGERPRINTS_MAX` are kept, and once one was lost, to make room or because the ledger is
+//! damaged or takes no more, the answer for a conversation that is not found is "unknown", never "clean".
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+mod keeper;
+mod known;
+mod ledger;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -22,8 +30,11 @@ use sluice_policies::{Prompt, Role};
 
 use crate::identity::Caller;
 use crate::shared_state::{Fingerprint, SharedState};
+use keeper::Keeper;
+pub use keeper::Saved;
+use known::Known;
 
-/// Fingerprints kept; at about 48 bytes each this is 12 MiB.
+/// Fingerprints kept; at about 80 bytes each this is 20 MiB.
 const FINGERPRINTS_MAX: usize = 1 << 18;
 /// A turn that holds nothing private by itself is remembered from this length on, bytes.
 const TURN_BYTES_MIN: usize = 64;
@@ -45,16 +56,8 @@ pub enum Taint {
 /// Fingerprints of never-cloud conversations.
 pub struct TaintStore {
     key: hmac::Key,
-    known: Mutex<Known>,
-    fingerprints_max: usize,
+    keeper: Keeper,
     shared: Option<Arc<SharedState>>,
-}
-
-#[derive(Default)]
-struct Known {
-    fingerprints: HashSet<Fingerprint>,
-    oldest_first: VecDeque<Fingerprint>,
-    forgotten: bool,
 }
 
 /// The operating system gave no randomness for the key.
@@ -62,32 +65,59 @@ struct Known {
 #[error("failed to make a key for conversation fingerprints: the system gave no randomness")]
 pub struct NoRandomness;
 
+/// A store that cannot be opened. A damaged ledger is none: it counts as incomplete.
+#[derive(Debug, thiserror::Error)]
+pub enum TaintError {
+    /// There is no key.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// Two would write over each other.
+    #[error("failed to lock {0}: another process uses it; give each its own taint.path")]
+    Locked(PathBuf),
+    /// There is nobody to write.
+    #[error("failed to start the thread that keeps fingerprints")]
+    Thread(#[source] std::io::Error),
+}
+
 impl TaintStore {
-    /// An empty store under a fresh key.
+    /// An empty store under a fresh key, which ends with the process.
     pub fn new() -> Result<TaintStore, NoRandomness> {
         TaintStore::with_room(FINGERPRINTS_MAX)
     }
 
+    /// What a folder holds, and a place for what comes. With `sync` a power cut loses nothing either.
+    pub fn open(folder: &Path, keep: Duration, sync: bool) -> Result<TaintStore, TaintError> {
+        let known = Known::new(FINGERPRINTS_MAX, keep.as_secs());
+        let (keeper, key) = Keeper::open(folder, sync, known, fresh_key()?, now())?;
+        Ok(TaintStore { key: hmac::Key::new(hmac::HMAC_SHA256, &key), keeper, shared: None })
+    }
+
     /// An empty store that knows what other replicas know.
     pub fn shared(shared: Arc<SharedState>) -> TaintStore {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, &shared.fingerprint_key());
-        let known = Mutex::default();
-        TaintStore { key, known, fingerprints_max: FINGERPRINTS_MAX, shared: Some(shared) }
+        let key = shared.fingerprint_key();
+        let keeper = Keeper::in_memory(Known::new(FINGERPRINTS_MAX, u64::MAX), &key);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        TaintStore { key, keeper, shared: Some(shared) }
     }
 
     fn with_room(fingerprints_max: usize) -> Result<TaintStore, NoRandomness> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
-            .map_err(|_| NoRandomness)?;
-        Ok(TaintStore { key, known: Mutex::default(), fingerprints_max, shared: None })
+        let key = fresh_key()?;
+        let keeper = Keeper::in_memory(Known::new(fingerprints_max, u64::MAX), &key);
+        Ok(TaintStore { key: hmac::Key::new(hmac::HMAC_SHA256, &key), keeper, shared: None })
+    }
+
+    /// How fingerprints are kept, in one word: `shared` by replicas, `kept` on disk, `incomplete` since
+    /// something was lost, `down` while the disk takes no more, or in `memory` alone.
+    pub fn word(&self) -> &'static str {
+        match &self.shared {
+            Some(_) => "shared",
+            None => self.keeper.word(now()),
+        }
     }
 
     /// Whether this request continues a conversation that held never-cloud text.
     pub async fn look_up(&self, caller: &Caller, session: Option<&str>, prompt: &Prompt) -> Taint {
-        let nothing_is_known = {
-            let known = self.known();
-            known.fingerprints.is_empty() && !known.forgotten
-        };
-        if nothing_is_known && self.shared.is_none() {
+        if self.shared.is_none() && self.keeper.is_empty(now()) {
             return Taint::Clean;
         }
         // Hashing happens outside the lock: prompts are long.
@@ -115,11 +145,11 @@ impl TaintStore {
 
     fn look_up_here(&self, prints: &[Fingerprint], has_history: bool) -> Taint {
         let lost = self.shared.as_ref().is_some_and(|shared| shared.has_lost());
-        let known = self.known();
-        if prints.iter().any(|print| known.fingerprints.contains(print)) {
-            return Taint::Tainted;
+        match self.keeper.look_up(prints, now()) {
+            (true, _) => Taint::Tainted,
+            (false, incomplete) if (incomplete || lost) && has_history => Taint::Unknown,
+            (false, _) => Taint::Clean,
         }
-        if (known.forgotten || lost) && has_history { Taint::Unknown } else { Taint::Clean }
     }
 
     /// Remembers a never-cloud request; `telling` are the numbers of the texts that made it so.
@@ -129,7 +159,7 @@ impl TaintStore {
         session: Option<&str>,
         prompt: &Prompt,
         telling: &[usize],
-    ) {
+    ) -> Saved {
         let mut prints: Vec<Fingerprint> =
             session.map(|session| self.session(caller, session)).into_iter().collect();
         for (index, text) in prompt.texts.iter().enumerate().filter(|(_, t)| is_turn(t.role)) {
@@ -137,12 +167,7 @@ impl TaintStore {
                 prints.push(self.turn(caller, &text.text));
             }
         }
-        self.insert_all(prints);
-    }
-
-    /// Remembers a session whose reply turned out to hold never-cloud text.
-    pub fn remember_session(&self, caller: &Caller, session: Option<&str>) {
-        self.insert_all(session.map(|session| self.session(caller, session)).into_iter().collect());
+        self.insert_all(prints)
     }
 
     /// Starts the fingerprint of a reply; it is remembered if its conversation is never-cloud.
@@ -150,11 +175,12 @@ impl TaintStore {
         ReplyPrint { context: self.scoped(b"turn", caller), words: Words::default() }
     }
 
-    /// Remembers a reply once it has ended (or was cut: the client may send back what it got).
-    pub fn remember_reply(&self, reply: ReplyPrint) {
-        if reply.words.any {
-            self.insert_all(vec![shorten(reply.context.sign())]);
-        }
+    /// Remembers a reply once it has ended (or was cut: the client may send back what it got), and with it
+    /// its session, where only the reply turned out to hold never-cloud text.
+    pub fn remember_reply(&self, reply: ReplyPrint, session: Option<(&Caller, &str)>) -> Saved {
+        let print = reply.words.any.then(|| shorten(reply.context.sign()));
+        let session = session.map(|(caller, session)| self.session(caller, session));
+        self.insert_all(print.into_iter().chain(session).collect())
     }
 
     fn session(&self, caller: &Caller, session: &str) -> Fingerprint {
@@ -180,33 +206,23 @@ impl TaintStore {
         context
     }
 
-    fn insert_all(&self, prints: Vec<Fingerprint>) {
-        for print in &prints {
-            self.insert(*print);
-        }
+    fn insert_all(&self, prints: Vec<Fingerprint>) -> Saved {
+        let saved = self.keeper.note(&prints, now());
         if let Some(shared) = &self.shared {
             shared.taint(prints);
         }
+        saved
     }
+}
 
-    fn insert(&self, print: Fingerprint) {
-        let mut known = self.known();
-        if !known.fingerprints.insert(print) {
-            return;
-        }
-        known.oldest_first.push_back(print);
-        if known.oldest_first.len() > self.fingerprints_max
-            && let Some(oldest) = known.oldest_first.pop_front()
-        {
-            known.fingerprints.remove(&oldest);
-            known.forgotten = true;
-        }
-    }
+/// Unix seconds.
+fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        // Nothing can panic while the lock is held, and both collections are valid at every step.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn fresh_key() -> Result<[u8; 32], NoRandomness> {
+    let random = ring::rand::generate(&SystemRandom::new());
+    Ok(random.map_err(|_| NoRandomness)?.expose())
 }
 
 /// The fingerprint of a reply that is still coming.

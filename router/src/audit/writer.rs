@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{AuditError, Health, Line};
+use crate::durable::still_linked;
 
 /// Version of the line format.
 const VERSION: u32 = 1;
@@ -177,21 +178,6 @@ fn write_whole(file: &mut File, text: &[u8], sync: bool) -> io::Result<()> {
     still_linked(file)?;
     file.write_all(text)?;
     if sync { file.sync_data() } else { Ok(()) }
-}
-
-/// A file that was deleted still takes writes, and nobody would ever read them.
-#[cfg(unix)]
-fn still_linked(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    match file.metadata()?.nlink() {
-        0 => Err(io::Error::new(io::ErrorKind::NotFound, "the file was deleted")),
-        _ => Ok(()),
-    }
-}
-
-#[cfg(not(unix))]
-fn still_linked(_file: &File) -> io::Result<()> {
-    Ok(())
 }
 
 /// The end of a log file.

@@ -37,7 +37,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
          identity: {keys: keys.yaml}\n\
          upstreams:\n\
         \x20 edge: {kind: edge, model: models/m, memory: 8GiB, expert_cache: 2GiB, threads: 3, context_tokens: 4096, \
-         active_experts: 2}\n\
+         active_experts: 2, checkpoints: {memory: 1GiB, disk: 4GiB, folder: kept, expire: 30m}}\n\
         \x20 ward:\n\
         \x20   kind: openai\n\
         \x20   base_url: https://llm.ward.internal:8443/v1/\n\
@@ -62,6 +62,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
          passthrough: [{path: /v1/moderations, upstream: ward}]\n\
          offline: {declared: true}\n\
          audit: {path: /var/log/sluice, fsync: never}\n\
+         taint: {path: prints, keep: 30d}\n\
          drain: {on_sigterm: 90s}\n",
     )
     .unwrap();
@@ -72,6 +73,10 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!((edge.expert_cache, edge.threads), (Some(2 << 30), Some(3)));
     assert_eq!(edge.active_experts, Some(2));
     assert_eq!(edge.memory, Some(8 << 30));
+    let disk = CheckpointDisk { folder: "/etc/sluice/kept".into(), bytes: 4 << 30 };
+    let expire = Some(Duration::from_secs(1800));
+    let checkpoints = CheckpointsConfig { memory: Some(1 << 30), disk: Some(disk), expire };
+    assert_eq!(edge.checkpoints, checkpoints);
     let ward = server(&config, "ward");
     assert_eq!(ward.base_url.as_text(), "https://llm.ward.internal:8443/v1");
     assert_eq!(ward.models[0], ("fast".to_owned(), "small".to_owned()));
@@ -98,6 +103,9 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!((config.limits.body, config.limits.in_flight), (1 << 20, 7));
     assert!(config.offline.declared);
     assert_eq!(config.audit.path, Path::new("/var/log/sluice"));
+    let month = Duration::from_secs(30 * 24 * 3600);
+    assert_eq!(config.taint.path.as_deref(), Some(Path::new("/etc/sluice/prints")));
+    assert_eq!(config.taint.keep, month);
     assert_eq!(config.drain.on_sigterm, Duration::from_secs(90));
 }
 
@@ -163,7 +171,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "limts: {body: 1MiB}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, taint, drain), got \"limts\"\n     1 | limts: {body: 1MiB}\n       \
              | ^\nhint: did you mean \"limits\"?",
         ),
         (
@@ -180,7 +188,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         (
             "telemetry: {otlp: none}\n",
             "sluice.yaml:1:1: expected one of the known fields (mode, listen, policy, identity, \
-             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
+             upstreams, limits, prices, shared_state, choose, hedge, passthrough, offline, audit, taint, drain), got \"telemetry\"\n     1 | telemetry: {otlp: \
              none}\n       | ^\nhint: this version sends no telemetry; remove it",
         ),
         (
@@ -224,6 +232,10 @@ fn what_would_be_misread_is_refused() {
             "shared_state: {redis: \"redis://u:p@state\", key_file: k}\n",
             "without user and password",
         ),
+        (
+            "shared_state: {redis: \"redis://state\", key_file: k}\ntaint: {keep: 1d}\n",
+            "expected taint or shared_state, got both",
+        ),
         ("limits: {in_flight: 0}\n", "expected at least 1"),
         ("upstreams:\n  a: {kind: edge}\n  a: {kind: edge}\n", "\"a\" twice"),
         ("upstreams:\n  a: {kind: edge}\n  b: {kind: edge}\n", "at most one upstream of kind edge"),
@@ -242,6 +254,10 @@ fn what_would_be_misread_is_refused() {
         ("offline: {declared: yes}\n", "offline.declared: expected a boolean, got string \"yes\""),
         ("- mode\n", "expected a map of fields, got sequence"),
         ("choose: best\n", "expected one of the words (in_order, weighted, least_latency)"),
+        (
+            "upstreams:\n  e: {kind: edge, checkpoints: {disk: 1GiB}}\n",
+            "upstreams.e.checkpoints: expected disk and folder, got one",
+        ),
         ("hedge: {after: soon}\n", "expected p95 or a duration such as 800ms, got \"soon\""),
         ("passthrough: [{path: /v1/x, upstream: a}]\n", "expected a server under upstreams"),
     ] {

@@ -71,6 +71,7 @@ fn ready(server: &Server) -> (StatusCode, Value) {
         "policy_reload": if refused { "failed; the last good set is in force" } else { "ok" },
         "offline": gateway.offline().map(|offline| offline.in_words()),
         "audit": if now.audit_writable { "writable" } else { "down" },
+        "taint": now.taint,
         "upstreams": upstreams,
     });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -27,7 +27,7 @@ fn prompt(turns: &[(Role, &str)]) -> Prompt {
 async fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
     let store = TaintStore::new().unwrap();
     let first = prompt(&[(Role::User, "card 4539"), (Role::User, LONG), (Role::User, "thanks")]);
-    store.remember(&caller("a", "t"), None, &first, &[0]);
+    let _ = store.remember(&caller("a", "t"), None, &first, &[0]);
     for (who, turn, expected) in [
         (caller("a", "t"), "card 4539", Taint::Tainted),
         (caller("a", "t"), "  card\n4539 ", Taint::Tainted),
@@ -46,7 +46,7 @@ async fn a_turn_with_a_finding_taints_later_requests_of_the_same_caller_only() {
 async fn a_session_stays_tainted_and_is_scoped() {
     let store = TaintStore::new().unwrap();
     let private = prompt(&[(Role::User, "short")]);
-    store.remember(&caller("a", "t"), Some("s"), &private, &[]);
+    let _ = store.remember(&caller("a", "t"), Some("s"), &private, &[]);
     let hello = prompt(&[(Role::User, "hello")]);
     assert_eq!(store.look_up(&caller("a", "t"), Some("s"), &hello).await, Taint::Tainted);
     assert_eq!(store.look_up(&caller("a", "t"), Some("s2"), &hello).await, Taint::Clean);
@@ -57,7 +57,7 @@ async fn a_session_stays_tainted_and_is_scoped() {
 async fn a_system_prompt_that_all_conversations_share_taints_none() {
     let store = TaintStore::new().unwrap();
     let private = prompt(&[(Role::System, LONG), (Role::User, "card 4539")]);
-    store.remember(&caller("a", "t"), None, &private, &[1]);
+    let _ = store.remember(&caller("a", "t"), None, &private, &[1]);
     let other = prompt(&[(Role::System, LONG), (Role::User, "hello")]);
     assert_eq!(store.look_up(&caller("a", "t"), None, &other).await, Taint::Clean);
 }
@@ -70,7 +70,7 @@ async fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
         let mut reply = store.reply(&caller("a", "t"));
         reply.feed(&text[..cut]);
         reply.feed(&text[cut..]);
-        store.remember_reply(reply);
+        store.remember_reply(reply, None).wait().await;
         let later = prompt(&[(Role::Assistant, text.trim()), (Role::User, "no")]);
         assert_eq!(
             store.look_up(&caller("a", "t"), None, &later).await,
@@ -84,7 +84,7 @@ async fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
 async fn after_forgetting_a_history_that_is_not_found_is_unknown() {
     let store = TaintStore::with_room(2).unwrap();
     for session in ["1", "2", "3"] {
-        store.remember(&caller("a", "t"), Some(session), &prompt(&[]), &[]);
+        let _ = store.remember(&caller("a", "t"), Some(session), &prompt(&[]), &[]);
     }
     let hello = prompt(&[(Role::User, "hello")]);
     let history = prompt(&[(Role::Assistant, "hi"), (Role::User, "hello")]);
@@ -93,5 +93,5 @@ async fn after_forgetting_a_history_that_is_not_found_is_unknown() {
     assert_eq!(look_up(Some("1"), &hello).await, Taint::Unknown);
     assert_eq!(look_up(None, &history).await, Taint::Unknown);
     assert_eq!(look_up(None, &hello).await, Taint::Clean);
-    assert!(store.known().fingerprints.len() <= 2);
+    assert!(store.keeper.len() <= 2);
 }
