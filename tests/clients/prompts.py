@@ -5,6 +5,8 @@ CLIENT_KEY = "sk-of-the-client"
 
 # A number that card networks publish for tests; it passes the Luhn check like a real one.
 CARD = "4111 1111 1111 1111"
+# What shows it. Fewer digits may be a port's or a moment's.
+CARD_PARTS = ("4111 1111", "1111 1111", "41111111")
 ORDINARY = [{"role": "user", "content": "Name three fruits."}]
 REGULATED = [{"role": "user", "content": f"Charge my card {CARD}, expiry 04/29, please."}]
 # Makes a model that can call tools call get_weather, which answers this.

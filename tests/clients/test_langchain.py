@@ -10,17 +10,16 @@ import openai
 from forms import Dish
 from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from matrix import Matrix, Said, Way
-from prompts import CLIENT_KEY
+from prompts import CLIENT_KEY, WEATHER_SAID, WEATHER_SCHEMA
 from sides import OnSides
 
-
-@tool
-def get_weather(city: str, unit: str) -> str:
-    """Weather of a city."""
-    raise AssertionError("the test answers in its place")
+# A schema that a function's signature gives would allow any other argument, too.
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": WEATHER_SAID, "parameters": WEATHER_SCHEMA},
+}
 
 
 class LangChain(Way):
@@ -49,12 +48,12 @@ class LangChain(Way):
 
     def call(self, gateway, question, must, stream):
         options = {"tool_choice": "any"} if must else {}
-        model = self.model(gateway, max_tokens=120).bind_tools([get_weather], **options)
+        model = self.model(gateway, max_tokens=120).bind_tools([WEATHER], **options)
         return self.streamed(model, question) if stream else self.said(model.invoke(question))
 
     def give_back(self, gateway, question, called, result):
         given = ToolMessage(result, tool_call_id=called.turn.tool_calls[0]["id"])
-        model = self.model(gateway).bind_tools([get_weather])
+        model = self.model(gateway).bind_tools([WEATHER])
         return self.said(model.invoke([*question, called.turn, given]))
 
     def form(self, gateway, question):

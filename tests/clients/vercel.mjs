@@ -57,9 +57,11 @@ function way(provider) {
       return streamed ? stream(more) : ask(more);
     },
     async giveBack(url, question, { turn }, value) {
-      const [{ toolCallId, toolName }] = turn.toolCalls;
-      const result = { type: "tool-result", toolCallId, toolName, output: { type: "text", value } };
-      const messages = [...question, ...turn.response.messages, { role: "tool", content: [result] }];
+      // Nothing here keeps a model to one call.
+      const results = turn.toolCalls.map(({ toolCallId, toolName }) => (
+        { type: "tool-result", toolCallId, toolName, output: { type: "text", value } }
+      ));
+      const messages = [...question, ...turn.response.messages, { role: "tool", content: results }];
       return ask({ model: model(url), messages, tools, toolChoice: "none" });
     },
     async form(url, prompt) {
