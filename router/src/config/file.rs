@@ -133,6 +133,7 @@ pub(super) struct UpstreamSection {
     threads: Option<usize>,
     context_tokens: Option<usize>,
     active_experts: Option<usize>,
+    drop_cold_experts: Option<f32>,
     pub(super) base_url: Option<BaseUrl>,
     pub(super) key: Option<SecretName>,
     pub(super) key_file: Option<Plain>,
@@ -375,6 +376,7 @@ impl Lowering<'_> {
                 threads: s.threads,
                 context_tokens: s.context_tokens,
                 active_experts: s.active_experts,
+                drop_cold_experts: s.drop_cold_experts,
             }),
             Kind::OpenAi => {
                 UpstreamKind::Server(Box::new(self.server(&name, Protocol::OpenAi, s)?))
@@ -409,6 +411,7 @@ impl Lowering<'_> {
                     ("threads", s.threads.is_some()),
                     ("context_tokens", s.context_tokens.is_some()),
                     ("active_experts", s.active_experts.is_some()),
+                    ("drop_cold_experts", s.drop_cold_experts.is_some()),
                 ],
             ),
         };
