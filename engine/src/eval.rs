@@ -64,6 +64,8 @@ pub struct EvalReport {
     pub decode_tokens_per_second: f64,
     /// Share of expert look-ups that found theirs in memory, while reading.
     pub expert_hit_rate: f64,
+    /// Share of all choices of the gates that were left out, while reading.
+    pub experts_left_out: f64,
 }
 
 /// One sequence, and the first token that counts.
@@ -113,6 +115,7 @@ pub fn eval(
         prompt_tokens_per_second: sums.passed as f64 / seconds,
         decode_tokens_per_second,
         expert_hit_rate: counts.hit_rate(),
+        experts_left_out: counts.left_out(),
     })
 }
 
@@ -192,7 +195,9 @@ impl Sums {
         for tokens in uncounted.chunks(WINDOW_TOKENS) {
             model.forward(&mut [Step::new(&mut sequence, tokens, None)])?;
         }
-        for (tokens, targets) in counted.chunks(WINDOW_TOKENS).zip(targets.chunks(WINDOW_TOKENS)) {
+        // What is left out depends on the rows of a pass: replies have one.
+        let step = if model.drops_experts() { 1 } else { WINDOW_TOKENS };
+        for (tokens, targets) in counted.chunks(step).zip(targets.chunks(step)) {
             let logits = model.forward_all(&mut sequence, tokens)?;
             let rows = logits.chunks_exact(logits.len() / tokens.len());
             rows.zip(targets).try_for_each(|(row, target)| self.count(row, *target as usize))?;

@@ -7,7 +7,7 @@
 //! Start at [`Engine`]: load once, then [`Engine::submit`] generations and read their [`TokenStream`]s.
 //!
 //! Invariant: the same model, seed, prompt and backend give the same tokens, byte for byte, whatever
-//! the cache size, chunking, batch or thread count.
+//! the cache size, chunking, batch or thread count, unless [`EngineOptions::drop_cold_experts`] is set.
 #![deny(unsafe_code)]
 
 mod backend;
@@ -33,6 +33,7 @@ pub mod synth;
 mod tensor;
 mod tokenizer;
 pub mod trace;
+pub mod tune;
 #[doc(hidden)]
 pub mod untrusted;
 mod weights;

@@ -3,7 +3,11 @@
 //! A weight is [rows, cols] with rows contiguous; a quantised row is a whole number of blocks. Nothing
 //! here computes: backends read [`MatrixRef`]s.
 
+mod aligned;
+
 use std::fmt;
+
+pub(crate) use aligned::{ALIGNMENT, AlignedBytes};
 
 /// Element types of weights, by their GGUF names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -243,44 +247,6 @@ impl Matrix {
     }
 }
 
-/// Where [`AlignedBytes`] start and disks want reads to start: the page of common disks.
-pub(crate) const ALIGNMENT: usize = 4096;
-
-/// Bytes that start on a page, so that f32 views and reads around the page cache are always possible.
-///
-/// Built from whole pages: no unsafe code, at most one page less a byte wasted.
-#[derive(Clone, Default)]
-pub(crate) struct AlignedBytes {
-    pages: Vec<Page>,
-    len: usize,
-}
-
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(4096))]
-struct Page([u8; ALIGNMENT]);
-
-impl AlignedBytes {
-    /// `len` zero bytes.
-    pub(crate) fn zeroed(len: usize) -> Self {
-        AlignedBytes { pages: vec![Page([0; ALIGNMENT]); len.div_ceil(ALIGNMENT)], len }
-    }
-
-    /// Length in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The bytes.
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.pages)[..self.len]
-    }
-
-    /// The bytes, to write.
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.pages)[..self.len]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,14 +287,6 @@ mod tests {
     fn overflowing_shapes_have_no_size() {
         let shape = MatrixShape { dtype: DType::F32, rows: usize::MAX, cols: 8 };
         assert_eq!(shape.bytes(), None);
-    }
-
-    #[test]
-    fn aligned_bytes_start_on_a_page() {
-        let mut bytes = AlignedBytes::zeroed(3);
-        bytes.as_mut_slice().copy_from_slice(&[1, 2, 3]);
-        assert_eq!(bytes.as_slice(), [1, 2, 3]);
-        assert_eq!(bytes.as_slice().as_ptr() as usize % ALIGNMENT, 0);
     }
 
     #[test]

@@ -81,6 +81,10 @@ fn resident_memory_stays_within_its_budget() {
         round += 1;
     }
     let share = most as f64 / BUDGET as f64;
+    println!(
+        "at most {most} bytes resident of {BUDGET}, {share:.3}, in {round} rounds of two requests over {} s",
+        time.as_secs()
+    );
     assert!(share <= OVER_MAX, "{share:.3} of the budget after {round} rounds: {plan:?}");
     let kept = engine.checkpoint_use();
     assert!(kept.memory_bytes <= plan.checkpoint_bytes && plan.checkpoint_bytes > 0, "{kept:?}");

@@ -38,7 +38,7 @@ fn private_texts() -> Vec<String> {
     let mut texts = Vec::new();
     for file in files {
         let rows = std::fs::read_to_string(file).expect("the corpus is readable");
-        let rows = rows.lines().map(|row| serde_json::from_str::<serde_json::Value>(row));
+        let rows = rows.lines().map(serde_json::from_str::<serde_json::Value>);
         let rows = rows.map(|row| row.expect("each line of the corpus is a row"));
         texts.extend(rows.filter_map(|row| row["text"].as_str().map(str::to_owned)));
     }

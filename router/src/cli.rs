@@ -25,6 +25,7 @@ mod pull;
 mod rows;
 mod run;
 mod serve;
+mod tune;
 mod version;
 
 use std::process::ExitCode;

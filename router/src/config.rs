@@ -148,6 +148,9 @@ pub struct EdgeConfig {
     /// Experts that a token uses in a layer: fewer than trained are faster and give worse text, and
     /// every reply says so. Default: as the model was trained.
     pub active_experts: Option<usize>,
+    /// Leave out experts that are not in memory and whose share of a token's gate is below this. Replies
+    /// then depend on what is in memory, and every one says so. Default: never.
+    pub drop_cold_experts: Option<f32>,
     /// `checkpoints`: what is kept of conversations, so that their next turns read only what is new.
     pub checkpoints: CheckpointsConfig,
 }

@@ -35,6 +35,7 @@ mod server;
 pub mod shared_state;
 pub mod signing;
 pub mod taint;
+pub mod tuning;
 pub mod upstream;
 
 use std::net::SocketAddr;
@@ -334,7 +335,7 @@ fn upstream(config: &UpstreamConfig) -> Result<Upstream, ServeError> {
 
 fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError> {
     let path = config.model.clone().ok_or(ServeError::NoModel)?;
-    let options = EngineOptions {
+    let mut options = EngineOptions {
         model: path.clone(),
         threads: config.threads,
         memory_bytes: config.memory,
@@ -342,8 +343,22 @@ fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError>
         context_tokens: config.context_tokens,
         active_experts: config.active_experts,
         checkpoints: checkpoints(&config.checkpoints),
+        drop_cold_experts: config.drop_cold_experts,
         ..EngineOptions::default()
     };
+    let remembered = tuning::Remembered::of(&path);
+    if let Some(tuned) = &remembered.tuned {
+        tracing::info!(
+            threads = tuned.threads,
+            io_depth = tuned.io_depth,
+            memory_bytes = tuned.memory_bytes,
+            "the model was tuned for this machine; what the config says is stronger"
+        );
+    }
+    if let Some(warning) = &remembered.warning {
+        tracing::warn!("{warning}");
+    }
+    remembered.apply(&mut options);
     let engine = Engine::load(&options).map_err(|source| ServeError::Model { path, source })?;
     Ok(EdgeUpstream::new(id, engine))
 }

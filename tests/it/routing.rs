@@ -58,10 +58,12 @@ async fn without_a_cloud_the_edge_answers() {
 }
 
 #[tokio::test]
-async fn fewer_active_experts_are_named_in_every_reply_that_has_them() {
+async fn what_makes_replies_worse_is_named_in_every_reply_that_has_it() {
     let config = with_upstreams("");
     let fewer = config.replace("kind: edge,", "kind: edge, active_experts: 3,");
-    for (config, lossy) in [(fewer, "active_experts=3/4"), (config, "")] {
+    let cold = config.replace("kind: edge,", "kind: edge, drop_cold_experts: 0.1,");
+    let cases = [(fewer, "active_experts=3/4"), (cold, "drop_cold_experts=0.1"), (config, "")];
+    for (config, lossy) in cases {
         let gateway = Gateway::start(&config).await;
         for body in [say("Hello"), say_streamed("Hello")] {
             let reply = gateway.chat(body).await;

@@ -4,7 +4,7 @@
 //! instructions. Same lanes, same order, fused where the portable code says fused: same bits.
 #![allow(unsafe_code)]
 
-mod blocks;
+pub(super) mod blocks;
 mod k;
 
 use std::arch::x86_64::*;
@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 use super::kernels::{self, DeltaToken, HeadRows, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
 use crate::quant::f16_to_f32;
 use crate::tensor::DType;
+pub(super) use k::Factors;
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -35,7 +36,7 @@ impl Kernels for Avx2 {
         x: [RowQ8<'_>; N],
     ) -> [[f32; N]; R] {
         // SAFETY: `self` exists only where the features were detected; the same holds below.
-        unsafe { blocks::dot_q8(dtype, w, x) }
+        unsafe { blocks::dot_q8::<R, N, false>(dtype, w, x) }
     }
 
     fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N] {

@@ -8,6 +8,8 @@ mod inputs;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
 use super::kernels::{DeltaToken, HeadRows, Kernels, Portable};
 use super::pool::{Pool, Scattered};
 use super::{AttentionJob, AttentionShape, Backend, DeltaJob, DeltaShape, ExpertJob, Projection};
@@ -32,6 +34,21 @@ enum Isa {
     Portable(Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Isa {
+    #[cfg(target_arch = "x86_64")]
+    fn best() -> Isa {
+        let avx2 = || Avx2::new().map(Isa::Avx2);
+        Avx512::new().map(Isa::Avx512).or_else(avx2).unwrap_or(Isa::Portable(Portable))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn best() -> Isa {
+        Isa::Portable(Portable)
+    }
 }
 
 /// Runs the same generic code with the kernels of the processor at hand.
@@ -41,6 +58,8 @@ macro_rules! with_kernels {
             Isa::Portable($k) => $body,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2($k) => $body,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512($k) => $body,
         }
     };
 }
@@ -48,11 +67,7 @@ macro_rules! with_kernels {
 impl Cpu {
     /// Uses `threads` threads and the fastest kernels of this processor.
     pub(crate) fn new(threads: usize) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let isa = Avx2::new().map_or(Isa::Portable(Portable), Isa::Avx2);
-        #[cfg(not(target_arch = "x86_64"))]
-        let isa = Isa::Portable(Portable);
-        Cpu::with_isa(threads, isa)
+        Cpu::with_isa(threads, Isa::best())
     }
 
     /// Uses the kernels that every processor has; their bits are those of the fast ones.
@@ -128,6 +143,8 @@ impl Backend for Cpu {
             Isa::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => "avx512",
         };
         format!("cpu ({isa}, {} threads)", self.pool.threads())
     }

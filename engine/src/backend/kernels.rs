@@ -27,6 +27,9 @@ pub(super) struct RowQ8<'a> {
 /// `N` rows at once decode the weights once, `R` rows at once hide the latency of additions; every
 /// product's bits are those of `R = N = 1`.
 pub(super) trait Kernels: Copy + Send + Sync {
+    /// Whether there are registers for four weight rows and several activation rows at once.
+    const WIDE: bool = false;
+
     /// Of rows in a quantised type.
     fn dot_q8<const R: usize, const N: usize>(
         self,

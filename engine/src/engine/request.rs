@@ -52,6 +52,9 @@ pub struct EngineOptions {
     pub active_experts: Option<usize>,
     /// What is kept of conversations for their next turns.
     pub checkpoints: CheckpointOptions,
+    /// Leave out an expert that is not in memory when its share of a token's gate is below this, at most
+    /// an even share. Replies then depend on what is in memory. Default: never.
+    pub drop_cold_experts: Option<f32>,
 }
 
 /// Which kernels compute.
@@ -365,6 +368,8 @@ pub struct ExpertUse {
     pub read_ahead: u64,
     /// See `read_ahead`.
     pub read_ahead_useful: u64,
+    /// Look-ups that were spared because [`EngineOptions::drop_cold_experts`] left their expert out.
+    pub dropped: u64,
     /// Time in which nothing was computed because a read was waited for.
     pub stalled: Duration,
     /// Time of the model without that.
@@ -385,6 +390,7 @@ impl ExpertUse {
         self.bytes_read += more.bytes_read;
         self.read_ahead += more.read_ahead;
         self.read_ahead_useful += more.read_ahead_useful;
+        self.dropped += more.dropped;
         self.stalled += more.stalled;
         self.computed += more.computed;
     }
@@ -397,6 +403,7 @@ impl ExpertUse {
             bytes_read: self.bytes_read - before.bytes_read,
             read_ahead: self.read_ahead - before.read_ahead,
             read_ahead_useful: self.read_ahead_useful - before.read_ahead_useful,
+            dropped: self.dropped - before.dropped,
             stalled: self.stalled.saturating_sub(before.stalled),
             computed: Duration::ZERO,
         }
@@ -463,7 +470,8 @@ pub struct ModelInfo {
     pub expert_cache_bytes: u64,
     /// Experts that a token uses in a layer.
     pub experts_per_token: usize,
-    /// What was asked for that makes replies worse for speed: `active_experts=3/4`. Empty: nothing.
+    /// What was asked for that makes replies worse for speed: `active_experts=3/4`,
+    /// `drop_cold_experts=0.1`. Empty: nothing.
     pub lossy: Vec<String>,
     /// How memory is divided.
     pub plan: MemoryPlan,

@@ -48,14 +48,20 @@ impl ExpertCache {
 
     /// The expert, if it is here; counts the hit or the miss. So many rows want it.
     pub(crate) fn find(&mut self, id: ExpertId, rows: usize) -> Option<Arc<Expert>> {
+        self.chosen(id, rows);
         let number = self.number(id);
-        self.residents.used(number, u32::try_from(rows).unwrap_or(u32::MAX));
         let found = self.entries[number as usize].clone();
         match &found {
             Some(_) => self.hits += 1,
             None => self.misses += 1,
         }
         found
+    }
+
+    /// Says that so many rows chose an expert, whether they get it or not.
+    pub(crate) fn chosen(&mut self, id: ExpertId, rows: usize) {
+        let number = self.number(id);
+        self.residents.used(number, u32::try_from(rows).unwrap_or(u32::MAX));
     }
 
     /// Whether an expert is here; counts nothing.

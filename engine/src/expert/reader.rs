@@ -35,6 +35,8 @@ pub(crate) struct Experts {
     clock: Clock,
     bytes_read: u64,
     stalled: Duration,
+    /// Look-ups that were spared.
+    dropped: u64,
 }
 
 /// Told of every visit: layer, rows, and the experts with the rows of each.
@@ -88,12 +90,19 @@ pub(crate) struct ReadCounts {
     /// Experts that were read ahead, and those of them that were wanted.
     pub(crate) read_ahead: u64,
     pub(crate) read_ahead_useful: u64,
+    /// Look-ups that were spared: see [`Experts::leave_out`].
+    pub(crate) dropped: u64,
 }
 
 impl ReadCounts {
     /// Share of look-ups that found their expert in memory; 0 before the first.
     pub(crate) fn hit_rate(&self) -> f64 {
         self.hits as f64 / (self.hits + self.misses).max(1) as f64
+    }
+
+    /// Share of what gates chose that was left out; 0 before the first.
+    pub(crate) fn left_out(&self) -> f64 {
+        self.dropped as f64 / (self.hits + self.misses + self.dropped).max(1) as f64
     }
 }
 
@@ -130,6 +139,7 @@ impl Experts {
             clock: Clock::System,
             bytes_read: 0,
             stalled: Duration::ZERO,
+            dropped: 0,
         }
     }
 
@@ -147,6 +157,18 @@ impl Experts {
     /// How experts are read.
     pub(crate) fn reading(&self) -> Reading {
         self.readers.reading()
+    }
+
+    /// Whether an expert is in memory, or on its way.
+    pub(crate) fn is_near(&self, id: ExpertId) -> bool {
+        self.cache.has(id) || self.ahead.has(id)
+    }
+
+    /// Says that so many rows chose an expert and do without it. The cache counts them, so that an
+    /// expert that is missed often stays when it is read at last.
+    pub(crate) fn leave_out(&mut self, id: ExpertId, rows: usize) {
+        self.cache.chosen(id, rows);
+        self.dropped += 1;
     }
 
     /// Whether a pass of so many rows will be asked for guesses.
@@ -177,6 +199,7 @@ impl Experts {
             cached_bytes: self.cache.bytes_used() as u64,
             read_ahead: self.ahead.read_total,
             read_ahead_useful: self.ahead.useful_total,
+            dropped: self.dropped,
         }
     }
 

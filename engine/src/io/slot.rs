@@ -38,6 +38,10 @@ impl Slot {
     }
 }
 
+/// Slots that are allocated together, and the bytes of them: several huge pages.
+const AT_ONCE: usize = 16;
+const AT_ONCE_BYTES: usize = 32 << 20;
+
 /// All slots of one size: those that are not in use, and how many there may be.
 pub(crate) struct Slots {
     free: Vec<Slot>,
@@ -49,21 +53,27 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// At most `max` slots of `len` bytes; each is allocated when it is first needed.
+    /// At most `max` slots of `len` bytes; they are allocated when they are first needed, some at once.
     pub(crate) fn new(len: usize, max: usize) -> Slots {
         Slots { free: Vec::new(), len, made: 0, max, next_number: 0 }
     }
 
     /// A slot that is not in use. Panics if all are (caller bug: reads in flight have a bound).
     pub(crate) fn take(&mut self) -> Slot {
-        if let Some(slot) = self.free.pop() {
-            return slot;
+        if self.free.is_empty() {
+            assert!(self.made < self.max, "all {} slots are in use", self.max);
+            let count = (AT_ONCE_BYTES / self.len.max(1)).clamp(1, AT_ONCE);
+            self.make(count.min(self.max - self.made));
         }
-        assert!(self.made < self.max, "all {} slots are in use", self.max);
-        self.made += 1;
-        let number = Some(self.next_number);
-        self.next_number += 1;
-        Slot { number, bytes: AlignedBytes::zeroed(self.len) }
+        self.free.pop().expect("some were made")
+    }
+
+    fn make(&mut self, count: usize) {
+        for bytes in AlignedBytes::several(self.len, count) {
+            self.free.push(Slot { number: Some(self.next_number), bytes });
+            self.next_number += 1;
+        }
+        self.made += count;
     }
 
     /// Gives a slot back.

@@ -92,7 +92,7 @@ pub(super) struct DeltaPlan {
 }
 
 /// Expert layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct MoePlan {
     pub(super) experts: ExpertDims,
     /// Experts that a token uses.
@@ -101,6 +101,8 @@ pub(super) struct MoePlan {
     pub(super) trained: usize,
     /// Chosen probabilities are scaled to sum 1.
     pub(super) normalise: bool,
+    /// An expert that is not in memory and has a smaller share of a row's gate is left out; 0: none.
+    pub(super) drop_below: f32,
     /// Width inside the shared expert, if there is one.
     pub(super) shared: Option<usize>,
 }
@@ -185,11 +187,28 @@ impl Blueprint {
         )))
     }
 
-    /// What makes this model's replies worse than its training does: `active_experts=3/4`.
+    /// Leaves out experts that are not in memory and whose share of a row's gate is below that. Errors
+    /// unless it is above zero and no more than an even share: the heaviest expert is never left out.
+    pub(crate) fn drop_cold_experts(&mut self, below: f32) -> Result<(), EngineError> {
+        let even = 1.0 / self.moe.chosen as f32;
+        if below > 0.0 && below <= even {
+            self.moe.drop_below = below;
+            return Ok(());
+        }
+        Err(EngineError::InvalidRequest(format!(
+            "drop cold experts: expected a share above 0 and up to {even}, which each of {} active \
+             experts has if all weigh the same, got {below}",
+            self.moe.chosen
+        )))
+    }
+
+    /// What makes this model's replies worse than its training does: `active_experts=3/4`,
+    /// `drop_cold_experts=0.1`.
     pub(crate) fn lossy(&self) -> Vec<String> {
-        let MoePlan { chosen, trained, .. } = self.moe;
+        let MoePlan { chosen, trained, drop_below, .. } = self.moe;
         let fewer = (chosen < trained).then(|| format!("active_experts={chosen}/{trained}"));
-        fewer.into_iter().collect()
+        let dropped = (drop_below > 0.0).then(|| format!("drop_cold_experts={drop_below}"));
+        fewer.into_iter().chain(dropped).collect()
     }
 
     /// The delta nets' shape for weights of that form.
@@ -234,6 +253,7 @@ pub(super) fn read_moe(
         chosen: trained,
         trained,
         normalise,
+        drop_below: 0.0,
         shared,
     })
 }

@@ -261,6 +261,44 @@ fn gguf_files_give_the_results_of_safetensors() {
     }
 }
 
+/// With all experts in memory nothing is left out; without a cache the light ones are, the heaviest
+/// never.
+#[test]
+fn cold_experts_are_left_out_only_where_they_are_not_in_memory() {
+    for family in FAMILIES {
+        let prompt = &texts(family)[0].ids;
+        let run = |drop_cold_experts, expert_cache_bytes| {
+            let options = EngineOptions {
+                model: checkpoint(family),
+                threads: Some(1),
+                drop_cold_experts,
+                expert_cache_bytes: Some(expert_cache_bytes),
+                look_ahead: Some(false),
+                ..EngineOptions::default()
+            };
+            let mut model = LoadedModel::load(&options)?;
+            let single = vec![1; prompt.len()];
+            // Twice: the first time nothing is in memory yet.
+            chunked(&mut model, prompt, &single);
+            let before = model.expert_use().dropped;
+            let logits = chunked(&mut model, prompt, &single);
+            let dropped = model.expert_use().dropped - before;
+            let used = model.expert_use();
+            assert!(used.hits + used.misses > 0);
+            Ok::<_, crate::EngineError>((dropped, logits, model.info().lossy.clone()))
+        };
+        let (_, exact, lossy) = run(None, 1 << 30).expect("loads");
+        assert!(lossy.is_empty());
+        let (dropped, without_cache, lossy) = run(Some(0.33), 0).expect("loads");
+        assert!(dropped > 0 && without_cache != exact, "{family}");
+        assert_eq!(lossy, ["drop_cold_experts=0.33"]);
+        for wrong in [0.0, -0.1, 0.5, f32::NAN] {
+            let error = run(Some(wrong), 0).expect_err("refused").to_string();
+            assert!(error.contains("drop cold experts"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn fewer_active_experts_give_other_logits_and_all_of_them_the_same() {
     for family in FAMILIES {

@@ -211,6 +211,7 @@ impl Source<'_> {
             gate: self.matrix(Role::Gate)?,
             chosen: plan.chosen,
             normalise: plan.normalise,
+            drop_below: plan.drop_below,
             shared: plan.shared.map(shared).transpose()?,
         })
     }

@@ -105,6 +105,7 @@ impl LoadedModel {
             bytes_read: counts.bytes_read,
             read_ahead: counts.read_ahead,
             read_ahead_useful: counts.read_ahead_useful,
+            dropped: counts.dropped,
             stalled: counts.stalled,
             computed: Duration::ZERO,
         }
@@ -124,6 +125,11 @@ impl LoadedModel {
     /// Has every visit of a layer's experts told to `recorder` from now on.
     pub(crate) fn record(&mut self, recorder: Recorder) {
         on_backend!(&mut self.running, m => m.record(recorder));
+    }
+
+    /// Experts that are not in memory may be left out.
+    pub(crate) fn drops_experts(&self) -> bool {
+        self.info.lossy.iter().any(|knob| knob.starts_with("drop_cold_experts"))
     }
 
     /// Prompt tokens of a pass.
@@ -164,6 +170,9 @@ fn load_parts(
     let mut blueprint = Blueprint::of(weights, config)?;
     if let Some(chosen) = options.active_experts {
         blueprint.limit_experts(chosen)?;
+    }
+    if let Some(below) = options.drop_cold_experts {
+        blueprint.drop_cold_experts(below)?;
     }
     let loader = Loader::new(&blueprint, weights);
     let (layers, head) = (loader.layers()?, loader.head()?);
@@ -227,10 +236,13 @@ fn describe(dir: &Path, weights: &Weights, parts: &Parts, options: &EngineOption
     let dense = types(source.map(|s| s.dense.as_str()), parts.embedding.shape().dtype.to_string());
     let first = store.layouts().next().expect("a model has layers with experts");
     let experts = types(source.map(|s| s.experts.as_str()), first.gate.dtype.to_string());
-    let fewer = match options.active_experts {
+    let mut fewer = match options.active_experts {
         Some(_) => format!(", {} active", parts.experts_per_token),
         None => String::new(),
     };
+    if let Some(below) = options.drop_cold_experts {
+        fewer += &format!(", cold ones below {below} left out");
+    }
     ModelInfo {
         name: weights.manifest().map_or_else(|| folder_name(dir), |m| m.name.clone()),
         architecture: parts.config.architecture.clone(),

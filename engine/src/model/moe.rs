@@ -22,6 +22,8 @@ pub(crate) struct Moe {
     pub(crate) chosen: usize,
     /// Scale the chosen probabilities to sum 1.
     pub(crate) normalise: bool,
+    /// See [`MoePlan`](super::blueprint::MoePlan).
+    pub(crate) drop_below: f32,
     /// An expert for every row.
     pub(crate) shared: Option<SharedExpert>,
 }
@@ -63,8 +65,8 @@ pub(super) struct Next<'a> {
 struct Choice {
     expert: u32,
     weight: f32,
-    /// Row in `results`.
-    slot: usize,
+    /// Row in `results`; `None` if the expert is left out.
+    slot: Option<usize>,
 }
 
 impl Moe {
@@ -92,7 +94,11 @@ impl Moe {
         let shape = self.gate.shape();
         let (hidden, n) = (shape.cols, h.len() / shape.cols);
         self.score(backend, h, n, buffers);
-        let (wanted, starts) = self.choose(n, shape.rows, buffers);
+        self.choose(n, shape.rows, buffers);
+        if self.drop_below > 0.0 {
+            self.leave_out_cold(experts, layer, shape.rows, &mut buffers.choices);
+        }
+        let (wanted, starts) = self.group(shape.rows, buffers);
 
         let Buffers {
             choices, shared, shared_scale, results, members, all_rows, guess, top, ..
@@ -133,7 +139,8 @@ impl Moe {
         for (t, y) in y.chunks_exact_mut(hidden).enumerate() {
             y.fill(0.0);
             for choice in &choices[t * self.chosen..(t + 1) * self.chosen] {
-                let result = &results[choice.slot * hidden..][..hidden];
+                let Some(slot) = choice.slot else { continue };
+                let result = &results[slot * hidden..][..hidden];
                 y.iter_mut().zip(result).for_each(|(y, r)| *y += choice.weight * r);
             }
             if self.shared.is_some() {
@@ -160,9 +167,12 @@ impl Moe {
         backend.project(next.h, shape.cols, &mut outputs);
         for scores in scores.chunks_exact(shape.rows) {
             softmax_top_k(scores, self.chosen, top);
+            let total: f32 = top.iter().map(|(_, p)| p).sum();
+            // What would be left out if it were not here is not worth reading ahead.
+            let heavy = top.iter().filter(|(_, p)| p / total >= self.drop_below);
             let id =
                 |(expert, _): &(u32, f32)| ExpertId { layer: next.layer as u32, expert: *expert };
-            guessed.extend(top.iter().map(id));
+            guessed.extend(heavy.map(id));
         }
     }
 
@@ -178,21 +188,71 @@ impl Moe {
         backend.project(h, shape.cols, &mut outputs);
     }
 
-    /// Fills `choices` and `members`; returns the distinct experts in index order, which is file
-    /// order, and the first member of each, and the end.
-    fn choose(&self, n: usize, experts: usize, buffers: &mut Buffers) -> (Vec<u32>, Vec<usize>) {
-        let Buffers { scores, top, choices, members, .. } = buffers;
+    /// Fills `choices`: the experts of each row in its gate's order, [n, chosen].
+    fn choose(&self, n: usize, experts: usize, buffers: &mut Buffers) {
+        let Buffers { scores, top, choices, .. } = buffers;
         choices.clear();
-        let mut counts = vec![0_usize; experts];
         for scores in scores[..n * experts].chunks_exact(experts) {
             softmax_top_k(scores, self.chosen, top);
             // NaN scores choose nothing above; expert 0 with weight NaN keeps the NaN visible.
             top.resize(self.chosen, (0, f32::NAN));
             let total: f32 = if self.normalise { top.iter().map(|(_, p)| p).sum() } else { 1.0 };
-            for (expert, p) in top.iter() {
-                counts[*expert as usize] += 1;
-                choices.push(Choice { expert: *expert, weight: p / total, slot: 0 });
+            let choice = |(expert, p): &(u32, f32)| Choice {
+                expert: *expert,
+                weight: p / total,
+                slot: Some(0),
+            };
+            choices.extend(top.iter().map(choice));
+        }
+    }
+
+    /// Leaves out experts that are not in memory and weigh little in every row that chose them; what a
+    /// row keeps is scaled up to the weight that it had in all. One reading serves all rows, so that
+    /// one row that wants an expert brings it for the others too.
+    fn leave_out_cold(
+        &self,
+        reader: &mut Experts,
+        layer: usize,
+        experts: usize,
+        choices: &mut [Choice],
+    ) {
+        let mut heaviest = vec![0.0_f32; experts];
+        let mut rows = vec![0; experts];
+        for row in choices.chunks_exact(self.chosen) {
+            let total: f32 = row.iter().map(|choice| choice.weight).sum();
+            for choice in row {
+                let share = &mut heaviest[choice.expert as usize];
+                // A weight that is not a number leaves nothing out.
+                let own = choice.weight / total;
+                *share = if own.is_nan() { f32::INFINITY } else { share.max(own) };
+                rows[choice.expert as usize] += 1;
             }
+        }
+        let mut out = vec![false; experts];
+        for expert in 0..experts {
+            let id = ExpertId { layer: layer as u32, expert: expert as u32 };
+            if rows[expert] > 0 && heaviest[expert] < self.drop_below && !reader.is_near(id) {
+                reader.leave_out(id, rows[expert]);
+                out[expert] = true;
+            }
+        }
+        for row in choices.chunks_exact_mut(self.chosen) {
+            let total: f32 = row.iter().map(|choice| choice.weight).sum();
+            row.iter_mut().filter(|c| out[c.expert as usize]).for_each(|c| c.slot = None);
+            let kept: f32 = row.iter().filter(|c| c.slot.is_some()).map(|c| c.weight).sum();
+            if row.iter().any(|choice| choice.slot.is_none()) {
+                row.iter_mut().for_each(|choice| choice.weight *= total / kept);
+            }
+        }
+    }
+
+    /// Gives the choices their places in `results`, and fills `members`; returns the distinct experts
+    /// in index order, which is file order, and the first member of each, and the end.
+    fn group(&self, experts: usize, buffers: &mut Buffers) -> (Vec<u32>, Vec<usize>) {
+        let Buffers { choices, members, .. } = buffers;
+        let mut counts = vec![0_usize; experts];
+        for choice in choices.iter().filter(|choice| choice.slot.is_some()) {
+            counts[choice.expert as usize] += 1;
         }
         let wanted: Vec<u32> = (0..experts as u32).filter(|e| counts[*e as usize] > 0).collect();
         let mut starts = vec![0];
@@ -204,9 +264,11 @@ impl Moe {
         }
         members.resize(choices.len(), 0);
         for (i, choice) in choices.iter_mut().enumerate() {
-            choice.slot = next[choice.expert as usize];
-            members[choice.slot] = (i / self.chosen) as u32;
-            next[choice.expert as usize] += 1;
+            let Some(slot) = &mut choice.slot else { continue };
+            let free = &mut next[choice.expert as usize];
+            *slot = *free;
+            members[*free] = (i / self.chosen) as u32;
+            *free += 1;
         }
         (wanted, starts)
     }

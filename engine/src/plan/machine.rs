@@ -40,6 +40,11 @@ impl Machine {
         limits(Path::new(GROUPS), &text("/proc/self/cgroup")).fold(machine, Machine::within)
     }
 
+    /// Memory of the machine, or of the tightest group.
+    pub(crate) fn total_bytes(self) -> u64 {
+        self.total_bytes
+    }
+
     fn within(self, group: Group) -> Machine {
         Machine {
             free_bytes: self.free_bytes.min(group.limit.saturating_sub(group.used)),

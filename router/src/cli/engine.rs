@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 use sluice::config::parse_bytes;
+use sluice::tuning::Remembered;
 use sluice_engine::{
     BackendChoice, ChatMessage, CheckpointOptions, Engine, EngineOptions, Finish, FinishReason,
     IoChoice, ModelInfo, SamplingOptions,
@@ -13,7 +14,7 @@ use sluice_engine::{
 use tokio::time::Instant;
 
 use super::progress::bytes;
-use super::{Failure, OrUsage, locate, out};
+use super::{Failure, OrUsage, locate, out, tune};
 
 /// Which model, and how it runs.
 #[derive(clap::Args, Debug, Clone, Default)]
@@ -41,6 +42,9 @@ pub(super) struct EngineArgs {
     /// Memory for experts: 64MiB, 8GiB; default: what --memory leaves
     #[arg(long, value_name = "SIZE", value_parser = size)]
     expert_cache: Option<u64>,
+    /// Longest prompt plus reply, tokens; default: as memory allows, at most 8192
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
     /// How experts are read: auto (what a short test finds fastest), uring (by the kernel's ring),
     /// direct (by threads, around the page cache), buffered, mmap
     #[arg(long, value_name = "WAY", default_value_t = IoChoice::Auto)]
@@ -55,6 +59,10 @@ pub(super) struct EngineArgs {
     /// worse text; default: as trained
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     active_experts: Option<u16>,
+    /// Leave out experts that are not in memory and whose share of a token's gate is below this, such
+    /// as 0.08: faster, worse text that depends on what is in memory; default: never
+    #[arg(long, value_name = "SHARE")]
+    drop_cold_experts: Option<f32>,
 }
 
 /// Whether experts are read ahead.
@@ -137,25 +145,40 @@ pub(super) struct Speeds {
 impl ModelArgs {
     /// Finds and loads the model for requests that do not follow from each other.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
-        self.load_as(self.options()?)
+        self.load_with(self.options()?)
     }
 
     /// Finds and loads the model for a conversation: what it has read is kept for the next turn.
     pub(super) fn load_to_talk(&self) -> Result<Loaded, Failure> {
-        self.load_as(EngineOptions { checkpoints: CheckpointOptions::default(), ..self.options()? })
+        self.load_with(EngineOptions {
+            checkpoints: CheckpointOptions::default(),
+            ..self.options()?
+        })
     }
 
-    fn load_as(&self, options: EngineOptions) -> Result<Loaded, Failure> {
+    /// Loads the model with room for so many replies together, if they are more than usual.
+    pub(super) fn load_for(&self, streams: u16) -> Result<Loaded, Failure> {
+        let options = self.options()?;
+        let running_max = (streams > 1).then_some(usize::from(streams));
+        self.load_with(EngineOptions { running_max, ..options })
+    }
+
+    fn load_with(&self, options: EngineOptions) -> Result<Loaded, Failure> {
         let start = Instant::now();
         let engine = Engine::load(&options).or_usage()?;
         note_reading(engine.info());
         Ok(Loaded { engine, load_time: start.elapsed() })
     }
 
-    /// The engine's options as these flags say; the rest is left to the engine.
+    /// The engine's options as these flags say; what they leave open is as `sluice model tune` found it
+    /// best, else left to the engine.
     pub(super) fn options(&self) -> Result<EngineOptions, Failure> {
         let model = locate::model(self.model.as_deref(), None).or_usage()?;
-        Ok(self.engine.options(model))
+        let mut options = self.engine.options(model);
+        let remembered = Remembered::of(&options.model);
+        tune::note(&remembered);
+        remembered.apply(&mut options);
+        Ok(options)
     }
 }
 
@@ -168,6 +191,7 @@ impl EngineArgs {
             backend: self.backend.into(),
             memory_bytes: self.memory,
             expert_cache_bytes: self.expert_cache,
+            context_tokens: self.context.map(|n| n as usize),
             io: self.io,
             io_depth: self.io_depth.map(usize::from),
             look_ahead: Some(self.look_ahead == LookAhead::Auto),
@@ -177,6 +201,7 @@ impl EngineArgs {
                 memory_bytes: Some(0),
                 ..CheckpointOptions::default()
             },
+            drop_cold_experts: self.drop_cold_experts,
             ..EngineOptions::default()
         }
     }

@@ -11,7 +11,7 @@ use sluice_engine::synth::{SynthOptions, synth};
 use super::engine::EngineArgs;
 use super::progress::{Progress, Unit, bytes};
 use super::rows::rows;
-use super::{OrUsage, Outcome, Status, gates, out, plan, pull};
+use super::{OrUsage, Outcome, Status, gates, out, plan, pull, tune};
 
 /// What to do with a model.
 #[derive(Subcommand, Debug)]
@@ -28,6 +28,8 @@ pub(super) enum Verb {
     Synth(SynthArgs),
     /// Say how a model would share memory, and the speed that this machine would give it
     Plan(plan::Args),
+    /// Find by measured speed which threads, reads and memory suit this machine, and remember them
+    Tune(tune::Args),
     /// Record which experts a model's gates choose over prompts and answers
     Trace(gates::TraceArgs),
     /// Replay a trace against every cache policy and the best possible one
@@ -183,6 +185,7 @@ pub(super) fn run(verb: &Verb) -> Outcome {
         Verb::Eval(args) => measure(args),
         Verb::Synth(args) => write_synthetic(args),
         Verb::Plan(args) => plan::run(args),
+        Verb::Tune(args) => tune::run(args),
         Verb::Trace(args) => gates::trace(args),
         Verb::Replay(args) => gates::replay(args),
     }
@@ -448,6 +451,7 @@ wrote to/pack, 20.0 MiB
             prompt_tokens_per_second: 751.26,
             decode_tokens_per_second: 201.04,
             expert_hit_rate: 1.0,
+            experts_left_out: 0.0,
         };
         assert_eq!(
             eval_text(&report),

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use sluice_engine::IoChoice;
+use sluice::tuning::Remembered;
 use sluice_engine::plan::{Outlook, PlanOptions, plan};
+use sluice_engine::{EngineOptions, IoChoice};
 
 use super::engine::size;
 use super::progress::bytes;
-use super::{OrUsage, Outcome, Status, out};
+use super::{OrUsage, Outcome, Status, out, tune};
 
 /// Flags of `sluice model plan`.
 #[derive(clap::Args, Debug)]
@@ -50,7 +51,18 @@ pub(super) fn run(args: &Args) -> Outcome {
         trace: args.trace.clone(),
         io: args.io,
     };
-    let outlook = plan(&options).or_usage()?;
+    let remembered = Remembered::of(&args.path);
+    tune::note(&remembered);
+    let mut tuned = EngineOptions {
+        memory_bytes: options.memory_bytes,
+        context_tokens: options.context_tokens,
+        running_max: options.running_max,
+        threads: options.threads,
+        ..EngineOptions::default()
+    };
+    remembered.apply(&mut tuned);
+    let EngineOptions { memory_bytes, threads, .. } = tuned;
+    let outlook = plan(&PlanOptions { memory_bytes, threads, ..options }).or_usage()?;
     if args.json {
         out::json(&outlook)?;
     } else {

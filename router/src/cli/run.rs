@@ -4,7 +4,7 @@ use std::io;
 
 use anyhow::anyhow;
 use serde::Serialize;
-use sluice_engine::{Finish, GenerationRequest, PromptInput, StreamEvent};
+use sluice_engine::{Finish, GenerationRequest, PromptInput, StreamEvent, TokenStream};
 
 use super::engine::{Loaded, ModelArgs, SamplingArgs, Speeds, finish_word, message};
 use super::progress::bytes;
@@ -95,9 +95,16 @@ const PROMPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(super) fn generate(
     loaded: &Loaded,
     request: GenerationRequest,
+    show: impl FnMut(&str) -> io::Result<()>,
+) -> Result<Finish, Failure> {
+    finished(loaded.engine.submit(request).or_usage()?, show)
+}
+
+/// Reads a reply to its end.
+pub(super) fn finished(
+    mut stream: TokenStream,
     mut show: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<Finish, Failure> {
-    let mut stream = loaded.engine.submit(request).or_usage()?;
     while let Some(event) = stream.next_blocking() {
         match event {
             StreamEvent::Delta(delta) => show(&delta.content)?,

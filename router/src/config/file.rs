@@ -142,6 +142,7 @@ pub(super) struct UpstreamSection {
     context_tokens: Option<usize>,
     active_experts: Option<usize>,
     checkpoints: Option<CheckpointsSection>,
+    drop_cold_experts: Option<f32>,
     pub(super) base_url: Option<BaseUrl>,
     pub(super) key: Option<SecretName>,
     pub(super) key_file: Option<Plain>,
@@ -413,6 +414,7 @@ impl Lowering<'_> {
                 context_tokens: s.context_tokens,
                 active_experts: s.active_experts,
                 checkpoints: self.checkpoints(&name, s.checkpoints.unwrap_or_default())?,
+                drop_cold_experts: s.drop_cold_experts,
             }),
             Kind::OpenAi => {
                 UpstreamKind::Server(Box::new(self.server(&name, Protocol::OpenAi, s)?))
@@ -469,6 +471,7 @@ impl Lowering<'_> {
                     ("context_tokens", s.context_tokens.is_some()),
                     ("active_experts", s.active_experts.is_some()),
                     ("checkpoints", s.checkpoints.is_some()),
+                    ("drop_cold_experts", s.drop_cold_experts.is_some()),
                 ],
             ),
         };

@@ -37,7 +37,8 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
          identity: {keys: keys.yaml}\n\
          upstreams:\n\
         \x20 edge: {kind: edge, model: models/m, memory: 8GiB, expert_cache: 2GiB, threads: 3, context_tokens: 4096, \
-         active_experts: 2, checkpoints: {memory: 1GiB, disk: 4GiB, folder: kept, expire: 30m}}\n\
+         active_experts: 2, drop_cold_experts: 0.125, \
+         checkpoints: {memory: 1GiB, disk: 4GiB, folder: kept, expire: 30m}}\n\
         \x20 ward:\n\
         \x20   kind: openai\n\
         \x20   base_url: https://llm.ward.internal:8443/v1/\n\
@@ -71,7 +72,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     let UpstreamKind::Edge(edge) = &config.upstreams[0].kind else { panic!("no edge first") };
     assert_eq!(edge.model.as_deref(), Some(Path::new("/etc/sluice/models/m")));
     assert_eq!((edge.expert_cache, edge.threads), (Some(2 << 30), Some(3)));
-    assert_eq!(edge.active_experts, Some(2));
+    assert_eq!((edge.active_experts, edge.drop_cold_experts), (Some(2), Some(0.125)));
     assert_eq!(edge.memory, Some(8 << 30));
     let disk = CheckpointDisk { folder: "/etc/sluice/kept".into(), bytes: 4 << 30 };
     let expire = Some(Duration::from_secs(1800));

@@ -4,6 +4,8 @@
     tests/bench/engine/compare.py --llama-bench PATH --sluice target/release/sluice --model FILE.gguf
         [--pack DIR] [--cap 3GiB] [--rounds 3] [--prompt 128] [--decode 16] [--threads 2] [--json]
 
+`tables.py` beside it measures everything that engine/README.md shows.
+
 Fair to the other: without a cap llama.cpp runs with its defaults, after the file was read once. With a
 cap it runs with `--repack 0` (repacked weights are anonymous memory and would not fit) and, where this
 script may make loop devices, behind a read-ahead of 128 KiB: a large read-ahead makes it several times
@@ -11,14 +13,18 @@ slower. Before each capped run the file's pages are dropped, since a group is no
 others brought in. Ours gets the cap as `--memory`, and the same group around it.
 
 Only ratios mean something; speeds are printed so that one can see how they scatter. The share of the
-processor that others took is printed beside each run: above a tenth a run is not worth much. The disk is
-what the engine's own test at start measured.
+processor that others took is printed beside each run: above a tenth a run is not worth much; the other
+program's threads wait for each other by spinning, and lose most by company. The disk is measured before
+each round, with reads of 4 MiB around the page cache, and by the engine's own test at start; what the
+machine did not allow (a loop device, a control group) is named in the result as `missing`.
 """
 
 import argparse
 import contextlib
 import json
+import mmap
 import os
+import random
 import re
 import statistics
 import subprocess
@@ -36,6 +42,11 @@ def size(text):
     if not match:
         raise argparse.ArgumentTypeError(f"expected a size such as 3GiB, got {text!r}")
     return int(float(match[1]) * UNITS[match[2]])
+
+
+def median(values):
+    """The median, or None of nothing."""
+    return statistics.median(values) if values else None
 
 
 def ratio(ours, theirs):
@@ -58,6 +69,27 @@ def drop_pages(path):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def disk_rate(path, seconds=0.6, block=4 << 20):
+    """Bytes a second of random reads around the page cache, one at a time; None where that is impossible."""
+    blocks = os.path.getsize(path) // block
+    if blocks == 0 or not hasattr(os, "O_DIRECT"):
+        return None
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except OSError:
+        return None
+    try:
+        with mmap.mmap(-1, block) as page:
+            started, read = time.monotonic(), 0
+            while (took := time.monotonic() - started) < seconds:
+                read += os.preadv(file, [page], random.randrange(blocks) * block)
+            return read / took
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
 def files_of(path):
     """The file, or the files of a folder."""
     if os.path.isdir(path):
@@ -73,29 +105,46 @@ def group(cap):
         return
     version_1 = os.path.isdir("/sys/fs/cgroup/memory")
     root = "/sys/fs/cgroup/memory" if version_1 else "/sys/fs/cgroup"
-    folder = tempfile.mkdtemp(prefix="sluice-bench-", dir=root)
+    limit = "memory.limit_in_bytes" if version_1 else "memory.max"
     try:
-        limit = "memory.limit_in_bytes" if version_1 else "memory.max"
+        folder = tempfile.mkdtemp(prefix="sluice-bench-", dir=root)
+    except OSError as error:
+        sys.exit(f"error: no control group could be made in {root} ({error.strerror}); --cap needs root "
+                 "and a writable memory controller")
+    try:
         with open(os.path.join(folder, limit), "w") as file:
             file.write(str(cap))
         yield os.path.join(folder, "cgroup.procs")
     finally:
-        os.rmdir(folder)
+        remove_group(folder)
+
+
+def remove_group(folder):
+    """Removes a control group; its last process may still be on its way out."""
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+            return
+        time.sleep(0.1)
+    print(f"note: {folder} could not be removed", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def small_read_ahead(path):
     """The file as a read-only loop device with a small read-ahead; the file itself where that fails."""
-    made = subprocess.run(
-        ["losetup", "--find", "--show", "--read-only", "--direct-io=on", path],
-        capture_output=True, text=True, check=False,
-    )
-    device = made.stdout.strip()
-    if made.returncode != 0:
-        print(f"note: no loop device ({made.stderr.strip()}); the file's own read-ahead flatters us",
-              file=sys.stderr)
+    try:
+        made = subprocess.run(
+            ["losetup", "--find", "--show", "--read-only", "--direct-io=on", path],
+            capture_output=True, text=True, check=False,
+        )
+        problem = made.stderr.strip() if made.returncode != 0 else None
+    except OSError as error:
+        problem = str(error)
+    if problem is not None:
+        print(f"note: no loop device ({problem}); the file's own read-ahead flatters us", file=sys.stderr)
         yield path
         return
+    device = made.stdout.strip()
     try:
         name = os.path.basename(device)
         with open(f"/sys/block/{name}/queue/read_ahead_kb", "w") as file:
@@ -131,6 +180,8 @@ def their_run(args, path, procs):
                "-p", str(args.prompt), "-n", str(args.decode)]
     if args.cap:
         command += ["--repack", "0"]
+    if args.llama_batch:
+        command += ["-b", str(args.llama_batch), "-ub", str(args.llama_batch)]
     text, others = run(command, procs)
     speeds = {"prompt": None, "decode": None, "others": others}
     for test in json.loads(text):
@@ -142,7 +193,9 @@ def our_run(args, procs):
     """Prompt and decode speed of the engine, and what it read for that."""
     command = [args.sluice, "bench", "engine", "--json", "--model", args.pack or args.model,
                "--threads", str(args.threads), "--runs", "1",
-               "--prompt-tokens", str(args.prompt), "--decode-tokens", str(args.decode)]
+               "--prompt-tokens", str(args.prompt), "--decode-tokens", str(max(1, args.decode)),
+               "--context", str(max(512, args.prompt + args.decode + 8)),
+               "--streams", str(args.streams)]
     if args.cap:
         command += ["--memory", str(args.cap)]
     text, others = run(command, procs)
@@ -152,23 +205,43 @@ def our_run(args, procs):
 
 
 def measure(args):
-    """All rounds, the two taking turns."""
-    ours, theirs = [], []
+    """All rounds, the two taking turns. Returns one case: what was asked, every run, the ratios."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    ours, theirs, disk, missing = [], [], [], []
     with small_read_ahead(args.model) if args.cap else contextlib.nullcontext(args.model) as path:
+        if args.cap and path == args.model:
+            missing.append(f"llama.cpp behind a read-ahead of {READ_AHEAD_KIB} KiB: no loop device")
         if not args.cap:
             with open(args.model, "rb") as file:
                 while file.read(1 << 24):
                     pass
+        turns = [(ours, lambda procs: our_run(args, procs))]
+        if args.llama_bench:
+            turns.insert(0, (theirs, lambda procs: their_run(args, path, procs)))
         for _ in range(args.rounds):
-            for runs, one in ((theirs, lambda procs: their_run(args, path, procs)),
-                              (ours, lambda procs: our_run(args, procs))):
+            disk.append(disk_rate(args.model))
+            for runs, one in turns:
                 if args.cap:
-                    files = files_of(args.model) + (files_of(args.pack) if args.pack else [])
-                    for name in files:
+                    # The loop device has pages of its own.
+                    for name in {path, *files_of(args.model), *(files_of(args.pack) if args.pack else [])}:
                         drop_pages(name)
                 with group(args.cap) as procs:
                     runs.append(one(procs))
-    return ours, theirs
+    case = {"started": started, "model": os.path.basename(args.model), "cap_bytes": args.cap,
+            "prompt_tokens": args.prompt, "decode_tokens": args.decode, "streams": args.streams,
+            "threads": args.threads, "missing": missing, "disk_bytes_per_second": disk,
+            "ours": ours, "llama.cpp": theirs}
+    for kind in ("prompt", "decode"):
+        case[f"{kind}_ratio"] = ratio(speeds(ours, kind), speeds(theirs, kind))
+    limit = ceiling(ours[-1]["report"])
+    case["disk_ceiling"] = limit
+    case["share_of_disk_ceiling"] = ours[-1]["decode"] / limit if limit else None
+    return case
+
+
+def speeds(runs, kind):
+    """The speeds of one kind that were measured."""
+    return [run[kind] for run in runs if run[kind]]
 
 
 def ceiling(report):
@@ -177,10 +250,11 @@ def ceiling(report):
     return rate / per_token if rate and per_token else None
 
 
-def main():
+def options():
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama-bench", required=True)
+    parser.add_argument("--llama-bench", help="without it only the engine is measured")
     parser.add_argument("--sluice", required=True)
     parser.add_argument("--model", required=True, help="the GGUF file that both read")
     parser.add_argument("--pack", help="a pack of it, which the engine reads instead")
@@ -188,31 +262,43 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--decode", type=int, default=16)
+    parser.add_argument("--streams", type=int, default=1, help="replies that the engine decodes together")
+    parser.add_argument("--llama-batch", type=int, help="llama.cpp's batch; default: its own, 512")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    ours, theirs = measure(args)
-    speeds = lambda runs, kind: [run[kind] for run in runs if run[kind]]
-    result = {"started": started, "cap_bytes": args.cap, "ours": ours, "llama.cpp": theirs}
+    return parser
+
+
+def show(case):
+    """A case in lines for a person."""
+    print(f"{case['started']}, {case['model']}, cap {case['cap_bytes'] or 'none'}, "
+          f"{len(case['ours'])} rounds")
     for kind in ("prompt", "decode"):
-        result[f"{kind}_ratio"] = ratio(speeds(ours, kind), speeds(theirs, kind))
-    if args.json:
-        json.dump(result, sys.stdout, indent=2)
-        return
-    print(f"{started}, cap {args.cap or 'none'}, {args.rounds} rounds")
-    for kind in ("prompt", "decode"):
-        lists = [", ".join(f"{s:.2f}" for s in speeds(runs, kind)) for runs in (ours, theirs)]
-        value = result[f"{kind}_ratio"]
+        lists = [", ".join(f"{s:.2f}" for s in speeds(case[name], kind)) or "-"
+                 for name in ("ours", "llama.cpp")]
+        value = case[f"{kind}_ratio"]
         shown = "-" if value is None else f"{value:.2f}"
         print(f"{kind}: ratio {shown}   ours {lists[0]}   llama.cpp {lists[1]} tokens/s")
-    for name, runs in (("ours", ours), ("llama.cpp", theirs)):
-        print(f"others beside {name}: " + ", ".join(f"{run['others']:.0%}" for run in runs))
-    last = ours[-1]["report"]
-    if limit := ceiling(last):
-        rate = last["read_bytes_per_second"] / (1 << 20)
-        share = last["decode"]["median"] / limit
-        print(f"disk {rate:.0f} MiB/s allows {limit:.2f} tokens/s for what was read: {share:.0%} of it")
+    for name in ("ours", "llama.cpp"):
+        print(f"others beside {name}: " + ", ".join(f"{run['others']:.0%}" for run in case[name]))
+    rates = ", ".join("-" if rate is None else f"{rate / (1 << 20):.0f}"
+                      for rate in case["disk_bytes_per_second"])
+    print(f"disk, one read of 4 MiB at a time: {rates} MiB/s")
+    if limit := case["disk_ceiling"]:
+        rate = case["ours"][-1]["report"]["read_bytes_per_second"] / (1 << 20)
+        print(f"disk {rate:.0f} MiB/s allows {limit:.2f} tokens/s for what was read: "
+              f"{case['share_of_disk_ceiling']:.0%} of it")
+    for what in case["missing"]:
+        print(f"missing: {what}")
+
+
+def main():
+    args = options().parse_args()
+    case = measure(args)
+    if args.json:
+        json.dump(case, sys.stdout, indent=2)
+    else:
+        show(case)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ use crate::quant::{
 };
 use crate::tensor::DType;
 
-/// Dot products of `R` rows of a quantised type with `N` activation rows.
+/// Dot products of `R` rows of a quantised type with `N` activation rows. `WIDE` says that the processor
+/// has what `avx512` wants.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q8<const R: usize, const N: usize>(
+pub(in super::super) fn dot_q8<const R: usize, const N: usize, const WIDE: bool>(
     dtype: DType,
     w: [&[u8]; R],
     x: [RowQ8<'_>; N],
@@ -64,11 +65,11 @@ pub(super) fn dot_q8<const R: usize, const N: usize>(
             let levels = |b: &BlockMxfp4| _mm256_shuffle_epi8(table, nibbles(&b.qs));
             dot_simple::<_, R, N, SIGNED>(w, x, |b: &BlockMxfp4| (b.scale(), levels(b), 0.0))
         }
-        DType::Q2K => k::dot_q2_k(w, x),
+        DType::Q2K => k::dot_q2_k::<R, N, WIDE>(w, x),
         DType::Q3K => k::dot_q3_k(w, x),
-        DType::Q4K => k::dot_q4_k(w, x),
-        DType::Q5K => k::dot_q5_k(w, x),
-        DType::Q6K => k::dot_q6_k(w, x),
+        DType::Q4K => k::dot_q4_k::<R, N, WIDE>(w, x),
+        DType::Q5K => k::dot_q5_k::<R, N, WIDE>(w, x),
+        DType::Q6K => k::dot_q6_k::<R, N, WIDE>(w, x),
         DType::Iq4Xs => k::dot_iq4_xs(w, x),
         DType::F32 | DType::F16 | DType::BF16 => panic!("{dtype} is not quantised"),
     }
@@ -155,7 +156,7 @@ pub(super) fn folded<const R: usize, const N: usize, const MIN: bool>(
 
 /// The rows as blocks and their number. Panics if a row or its activations are too short.
 #[inline(always)]
-pub(super) fn same_length<'a, B: Pod, const R: usize, const N: usize>(
+pub(in super::super) fn same_length<'a, B: Pod, const R: usize, const N: usize>(
     w: [&'a [u8]; R],
     x: [RowQ8<'_>; N],
     values: usize,
@@ -177,7 +178,7 @@ pub(super) fn same_length<'a, B: Pod, const R: usize, const N: usize>(
 /// `x.qs` has that many.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn group_of(x: RowQ8<'_>, g: usize) -> __m256i {
+pub(in super::super) unsafe fn group_of(x: RowQ8<'_>, g: usize) -> __m256i {
     // SAFETY: the caller's contract.
     unsafe { _mm256_loadu_si256(x.qs.as_ptr().add(32 * g).cast()) }
 }
@@ -190,7 +191,7 @@ pub(super) fn f16(bytes: [u8; 2]) -> f32 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn bytes(from: &[u8; 32]) -> __m256i {
+pub(in super::super) fn bytes(from: &[u8; 32]) -> __m256i {
     // SAFETY: 32 bytes.
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
+use super::super::avx512;
 use super::super::kernels::{LANES, RowQ8};
 use super::blocks::{
     SIGNED, WITH_MIN, bytes, f16, folded, group_of, nibbles, products, same_length, table,
@@ -15,27 +16,38 @@ use crate::quant::{
 };
 
 /// What the groups of a block of 256 values have in common.
-struct Factors {
+pub(in super::super) struct Factors {
     /// Scale of each group of 32.
-    scales: __m256,
+    pub(in super::super) scales: __m256,
     /// Factors of the 16 half groups, in bytes; means something only for types that have them.
-    subs: __m128i,
+    pub(in super::super) subs: __m128i,
     /// Scale of the minimums.
-    min_scale: f32,
+    pub(in super::super) min_scale: f32,
     /// Minimum of each half group, 16 numbers of 16 bits.
-    min_subs: __m256i,
+    pub(in super::super) min_subs: __m256i,
 }
 
 /// Blocks of 256 levels, of which `half(block, h)` gives those of groups 4h to 4h + 3. `SUBS` says
-/// whether half groups have factors of their own.
+/// whether half groups have factors of their own, `WIDE` that the processor has what `avx512` wants.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_k<B: Pod, const R: usize, const N: usize, const MIN: bool, const SUBS: bool>(
+fn dot_k<
+    B: Pod,
+    const R: usize,
+    const N: usize,
+    const MIN: bool,
+    const SUBS: bool,
+    const WIDE: bool,
+>(
     w: [&[u8]; R],
     x: [RowQ8<'_>; N],
     factors: impl Fn(&B) -> Factors,
     half: impl Fn(&B, usize) -> [__m256i; 4],
 ) -> [[f32; N]; R] {
+    if WIDE && MIN && R.is_multiple_of(2) {
+        // SAFETY: only `Avx512` asks for it, which exists only where the features were detected.
+        return unsafe { avx512::dot_k_pairs::<B, R, N, SUBS>(w, x, factors, half) };
+    }
     let (w, blocks) = same_length::<B, R, N>(w, x, 256);
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_ps(); N]; R];
@@ -93,7 +105,7 @@ fn sub_of(subs: __m128i, g: usize) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q2_k<const R: usize, const N: usize>(
+pub(super) fn dot_q2_k<const R: usize, const N: usize, const WIDE: bool>(
     w: [&[u8]; R],
     x: [RowQ8<'_>; N],
 ) -> [[f32; N]; R] {
@@ -108,7 +120,7 @@ pub(super) fn dot_q2_k<const R: usize, const N: usize>(
             min_subs: _mm256_cvtepu8_epi16(mins),
         }
     };
-    dot_k::<_, R, N, WITH_MIN, true>(w, x, factors, |b: &BlockQ2K, h| four_pairs(&b.qs, h))
+    dot_k::<_, R, N, WITH_MIN, true, WIDE>(w, x, factors, |b: &BlockQ2K, h| four_pairs(&b.qs, h))
 }
 
 #[inline]
@@ -140,22 +152,22 @@ pub(super) fn dot_q3_k<const R: usize, const N: usize>(
             _mm256_sub_epi8(level, four)
         })
     };
-    dot_k::<_, R, N, SIGNED, true>(w, x, factors, half)
+    dot_k::<_, R, N, SIGNED, true, false>(w, x, factors, half)
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q4_k<const R: usize, const N: usize>(
+pub(super) fn dot_q4_k<const R: usize, const N: usize, const WIDE: bool>(
     w: [&[u8]; R],
     x: [RowQ8<'_>; N],
 ) -> [[f32; N]; R] {
     let factors = |b: &BlockQ4K| factors_with_min(b.d, b.dmin, &b.scales);
-    dot_k::<_, R, N, WITH_MIN, false>(w, x, factors, |b: &BlockQ4K, h| four_nibbles(&b.qs, h))
+    dot_k::<_, R, N, WITH_MIN, false, WIDE>(w, x, factors, |b: &BlockQ4K, h| four_nibbles(&b.qs, h))
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q5_k<const R: usize, const N: usize>(
+pub(super) fn dot_q5_k<const R: usize, const N: usize, const WIDE: bool>(
     w: [&[u8]; R],
     x: [RowQ8<'_>; N],
 ) -> [[f32; N]; R] {
@@ -174,13 +186,13 @@ pub(super) fn dot_q5_k<const R: usize, const N: usize>(
         [0, 1, 2, 3].map(|k| _mm256_or_si256(low[k], _mm256_and_si256(fifth[k], bit)))
     };
     let factors = |b: &BlockQ5K| factors_with_min(b.d, b.dmin, &b.scales);
-    dot_k::<_, R, N, WITH_MIN, false>(w, x, factors, half)
+    dot_k::<_, R, N, WITH_MIN, false, WIDE>(w, x, factors, half)
 }
 
 /// Levels stay unsigned; that 32 must be subtracted from each is a minimum of 32 times the scale.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_q6_k<const R: usize, const N: usize>(
+pub(super) fn dot_q6_k<const R: usize, const N: usize, const WIDE: bool>(
     w: [&[u8]; R],
     x: [RowQ8<'_>; N],
 ) -> [[f32; N]; R] {
@@ -202,7 +214,7 @@ pub(super) fn dot_q6_k<const R: usize, const N: usize>(
             _mm256_or_si256(_mm256_and_si256(four_bits[k], low), high)
         })
     };
-    dot_k::<_, R, N, WITH_MIN, true>(w, x, factors, half)
+    dot_k::<_, R, N, WITH_MIN, true, WIDE>(w, x, factors, half)
 }
 
 #[inline]
@@ -225,7 +237,7 @@ pub(super) fn dot_iq4_xs<const R: usize, const N: usize>(
     let half = |b: &BlockIq4Xs, h: usize| {
         [0, 1, 2, 3].map(|k| _mm256_shuffle_epi8(table, nibbles(&b.qs[4 * h + k])))
     };
-    dot_k::<_, R, N, SIGNED, false>(w, x, factors, half)
+    dot_k::<_, R, N, SIGNED, false, false>(w, x, factors, half)
 }
 
 /// 32 bytes of an array. Panics if they are not all there.

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::avx512::Avx512;
 use super::super::kernels::Portable;
 use super::*;
 use crate::kv_cache::KvCache;
@@ -65,6 +66,16 @@ proptest! {
             let fast = avx2.dot_q8(dtype, w, [a, b]);
             for (fast, portable) in fast.iter().zip(&portable) {
                 prop_assert!(same(fast, portable), "{dtype}: {fast:?} {portable:?}");
+            }
+            if let Some(avx512) = Avx512::new() {
+                let fast = avx512.dot_q8(dtype, w, [a, b]);
+                for (fast, portable) in fast.iter().zip(&portable) {
+                    prop_assert!(same(fast, portable), "{dtype}, wide: {fast:?} {portable:?}");
+                }
+                let four = avx512.dot_q8(dtype, [w[0], w[1], w[1], w[0]], [b]);
+                for (fast, row) in four.iter().zip([0, 1, 1, 0]) {
+                    prop_assert!(same(fast, &portable[row][1..]), "{dtype}, wide: {fast:?}");
+                }
             }
             // A product does not depend on what is computed beside it.
             let [[alone]] = avx2.dot_q8(dtype, [w[1]], [a]);

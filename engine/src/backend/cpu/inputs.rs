@@ -114,7 +114,10 @@ impl<'a> Inputs<'a> {
     ) {
         in_fours(
             rows,
-            |i, four| self.strip::<K, 2, ROWS_AT_ONCE>(k, w, tile.clone(), i, four, &write),
+            |i, four| match K::WIDE {
+                true => self.strip::<K, 4, ROWS_AT_ONCE>(k, w, tile.clone(), i, four, &write),
+                false => self.strip::<K, 2, ROWS_AT_ONCE>(k, w, tile.clone(), i, four, &write),
+            },
             |i, one| self.strip::<K, 4, 1>(k, w, tile.clone(), i, one, &write),
         );
     }
@@ -178,7 +181,22 @@ impl<'a> Inputs<'a> {
         write: &impl Fn(usize, usize, f32),
     ) {
         let (gate_type, up_type) = (gate.shape.dtype, up.shape.dtype);
-        for r in tile {
+        let put = |r: usize, g: [f32; N], u: [f32; N]| {
+            for (n, (g, u)) in g.into_iter().zip(u).enumerate() {
+                write(r, i + n, silu(g) * u);
+            }
+        };
+        let mut single = tile.clone();
+        if K::WIDE && gate_type == up_type {
+            single.start = tile.start + tile.len() / 2 * 2;
+            for r in (tile.start..single.start).step_by(2) {
+                let w = [gate.row(r), gate.row(r + 1), up.row(r), up.row(r + 1)];
+                let [g0, g1, u0, u1] = self.dot(k, gate_type, w, rows);
+                put(r, g0, u0);
+                put(r + 1, g1, u1);
+            }
+        }
+        for r in single {
             let [g, u] = if gate_type == up_type {
                 self.dot(k, gate_type, [gate.row(r), up.row(r)], rows)
             } else {
@@ -186,9 +204,7 @@ impl<'a> Inputs<'a> {
                 let [u] = self.dot(k, up_type, [up.row(r)], rows);
                 [g, u]
             };
-            for (n, (g, u)) in g.into_iter().zip(u).enumerate() {
-                write(r, i + n, silu(g) * u);
-            }
+            put(r, g, u);
         }
     }
 }

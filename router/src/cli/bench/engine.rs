@@ -1,6 +1,9 @@
 //! `sluice bench engine`: what the engine alone does with a model: prompt and decode speed, what it read
 //! for that, and how busy the machine was with other things.
 //!
+//! With `--streams` several replies are decoded together; then the speed is that of all of them, and the
+//! bytes a token show how far they share what each layer reads.
+//!
 //! Prompts are random tokens, as in llama.cpp's `llama-bench`, of which `tests/bench/engine` makes the
 //! comparison; each run has others. Every run's speed is told, not only the median: who compares two
 //! programs wants to see how they scatter.
@@ -8,13 +11,13 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sluice_engine::{Finish, GenerationRequest, PromptInput, SamplingOptions};
+use sluice_engine::{ExpertUse, Finish, GenerationRequest, PromptInput, SamplingOptions};
 use tokio::time::Instant;
 
 use super::super::engine::{Loaded, ModelArgs, Speeds};
 use super::super::progress::{Progress, Unit, bytes};
-use super::super::run::generate;
-use super::super::{Failure, Outcome, Status, out};
+use super::super::run::finished;
+use super::super::{Failure, OrUsage, Outcome, Status, out};
 use super::{median, processor, rss_bytes};
 
 /// Flags of `sluice bench engine`.
@@ -28,6 +31,9 @@ pub(in crate::cli) struct Args {
     /// Tokens that are generated when decoding is timed
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     decode_tokens: u32,
+    /// Replies that are decoded together
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    streams: u16,
     /// Runs of each; the median counts
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
@@ -52,6 +58,8 @@ struct Report {
     memory_bytes: u64,
     expert_cache_bytes: u64,
     expert_bytes: u64,
+    /// Replies that were decoded together.
+    streams: u16,
     load_ms: f64,
     /// Most resident memory of this process between runs.
     rss_bytes: Option<u64>,
@@ -70,6 +78,8 @@ struct Measured {
     median: Option<f64>,
     hit_rate: Option<f64>,
     read_bytes_per_token: f64,
+    /// Share of the gates' choices that were left out: `--drop-cold-experts`.
+    left_out: f64,
     /// Share of the model's time in which it waited for experts.
     stalled: f64,
 }
@@ -81,22 +91,23 @@ pub(in crate::cli) fn run(args: &Args) -> Outcome {
     let mut progress = Progress::new("measuring", Unit::Items);
     let steps = 2 * args.runs;
     let mut done = 0;
-    let loaded = args.model.load()?;
+    let loaded = args.model.load_for(args.streams)?;
     let mut most = rss_bytes(std::process::id());
-    let mut all = |tokens: u32, replies: u32| -> Result<Vec<Finish>, Failure> {
+    let mut all = |tokens: u32, replies: u32, streams: u16| -> Result<Vec<Run>, Failure> {
         (0..args.runs)
             .map(|run| {
-                let finish = generate(&loaded, request(tokens, replies, run), |_| Ok(()));
+                let before = loaded.engine.expert_use();
+                let finishes = together(&loaded, tokens, replies, run, streams)?;
                 done += 1;
                 progress.update(done, steps);
                 most = most.max(rss_bytes(std::process::id()));
-                finish
+                Ok(Run { finishes, before, after: loaded.engine.expert_use() })
             })
             .collect()
     };
-    let prompts = all(args.prompt_tokens, 1)?;
+    let prompts = all(args.prompt_tokens, 1, 1)?;
     // The first token of a reply comes with the prompt.
-    let decodes = all(1, args.decode_tokens + 1)?;
+    let decodes = all(1, args.decode_tokens + 1, args.streams)?;
     drop(progress);
     let others_cpu = before.zip(Busy::now()).and_then(|(a, b)| a.others(&b, started.elapsed()));
     let report = Report {
@@ -104,6 +115,7 @@ pub(in crate::cli) fn run(args: &Args) -> Outcome {
         prompt: measured(args.prompt_tokens, &prompts, |s| s.prompt_tokens_per_second),
         decode: measured(args.decode_tokens, &decodes, |s| s.decode_tokens_per_second),
         others_cpu,
+        streams: args.streams,
         ..about(&loaded)
     };
     if args.json {
@@ -129,22 +141,51 @@ fn request(prompt_tokens: u32, reply_tokens: u32, run: u64) -> GenerationRequest
     GenerationRequest { sampling, max_tokens, ..GenerationRequest::new(prompt) }
 }
 
-fn measured(tokens: u32, finishes: &[Finish], speed: impl Fn(&Speeds) -> Option<f64>) -> Measured {
-    let speeds = finishes.iter().filter_map(|f| speed(&Speeds::new(f, Duration::ZERO)));
-    let speeds: Vec<f64> = speeds.collect();
-    let sum = |of: fn(&Finish) -> u64| finishes.iter().map(of).sum::<u64>() as f64;
-    let hits = sum(|f| f.experts.hits);
-    let looked = hits + sum(|f| f.experts.misses);
-    let passed = sum(|f| (f.prompt_tokens + f.completion_tokens).saturating_sub(1) as u64);
-    let seconds =
-        |of: fn(&Finish) -> Duration| finishes.iter().map(of).sum::<Duration>().as_secs_f64();
+/// Replies that ran together, and what the engine had counted before and after them.
+struct Run {
+    finishes: Vec<Finish>,
+    before: ExpertUse,
+    after: ExpertUse,
+}
+
+/// Several generations at once, each with a prompt of its own.
+fn together(
+    loaded: &Loaded,
+    prompt_tokens: u32,
+    reply_tokens: u32,
+    run: u64,
+    streams: u16,
+) -> Result<Vec<Finish>, Failure> {
+    let seed = |stream: u16| run * u64::from(streams) + u64::from(stream);
+    let submit = |stream| loaded.engine.submit(request(prompt_tokens, reply_tokens, seed(stream)));
+    let streams: Vec<_> = (0..streams).map(submit).collect::<Result<Vec<_>, _>>().or_usage()?;
+    streams.into_iter().map(|stream| finished(stream, |_| Ok(()))).collect()
+}
+
+/// Replies that run together are as fast as the sum of them.
+fn measured(tokens: u32, runs: &[Run], speed: impl Fn(&Speeds) -> Option<f64>) -> Measured {
+    let of_run = |run: &Run| {
+        let speeds = run.finishes.iter().filter_map(|f| speed(&Speeds::new(f, Duration::ZERO)));
+        speeds.reduce(|sum, speed| sum + speed)
+    };
+    let speeds: Vec<f64> = runs.iter().filter_map(of_run).collect();
+    let sum = |of: fn(&ExpertUse) -> u64| {
+        runs.iter().map(|run| of(&run.after) - of(&run.before)).sum::<u64>() as f64
+    };
+    let (hits, dropped) = (sum(|e| e.hits), sum(|e| e.dropped));
+    let looked = hits + sum(|e| e.misses);
+    let finishes = || runs.iter().flat_map(|run| &run.finishes);
+    let passed: usize =
+        finishes().map(|f| (f.prompt_tokens + f.completion_tokens).saturating_sub(1)).sum();
+    let seconds = |of: fn(&Finish) -> Duration| finishes().map(of).sum::<Duration>().as_secs_f64();
     let stalled = seconds(|f| f.experts.stalled);
     Measured {
         tokens,
         median: median(speeds.iter().copied()),
         tokens_per_second: speeds,
         hit_rate: (looked > 0.0).then(|| hits / looked),
-        read_bytes_per_token: sum(|f| f.experts.bytes_read) / passed.max(1.0),
+        read_bytes_per_token: sum(|e| e.bytes_read) / (passed as f64).max(1.0),
+        left_out: dropped / (looked + dropped).max(1.0),
         stalled: stalled / (stalled + seconds(|f| f.experts.computed)).max(f64::MIN_POSITIVE),
     }
 }
@@ -165,6 +206,7 @@ fn about(loaded: &Loaded) -> Report {
         memory_bytes: info.plan.memory_bytes,
         expert_cache_bytes: info.expert_cache_bytes,
         expert_bytes: info.expert_bytes,
+        streams: 1,
         load_ms: loaded.load_time.as_secs_f64() * 1000.0,
         rss_bytes: None,
         prompt: nothing(),
@@ -187,7 +229,7 @@ fn print(report: &Report) -> std::io::Result<()> {
         rate.unwrap_or_default()
     ))?;
     line("prompt", &report.prompt)?;
-    line("decode", &report.decode)?;
+    line(if report.streams > 1 { "together" } else { "decode" }, &report.decode)?;
     let memory = report.rss_bytes.map_or("unknown".to_owned(), bytes);
     out::line(format_args!("memory   {memory} of {}", bytes(report.memory_bytes)))?;
     let others = report.others_cpu.map_or("unknown".to_owned(), |o| format!("{:.0} %", o * 100.0));
@@ -198,8 +240,12 @@ fn line(name: &str, measured: &Measured) -> std::io::Result<()> {
     let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.2}"));
     let all: Vec<String> =
         measured.tokens_per_second.iter().map(|rate| format!("{rate:.2}")).collect();
+    let dropped = match measured.left_out {
+        0.0 => String::new(),
+        share => format!(", {:.1} % left out", share * 100.0),
+    };
     out::line(format_args!(
-        "{name}   {} tokens/s over {} tokens ({}); {} % hits, {} read a token, {:.0} % waiting",
+        "{name:<8} {} tokens/s over {} tokens ({}); {} % hits, {} read a token, {:.0} % waiting{dropped}",
         rate(measured.median),
         measured.tokens,
         all.join(", "),
