@@ -91,6 +91,7 @@ fn failure(error: ServeError) -> Failure {
         | ServeError::Upstream(_) => Failure::Usage(error.into()),
         ServeError::Audit(_)
         | ServeError::Taint(_)
+        | ServeError::NoRandomness(_)
         | ServeError::Bind { .. }
         | ServeError::Signals(_) => Failure::Failed(error.into()),
     }
