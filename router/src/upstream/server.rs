@@ -116,7 +116,7 @@ impl ServerUpstream {
         let client = connect::client(&id, &config)?;
         let address = url.origin().ascii_serialization();
         let breaker = Breaker::new(config.breaker);
-        let (retrier, latency) = (Retrier::new(config.retries), Latency::default());
+        let (retrier, latency) = (Retrier::new(config.retries.clone()), Latency::default());
         let embeddings = config.protocol == Protocol::OpenAi;
         let capabilities = Capabilities { embeddings, ..Capabilities::default() };
         Ok(ServerUpstream {
