@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::body::Frame;
 use hyper::header::CONTENT_TYPE;
-use sluice_policies::{Decision, Facts, Refusal, RefusalCode};
+use sluice_policies::{AddressRanges, Decision, Facts, Refusal, RefusalCode, UpstreamFacts};
 use tokio::time::Instant;
 
 use super::meter::{Meter, REPLY_FINDING, Told, Watched};
@@ -99,7 +99,8 @@ impl Gateway {
             }
             (Upstream::Server(_), Some((server, body, pass))) => {
                 meter.pass = Some(pass);
-                let permit = permit(decision, server, &body, &mut meter)?;
+                let within = Gateway::ranges(ask, this);
+                let permit = permit(decision, server, &body, within, &mut meter)?;
                 server.send(permit, shape).await
             }
             (Upstream::Server(_), None) => unreachable!("a body was sealed for every server above"),
@@ -117,6 +118,14 @@ impl Gateway {
                 Err(Missed::Failed(error))
             }
         }
+    }
+
+    /// Where the upstream's name may lead, by the vouches of the day of the decision.
+    fn ranges(ask: &Ask, this: &Try<'_>) -> AddressRanges {
+        let id = this.upstream.id().as_str();
+        let known = this.facts.upstreams.iter().find(|facts| facts.id == id);
+        let ranges = |facts: &UpstreamFacts| ask.policy.address_ranges(facts, this.facts.today);
+        known.map_or_else(|| ranges(&this.upstream.facts()), ranges)
     }
 
     async fn record(&self, ask: &Ask, this: &Try<'_>, bytes: usize) -> Option<Recorded> {
@@ -248,10 +257,11 @@ fn permit(
     decision: &Decision,
     server: &ServerUpstream,
     body: &OutboundBody,
+    within: AddressRanges,
     meter: &mut Meter,
 ) -> Result<EgressPermit, Missed> {
     let recorded = meter.recorded.as_ref().ok_or(Missed::NotRecorded)?;
-    EgressPermit::mint(decision, server.id(), body, recorded).map_err(|denied| {
+    EgressPermit::mint(decision, server.id(), body, recorded, within).map_err(|denied| {
         tracing::error!(upstream = %server.id(), %denied, "permit was denied after a decision");
         let _ = meter.close(Ending::Failed, Some("not_permitted"), Usage::default());
         Missed::NotPermitted
