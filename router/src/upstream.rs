@@ -90,6 +90,14 @@ impl Upstream {
         }
     }
 
+    /// The name that it knows a client's model by; the edge has one model.
+    pub(crate) fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
+        match self {
+            Upstream::Edge(edge) => &edge.engine().info().name,
+            Upstream::Server(server) => server.model_name(client_name),
+        }
+    }
+
     /// Whether a request could be sent to it now.
     pub fn is_healthy(&self) -> bool {
         match self {

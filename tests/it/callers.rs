@@ -169,7 +169,7 @@ async fn a_streamed_reply_holds_its_place_until_its_reader_has_gone() {
 #[tokio::test]
 async fn money_of_the_day_is_spent_by_the_price_of_the_model_that_answered() {
     let cloud = Cloud::start(Script::Answer).await;
-    let more = "    models: {auto: dear}\nlimits: {per_caller: {cost_per_day: 0.001}}\n\
+    let more = "    models: {auto: dear}\nlimits: {per_caller: {cost_per_day: 0.015}}\n\
                 prices: {dear: {input: 1000, output: 1000}}\n";
     let gateway = Gateway::start(&with_cloud(cloud.address, more)).await;
     // What the edge answers costs nothing.
@@ -182,7 +182,28 @@ async fn money_of_the_day_is_spent_by_the_price_of_the_model_that_answered() {
     assert_eq!(reply.status, 429, "{}", reply.text());
     assert_eq!(reply.json()["error"]["code"], "insufficient_quota");
     assert_eq!(reply.header("x-should-retry"), "false");
+    // It has a decision, and is on record as refused.
+    reply.came_from("refuse", 429);
+    gateway.chat(say(&format!("Refund {CARD} please"))).await.came_from("edge", 200);
     until("one request", || cloud.requests() == 1).await;
+}
+
+#[tokio::test]
+async fn a_model_has_one_limit_whatever_clients_call_it() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let more = "    model: large-9\nlimits: {per_model: {large-9: {requests_per_minute: 2}}}\n";
+    let gateway = Gateway::start(&with_cloud(cloud.address, more)).await;
+    for (name, expected) in [("auto", 200), ("a-name", 200), ("another", 429), ("auto", 429)] {
+        let mut body = say("Hello");
+        body["model"] = json!(name);
+        let reply = gateway.chat(body).await;
+        assert_eq!(reply.status.as_u16(), expected, "{name}: {}", reply.text());
+        assert_eq!(reply.header("x-ratelimit-limit-requests"), "2", "{name}");
+        assert_eq!(reply.header("retry-after").is_empty(), expected == 200, "{name}");
+    }
+    // Another model has its own: what must stay here is answered.
+    gateway.chat(say(&format!("Refund {CARD} please"))).await.came_from("edge", 200);
+    assert_eq!(cloud.requests(), 2);
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ pub(super) enum Missed {
     NotRecorded,
     /// No permit was minted: a bug, since the decision chose this upstream.
     NotPermitted,
+    /// A limit of the model, or of money, does not let it through: another upstream is no way around.
+    Limited(ApiError),
     /// The upstream failed before the first byte.
     Failed(UpstreamError),
 }
@@ -66,6 +68,12 @@ impl Outrun {
 impl Gateway {
     pub(super) async fn attempt(&self, ask: &Ask, this: &Try<'_>) -> Result<Reply, Missed> {
         let &Try { decision, upstream, .. } = this;
+        if let Some(allowance) = &ask.request.allowance {
+            let name = &ask.request.chat.model;
+            let is_priced = upstream.server().is_some();
+            let taken = allowance.take_model(upstream.model_name(name), name, is_priced).await;
+            taken.map_err(|limited| Missed::Limited(limited.error()))?;
+        }
         let sealed = match upstream {
             Upstream::Edge(_) => None,
             Upstream::Server(server) => {
@@ -165,10 +173,8 @@ impl Gateway {
                 session: ask.request.session.clone(),
             }),
             allowance: ask.request.allowance.clone(),
-            priced: this
-                .upstream
-                .server()
-                .map(|server| server.model_name(&ask.request.chat.model).to_owned()),
+            model: this.upstream.model_name(&ask.request.chat.model).to_owned(),
+            is_priced: this.upstream.server().is_some(),
             upstream: this.upstream.id().as_str().to_owned(),
             route: route_word(this.decision.route),
             request_started: ask.started,
