@@ -237,3 +237,52 @@ async fn a_page_may_call_if_its_origin_is_listed_and_only_then() {
         assert_eq!(reply.header("access-control-allow-credentials"), "");
     }
 }
+
+#[tokio::test]
+async fn a_session_in_anthropics_metadata_counts_where_the_config_says_so_and_no_header_says_more()
+{
+    let cloud = Cloud::start(Script::Answer).await;
+    let ask = async |gateway: &Gateway, headers: &[(&str, &str)], user: &str, text: &str| {
+        let body = json!({"model": "m", "max_tokens": 4, "metadata": {"user_id": user},
+            "messages": [{"role": "user", "content": text}]});
+        let reply = gateway.send(Method::POST, "/v1/messages", headers, body.to_string()).await;
+        reply.header("x-sluice-route").to_owned()
+    };
+    let private = format!("Refund {CARD} please");
+    for (identity, expected) in
+        [("", "cloud"), ("identity: {session_from_user_id: true}\n", "edge")]
+    {
+        let gateway = Gateway::start(&with_cloud(cloud.address, identity)).await;
+        assert_eq!(ask(&gateway, &[], "session-1", &private).await, "edge");
+        assert_eq!(ask(&gateway, &[], "session-1", "And now?").await, expected);
+        assert_eq!(ask(&gateway, &[], "session-2", "And now?").await, "cloud");
+        let other = [("x-sluice-session", "other")];
+        assert_eq!(ask(&gateway, &other, "session-1", "And now?").await, "cloud");
+    }
+    assert!(!shows_card(&cloud.seen()));
+}
+
+#[tokio::test]
+async fn counting_tokens_is_a_request_and_an_estimate_says_so() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let limits = "limits: {per_caller: {requests_per_minute: 1}}\n";
+    let with_edge = with_cloud(cloud.address, limits);
+    let edge = with_edge.lines().find(|line| line.starts_with("  edge:")).unwrap();
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hello there"}]});
+    for (config, by) in
+        [(with_edge.clone(), "edge"), (with_edge.replace(&format!("{edge}\n"), ""), "estimate")]
+    {
+        let gateway = Gateway::start(&config).await;
+        let path = "/v1/messages/count_tokens";
+        let counted = gateway.send(Method::POST, path, &[], body.to_string()).await;
+        assert_eq!(counted.header("x-sluice-token-count"), by, "{}", counted.text());
+        let tokens = counted.json()["input_tokens"].as_u64().unwrap();
+        assert!((2..40).contains(&tokens), "{tokens}");
+        let again = gateway.send(Method::POST, path, &[], body.to_string()).await;
+        assert_eq!(
+            (again.status, again.json()["type"].clone()),
+            (StatusCode::TOO_MANY_REQUESTS, json!("error"))
+        );
+    }
+    assert_eq!(cloud.seen(), "");
+}
