@@ -51,7 +51,7 @@ pub struct Finding {
     /// Index into [`crate::Prompt::texts`].
     #[serde(skip)]
     pub text: usize,
-    /// Byte range in the original text (not in a normalised view of it).
-    #[serde(skip)]
+    /// Byte range in the text as it was written, also of what shows only in a normalised view of it.
+    #[serde(default, rename = "bytes")]
     pub span: Range<usize>,
 }

@@ -68,6 +68,6 @@ pub use replay::{Evidence, EvidenceContext, PlacedFinding, Sight};
 pub use rule::{Rule, RuleMode, Severity};
 pub use schema::FileSchema;
 pub use site::answers::ReplyAnswer;
-pub use site::vouch::Vouch;
+pub use site::vouch::{AddressRanges, Vouch};
 pub use wish::Wish;
 pub use yaml::Source;

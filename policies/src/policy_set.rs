@@ -25,7 +25,7 @@ use crate::prompt::{Endpoint, Prompt, RequestContext, Unscanned};
 use crate::replay::Sight;
 use crate::rule::{Rule, RuleMode};
 use crate::site::answers::{Answer, Answers, ReplyAnswer};
-use crate::site::vouch::{self, Vouch};
+use crate::site::vouch::{self, AddressRanges, Vouch};
 use crate::yaml::Source;
 
 mod build;
@@ -238,6 +238,11 @@ impl PolicySet {
     /// What an upstream has to offer on a day: its vouches, if they agree with its address.
     pub fn standing(&self, upstream: &UpstreamFacts, today: Date) -> Standing {
         vouch::standing(&self.vouches, upstream, today)
+    }
+
+    /// Where a connection to an upstream may lead on a day, as its vouches say.
+    pub fn address_ranges(&self, upstream: &UpstreamFacts, today: Date) -> AddressRanges {
+        vouch::ranges(&self.vouches, upstream, today)
     }
 
     /// The latency class of that name, or the default one.

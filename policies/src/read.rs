@@ -221,6 +221,9 @@ fn vouch_sentence(vouch: &Vouch) -> String {
     facts.extend(standing.baa.then(|| "a business associate agreement".to_owned()));
     facts.extend(standing.zero_retention.then(|| "zero retention".to_owned()));
     facts.push(format!("quality {}", standing.quality.in_words()));
+    if !vouch.address_ranges.is_empty() {
+        facts.push(format!("an address in {}", vouch.address_ranges.join(" or ")));
+    }
     format!(
         "{} vouches until {} that {}{place} is: {} ({}).",
         vouch.owner,

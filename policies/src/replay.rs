@@ -11,6 +11,7 @@
 //! Not here: where records are kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,9 @@ pub struct PlacedFinding {
     pub start: usize,
     /// First character after it.
     pub end: usize,
+    /// Byte range in its own text as it was written; older records have none.
+    #[serde(default)]
+    pub bytes: Range<usize>,
 }
 
 /// What is known of a request besides its texts, as far as rules named it.
@@ -230,7 +234,7 @@ impl PlacedFinding {
             place: self.place.clone(),
             likelihood: self.likelihood,
             text: 0,
-            span: 0..0,
+            span: self.bytes.clone(),
         }
     }
 }

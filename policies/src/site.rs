@@ -108,7 +108,7 @@ pub(crate) struct VouchSpec {
     /// Required for `on_prem`: it answers itself and asks no other machine.
     #[serde(default)]
     pub(crate) does_not_forward: bool,
-    /// For `on_prem`: the addresses that the name may resolve to.
+    /// The networks that the name may resolve to; the gateway connects nowhere else.
     #[serde(default)]
     pub(crate) address_ranges: List<At<String>>,
     /// Reference of the contract or assessment.

@@ -35,7 +35,7 @@ use serde_json::{Map, Value};
 use sluice_policies::{ContentKind, Endpoint, Prompt, RequestContext, Text, Unscanned};
 
 pub use client_headers::{ClientHeaders, WantedHeaders};
-pub use dialect::{Dialect, Voice, expects_anthropic, in_anthropics_words, is_served};
+pub use dialect::{Dialect, Voice, answer, expects_anthropic, in_anthropics_words, is_served};
 pub use error::ApiError;
 
 use crate::identity::Caller;
@@ -53,16 +53,27 @@ pub struct Request {
     pub id: String,
     /// What policy sees.
     pub prompt: Arc<Prompt>,
+    /// The part of it that this request alone sends, where it is one of several that are decided together.
+    pub alone: Option<Arc<Prompt>>,
     /// What an upstream gets.
     pub chat: ChatBody,
     /// What ties the turns of a conversation together, if the client says (`x-sluice-session`).
     pub session: Option<String>,
+    /// What the body says of that, where the config lets it count: Anthropic's `metadata.user_id`.
+    pub session_of_body: Option<String>,
     /// Who calls.
     pub caller: Caller,
     /// Headers that may go along.
     pub client: ClientHeaders,
     /// What limits let it use, once it is admitted.
     pub allowance: Option<Arc<Allowance>>,
+}
+
+impl Request {
+    /// What this request alone sends.
+    pub fn own_prompt(&self) -> &Prompt {
+        self.alone.as_ref().unwrap_or(&self.prompt)
+    }
 }
 
 /// A chat completions body, parsed once.
@@ -170,6 +181,7 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 }
 
 /// What the headers of a request say, each read once.
+#[derive(Clone)]
 pub struct Hints {
     /// For policy: headers, tags, class and latency as the client asks.
     pub context: RequestContext,
@@ -187,7 +199,7 @@ impl Hints {
     pub fn read(headers: &HeaderMap, path: &str) -> Result<Hints, ApiError> {
         let context = RequestContext {
             headers: plain_headers(headers),
-            tags: tags(single(headers, "x-sluice-tags")?.unwrap_or_default())?,
+            tags: all_tags(headers)?,
             class: single(headers, "x-sluice-class")?.map(str::to_owned),
             latency: single(headers, "x-sluice-latency")?.map(str::to_owned),
             path: path.to_owned(),
@@ -230,6 +242,13 @@ fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h s
         return Err(ApiError::invalid_header(name, "expected at most 256 bytes"));
     }
     Ok(Some(text.trim()).filter(|t| !t.is_empty()))
+}
+
+/// Our own tags, and those that LiteLLM's clients send: rules may match them, and rules only raise.
+fn all_tags(headers: &HeaderMap) -> Result<std::collections::BTreeSet<String>, ApiError> {
+    let mut all = tags(single(headers, "x-sluice-tags")?.unwrap_or_default())?;
+    all.extend(tags(single(headers, "x-litellm-tags")?.unwrap_or_default())?);
+    Ok(all)
 }
 
 fn tags(list: &str) -> Result<std::collections::BTreeSet<String>, ApiError> {

@@ -28,7 +28,7 @@ pub use choice::{Choose, Hedge, HedgeAfter, Passthrough};
 pub use connection::{Auth, BreakerLimits, ClientCert, Connection, PassField, Retries};
 pub use diagnose::ConfigError;
 pub use identity::{Identity, JwksSource, OidcConfig};
-pub use limits::{Limits, Money, Price, Prices, Quota, Quotas};
+pub use limits::{Limits, Money, OTHER_MODELS, Price, Prices, Quota, Quotas};
 pub use listen::{AdminListen, ClientCertificate, Listen, TlsFiles};
 pub use scalar::{BaseUrl, Bytes, Plain, Secret, Span, parse_bytes, parse_duration};
 pub use shared_state::SharedStateConfig;

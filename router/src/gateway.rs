@@ -3,7 +3,7 @@
 //! All branching of the request path is in [`Gateway::handle`] and what it calls here: dialects parse,
 //! policy decides, upstreams answer. Inside: `pursuit` (fallbacks, retries, the queue: each a fresh
 //! decision), `hedge` (two at a time), `attempt` (one; `meter`: its duties), `choose` (the order of equals),
-//! `network` (whether there is one).
+//! `network` (whether there is one), `listing` (what asks no upstream: models, counts, the moment).
 //!
 //! Invariants: an attempt is on record before a byte leaves; nothing leaves to the network while the
 //! log cannot be written, whatever policy says; an upstream that was not allowed by the first
@@ -12,6 +12,7 @@
 mod attempt;
 mod choose;
 mod hedge;
+mod listing;
 mod meter;
 mod network;
 mod pursuit;
@@ -22,24 +23,25 @@ use std::time::Duration;
 
 use sluice_policies::{
     Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Prompt, Quality,
-    Refusal, RefusalCode, Route, ScanCache, ScanMemory, Wish,
+    Refusal, RefusalCode, Route, ScanCache, ScanMemory,
 };
 use tokio::time::Instant;
 
 use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
-use crate::api::{ApiError, ChatBody, Request, WantedHeaders};
+use crate::api::{ApiError, Request, WantedHeaders};
 use crate::audit::{AuditLog, RefusalRecord};
 use crate::capability::Needs;
 use crate::config::{Choose, Hedge, Passthrough};
 use crate::dice::Dice;
 use crate::identity::Callers;
 use crate::limit::Limiter;
-use crate::metrics::{Metrics, Snapshot};
+use crate::metrics::Metrics;
 use crate::redact::{Redaction, Redactor, Tools};
 use crate::reply::{DecisionHeaders, Reply, route_word};
 use crate::taint::{Taint, TaintStore};
 use crate::upstream::{Upstream, UpstreamError};
+pub use listing::TokenCount;
 use network::Network;
 pub use network::{Declared, Offline};
 
@@ -74,6 +76,8 @@ pub struct Parts {
     pub seed: u64,
     /// The config declares that there is no network.
     pub offline_declared: bool,
+    /// What a body says of its conversation counts where no header says more.
+    pub session_from_user_id: bool,
 }
 
 /// What stays the same whatever else is reloaded. Cloning is cheap.
@@ -194,6 +198,9 @@ impl Gateway {
     /// Answers a request. Dropping the future, or the reply's stream, cancels the upstream.
     pub async fn handle(&self, mut request: Request) -> Reply {
         let started = Instant::now();
+        if self.parts.session_from_user_id && request.session.is_none() {
+            request.session = request.session_of_body.take();
+        }
         let policy = self.parts.kept.policy.current();
         let candidate = self.parts.kept.policy.candidate().current();
         let scanned = self.classify(&policy, candidate.as_ref(), &request).await;
@@ -202,7 +209,8 @@ impl Gateway {
         };
         let mut stripped = request.chat.strip(&classification.strip);
         let taint = self.taint(&request).await;
-        let needs = Needs::of(&request.chat.fields, &request.prompt, request.chat.endpoint);
+        let endpoint = request.chat.endpoint;
+        let needs = Needs::of(&request.chat.fields, request.own_prompt(), endpoint);
         let facts = self.facts(&request, &needs, taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
@@ -451,66 +459,12 @@ impl Gateway {
             Quality::Approved => "approved",
         }
     }
-
-    /// How many tokens a request has for the embedded model.
-    pub async fn count_tokens(&self, chat: ChatBody) -> Result<usize, ApiError> {
-        let edge = self.parts.upstreams.iter().find_map(|upstream| match upstream {
-            Upstream::Edge(edge) => Some(edge),
-            Upstream::Server(_) => None,
-        });
-        match edge {
-            Some(edge) => edge.count_tokens(chat).await.map_err(|error| error.to_api()),
-            None => Err(ApiError::unsupported("model", "no embedded model counts its tokens")),
-        }
-    }
-
-    /// Names of models for `GET /v1/models`: the edge's own, those that the config lists, and the virtual
-    /// ones.
-    pub fn models(&self) -> Vec<(String, String)> {
-        let mut models = Vec::<(String, String)>::new();
-        for upstream in &self.parts.upstreams {
-            let owner = upstream.id().as_str();
-            match upstream {
-                Upstream::Edge(edge) => {
-                    models.push((edge.engine().info().name.clone(), owner.into()))
-                }
-                Upstream::Server(server) => {
-                    let names = server.config().models.iter().map(|(name, _)| name);
-                    models.extend(names.map(|name| (name.clone(), owner.to_owned())));
-                }
-            }
-        }
-        for wish in Wish::ALL.map(Wish::in_words) {
-            if !models.iter().any(|(name, _)| name == wish) {
-                models.push((wish.to_owned(), "sluice".to_owned()));
-            }
-        }
-        models
-    }
-
-    /// What a scrape shows of this moment.
-    pub fn snapshot(&self) -> Snapshot<'_> {
-        let upstreams = &self.parts.upstreams;
-        let engine = upstreams.iter().find_map(|upstream| match upstream {
-            Upstream::Edge(edge) => Some(edge.now()),
-            Upstream::Server(_) => None,
-        });
-        Snapshot {
-            upstreams: upstreams.iter().map(|u| (u.id().as_str(), u.is_healthy())).collect(),
-            engine,
-            offline: self.offline().map(|offline| offline.word()),
-            breakers: network::breakers(upstreams),
-            audit_writable: self.parts.kept.audit.is_writable(),
-            audit_failures: self.parts.kept.audit.failures(),
-            taint: self.parts.kept.taint.word(),
-        }
-    }
 }
 
 impl Ask {
     /// Bytes of the texts that an upstream gets.
     fn asked_bytes(&self) -> usize {
-        self.request.prompt.texts.iter().map(|text| text.text.len()).sum()
+        self.request.own_prompt().texts.iter().map(|text| text.text.len()).sum()
     }
 
     /// Tools whose arguments get the values that placeholders stand for.

@@ -307,6 +307,7 @@ fn compose(
         passthrough: config.passthrough.clone(),
         seed: u64::from_le_bytes(random()?),
         offline_declared: config.offline.declared,
+        session_from_user_id: config.identity.session_from_user_id,
     }))
 }
 

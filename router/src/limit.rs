@@ -1,15 +1,17 @@
 //! What callers, tenants and models may take: requests and tokens a minute, at once, and a day's budgets.
 //!
-//! A request is admitted before it is classified: one request and its estimated tokens are taken from
-//! every limit that it comes under, or from none. The [`Allowance`] that it then carries puts real usage
-//! in the place of the estimate when an attempt ends, also when its client has left, and gives the
-//! estimate back if nothing was asked. Money is counted when it is spent.
+//! A request is admitted before it is classified: one request, its estimated tokens and those of the longest
+//! reply that it asks for are taken from every limit of its caller and tenant, or from none. Limits of a
+//! model, and money, are taken when it is known which model is asked. The [`Allowance`] that a request then
+//! carries puts real usage in the place of what was reserved when an attempt ends, also when its client
+//! has left, and gives it back if nothing was asked.
 //!
 //! Invariants: limits of one tenant never depend on another's use; memory has a bound; a limit holds
 //! however many requests come at once. Not here: who calls (`identity`), places of the whole gateway
 //! (`server`). State is this process's own: it ends with it, unless replicas share one
 //! (`shared_state`).
 
+mod allowance;
 mod bucket;
 mod meters;
 mod shared;
@@ -18,7 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sluice_policies::Prompt;
+use serde_json::Value;
+use sluice_policies::{Endpoint, Prompt};
 use tokio::time::Instant;
 
 use crate::api::{ApiError, Request};
@@ -26,6 +29,8 @@ use crate::config::{Money, Quota, Quotas};
 use crate::identity::Caller;
 use crate::reply::Reply;
 use crate::shared_state::SharedState;
+pub use allowance::Allowance;
+use allowance::{Asked, Hold, Reserved};
 pub(crate) use bucket::Level;
 use meters::Meters;
 
@@ -73,9 +78,11 @@ struct Now {
     until_midnight: Duration,
 }
 
-/// What was used in the end.
+/// What is reserved, or was used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Spent {
+struct Amount {
+    /// 1 for a request that runs, 0 for what comes on top.
+    requests: u64,
     tokens: u64,
     cost: Money,
 }
@@ -114,18 +121,6 @@ pub(crate) struct Limited {
     denied: Denied,
 }
 
-/// What an admitted request may use; held until its reply has ended.
-pub struct Allowance {
-    limiter: Arc<Limiter>,
-    claims: Vec<Claim>,
-    reserved: u64,
-    levels: Levels,
-    /// Whether the estimate still stands in for what is used.
-    estimate_stands: Mutex<bool>,
-    /// Whether replicas keep count together.
-    counted_together: bool,
-}
-
 impl Limiter {
     /// A limiter with nothing taken.
     pub fn new(quotas: Quotas, shared: Option<Arc<SharedState>>) -> Limiter {
@@ -142,61 +137,95 @@ impl Limiter {
         *self.quotas.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(quotas);
     }
 
-    /// Takes a request from every limit that it comes under.
+    /// Takes a request from every limit of its caller and tenant.
     pub(crate) async fn admit(self: &Arc<Self>, request: &Request) -> Result<Allowance, Limited> {
-        let tokens = estimate(&request.prompt);
-        self.admit_at(&request.caller, &request.chat.model, tokens, &Now::read()).await
+        self.admit_several(request, 1).await
     }
 
+    /// The same for a body of several requests with one prompt: it is one request of so many replies.
+    pub(crate) async fn admit_several(
+        self: &Arc<Self>,
+        request: &Request,
+        count: u64,
+    ) -> Result<Allowance, Limited> {
+        let (prompt, reply) = (estimate(&request.prompt), reply_tokens(request));
+        let reply = reply.map(|tokens| tokens.saturating_mul(count));
+        self.admit_at(&request.caller, prompt, reply, &Now::read()).await
+    }
+
+    /// `reply` is `None` where nobody says how long the reply may be.
     async fn admit_at(
         self: &Arc<Self>,
         caller: &Caller,
-        model: &str,
-        tokens: u64,
+        prompt: u64,
+        reply: Option<u64>,
         now: &Now,
     ) -> Result<Allowance, Limited> {
-        let claims = self.claims(caller, model);
-        let together = match &self.shared {
-            Some(shared) if !claims.is_empty() => shared::take(shared, &claims, tokens).await,
-            _ => None,
-        };
-        let limited = |denied| Limited { denied };
-        let counted_together = together.is_some();
-        let levels = together.transpose().map_err(limited)?;
-        // Where replicas count together, what runs is still counted here.
-        let here = self.meters().take(&claims, tokens, now, counted_together);
-        let here = match here {
-            Ok(levels) => levels,
-            Err(denied) => {
-                if let (true, Some(shared)) = (counted_together, &self.shared) {
-                    shared::settle(shared, &claims, tokens, Spent::default());
-                }
-                return Err(limited(denied));
-            }
-        };
-        Ok(Allowance {
-            limiter: self.clone(),
-            claims,
-            reserved: tokens,
-            levels: levels.unwrap_or(here),
-            estimate_stands: Mutex::new(true),
-            counted_together,
-        })
+        let quotas = self.quotas();
+        let claims = own_claims(&quotas, caller);
+        let reply = reply.unwrap_or_else(|| assumed_reply(&quotas, &claims));
+        let asked = Asked { prompt, reply };
+        let tokens = prompt.saturating_add(reply);
+        let amount = Amount { requests: 1, tokens, cost: Money(0) };
+        let (own, levels) = self.take(claims, amount, now).await?;
+        Ok(Allowance::new(self.clone(), caller.tenant.clone(), asked, own, levels))
     }
 
-    /// The limits that a request comes under.
-    fn claims(&self, caller: &Caller, model: &str) -> Vec<Claim> {
-        let quotas = self.quotas();
-        let (tenant, id) = (&caller.tenant, caller.id.as_deref().unwrap_or_default());
-        let own = quotas.callers.get(id).copied().unwrap_or(quotas.per_caller);
-        let of_model = quotas.per_model.get(model).copied().unwrap_or_default();
-        let all = [
-            (Key::Caller { tenant: tenant.clone(), id: id.to_owned() }, own),
-            (Key::Tenant(tenant.clone()), quotas.per_tenant),
-            (Key::Model { tenant: tenant.clone(), name: model.to_owned() }, of_model),
-        ];
-        let all = all.into_iter().filter(|(_, quota)| !quota.is_empty());
-        all.map(|(key, quota)| Claim { key, quota }).collect()
+    /// Takes an amount from every claim, or from none.
+    async fn take(
+        &self,
+        claims: Vec<Claim>,
+        amount: Amount,
+        now: &Now,
+    ) -> Result<(Hold, Levels), Limited> {
+        // Most requests come under no limit of a model: they wait for nobody's lock.
+        if claims.is_empty() {
+            let hold = Hold { claims, reserved: None, runs: false, together: false };
+            return Ok((hold, Levels::default()));
+        }
+        let together = match &self.shared {
+            Some(shared) => shared::take(shared, &claims, amount).await,
+            None => None,
+        };
+        let limited = |denied| Limited { denied };
+        let together = together.transpose().map_err(limited)?;
+        // Where replicas count together, what runs is still counted here.
+        let here = self.meters().take(&claims, amount, now, together.is_some());
+        let day = together.map_or(now.day, |(_, day)| day);
+        let runs = amount.requests > 0;
+        let reserved = Some(Reserved { amount, day });
+        let mut hold = Hold { claims, reserved, runs, together: together.is_some() };
+        match here {
+            Ok(levels) => Ok((hold, together.map_or(levels, |(levels, _)| levels))),
+            Err(denied) => {
+                if hold.together {
+                    self.settle(&mut hold, Amount::default());
+                }
+                Err(limited(denied))
+            }
+        }
+    }
+
+    /// Puts what was really used in the place of what was reserved, once; later uses come on top.
+    fn settle(&self, hold: &mut Hold, spent: Amount) {
+        if hold.claims.is_empty() {
+            return;
+        }
+        let reserved = hold.reserved.take().unwrap_or_default();
+        match &self.shared {
+            Some(shared) if hold.together => shared::settle(shared, &hold.claims, reserved, spent),
+            _ => self.meters().settle(&hold.claims, reserved, spent, &Now::read()),
+        }
+    }
+
+    /// The request has ended: what is reserved still was not used.
+    fn give_back(&self, hold: &mut Hold) {
+        if hold.reserved.is_some() {
+            self.settle(hold, Amount::default());
+        }
+        if hold.runs {
+            self.meters().release(&hold.claims, &Now::read());
+        }
     }
 
     fn quotas(&self) -> Arc<Quotas> {
@@ -209,8 +238,42 @@ impl Limiter {
     }
 }
 
+/// The limits of a caller and its tenant.
+fn own_claims(quotas: &Quotas, caller: &Caller) -> Vec<Claim> {
+    let (tenant, id) = (&caller.tenant, caller.id.as_deref().unwrap_or_default());
+    let own = quotas.callers.get(id).copied().unwrap_or(quotas.per_caller);
+    let all = [
+        (Key::Caller { tenant: tenant.clone(), id: id.to_owned() }, own),
+        (Key::Tenant(tenant.clone()), quotas.per_tenant),
+    ];
+    let all = all.into_iter().filter(|(_, quota)| !quota.is_empty());
+    all.map(|(key, quota)| Claim { key, quota }).collect()
+}
+
+/// The longest reply that a request asks for, all its choices together; `None` if it does not say.
+fn reply_tokens(request: &Request) -> Option<u64> {
+    if request.chat.endpoint == Endpoint::Embeddings {
+        return Some(0);
+    }
+    let number = |name: &str| request.chat.fields.get(name).and_then(Value::as_u64);
+    let most = number("max_completion_tokens").or_else(|| number("max_tokens"))?;
+    let choices = number("n").into_iter().chain(number("best_of")).max().unwrap_or(1);
+    Some(most.saturating_mul(choices.max(1)))
+}
+
+/// What is reserved for a reply of unknown length: what the config says, but never so much that a small
+/// limit would let one request through at a time.
+fn assumed_reply(quotas: &Quotas, claims: &[Claim]) -> u64 {
+    let limits = claims.iter().flat_map(|claim| {
+        let quota = &claim.quota;
+        [quota.tokens_per_minute, quota.tokens_per_day].into_iter().flatten()
+    });
+    let least = limits.map(|limit| limit.get() / 4).min();
+    least.map_or(quotas.assumed_reply_tokens, |least| least.min(quotas.assumed_reply_tokens))
+}
+
 /// Tokens of a prompt, before anybody has counted them.
-fn estimate(prompt: &Prompt) -> u64 {
+pub(crate) fn estimate(prompt: &Prompt) -> u64 {
     let tokens = |text: &str| tokens_of_bytes(text.len() as u64) + TOKENS_PER_TEXT;
     prompt.texts.iter().map(|text| tokens(&text.text)).sum()
 }
@@ -218,6 +281,13 @@ fn estimate(prompt: &Prompt) -> u64 {
 /// Tokens of a text that nobody has counted.
 pub(crate) fn tokens_of_bytes(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+impl Reason {
+    /// Whether trying again soon does not help.
+    fn is_final(self) -> bool {
+        matches!(self, Reason::TooLarge | Reason::TokensToday | Reason::CostToday)
+    }
 }
 
 impl Key {
@@ -246,6 +316,12 @@ impl Now {
 impl Levels {
     fn add_requests(&mut self, level: Option<Level>) {
         least(&mut self.requests, level);
+    }
+
+    /// Counts in other limits.
+    fn add(&mut self, other: &Levels) {
+        self.add_requests(other.requests);
+        self.add_tokens(other.tokens);
     }
 
     fn add_tokens(&mut self, level: Option<Level>) {
@@ -286,8 +362,8 @@ fn in_words(time: Duration) -> String {
 
 impl Limited {
     /// What the client is told: when to come back, if that helps.
-    pub(crate) fn reply(&self) -> Reply {
-        let Denied { reason, scope, wait, levels } = &self.denied;
+    pub(crate) fn error(&self) -> ApiError {
+        let Denied { reason, scope, wait, .. } = &self.denied;
         let (what, code) = match reason {
             Reason::Requests => ("requests a minute", "rate_limit_exceeded"),
             Reason::Tokens => ("tokens a minute", "rate_limit_exceeded"),
@@ -301,57 +377,19 @@ impl Limited {
             let seconds = wait.as_millis().div_ceil(1000);
             error = error.retry_after(u32::try_from(seconds).unwrap_or(u32::MAX).max(1));
         }
-        let mut reply = Reply::error(&error);
-        if matches!(reason, Reason::TooLarge | Reason::TokensToday | Reason::CostToday) {
+        error
+    }
+
+    /// The same as a reply.
+    pub(crate) fn reply(&self) -> Reply {
+        let Denied { reason, levels, .. } = &self.denied;
+        let mut reply = Reply::error(&self.error());
+        if reason.is_final() {
             // Official clients try again by themselves unless told not to.
             reply.set("x-should-retry", "false");
         }
         levels.put_on(&mut reply);
         reply
-    }
-}
-
-impl Allowance {
-    /// Puts the headers of the limits on a reply.
-    pub(crate) fn put_on(&self, reply: &mut Reply) {
-        self.levels.put_on(reply);
-    }
-
-    /// An attempt has ended. What its upstream did not count is estimated: the prompt as it was on
-    /// admission, the reply by its bytes. `model` is `None` for what costs nothing.
-    pub(crate) fn spend(
-        &self,
-        model: Option<&str>,
-        prompt_tokens: Option<u64>,
-        completion_tokens: Option<u64>,
-        reply_bytes: u64,
-    ) {
-        let input = prompt_tokens.unwrap_or(self.reserved);
-        let output = completion_tokens.unwrap_or_else(|| tokens_of_bytes(reply_bytes));
-        let prices = &self.limiter.quotas().prices;
-        let cost = model.map_or(Money(0), |model| prices.cost(model, input, output));
-        self.settle(Spent { tokens: input.saturating_add(output), cost });
-    }
-
-    fn settle(&self, spent: Spent) {
-        let mut stands = self.estimate_stands.lock().unwrap_or_else(PoisonError::into_inner);
-        let reserved = if std::mem::take(&mut *stands) { self.reserved } else { 0 };
-        drop(stands);
-        match &self.limiter.shared {
-            Some(shared) if self.counted_together => {
-                shared::settle(shared, &self.claims, reserved, spent);
-            }
-            _ => self.limiter.meters().settle(&self.claims, reserved, spent, &Now::read()),
-        }
-    }
-}
-
-impl Drop for Allowance {
-    fn drop(&mut self) {
-        if *self.estimate_stands.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            self.settle(Spent::default());
-        }
-        self.limiter.meters().release(&self.claims, &Now::read());
     }
 }
 

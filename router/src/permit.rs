@@ -12,6 +12,7 @@
 //! let forged = sluice::permit::EgressPermit {
 //!     upstream: sluice::upstream::UpstreamId::new("cloud"),
 //!     body: unreachable!(),
+//!     within: unreachable!(),
 //! };
 //! ```
 //! ```compile_fail,E0599
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
 use reqwest::Url;
-use sluice_policies::{Decision, Endpoint, Route};
+use sluice_policies::{AddressRanges, Decision, Endpoint, Route};
 
 use crate::audit::Recorded;
 use crate::upstream::UpstreamId;
@@ -84,6 +85,7 @@ pub enum Denied {
 pub struct EgressPermit {
     upstream: UpstreamId,
     body: OutboundBody,
+    within: AddressRanges,
 }
 
 impl EgressPermit {
@@ -91,12 +93,14 @@ impl EgressPermit {
     ///
     /// A fallback needs a decision of its own, whose choice is the fallback; so the route and the
     /// reasons on record are always those of the upstream that gets the bytes. `recorded` proves the
-    /// record: only the audit log makes one, after the line was written.
+    /// record: only the audit log makes one, after the line was written. `within` is where the upstream's
+    /// name may lead.
     pub fn mint(
         decision: &Decision,
         upstream: &UpstreamId,
         body: &OutboundBody,
         recorded: &Recorded,
+        within: AddressRanges,
     ) -> Result<EgressPermit, Denied> {
         let listed = decision.allowed.iter().any(|allowed| allowed == upstream.as_str());
         let chosen = decision.upstream.as_deref() == Some(upstream.as_str());
@@ -110,12 +114,12 @@ impl EgressPermit {
         if decision.redact {
             return Err(Denied::NotRedacted);
         }
-        Ok(EgressPermit { upstream: upstream.clone(), body: body.clone() })
+        Ok(EgressPermit { upstream: upstream.clone(), body: body.clone(), within })
     }
 
-    /// Spends the permit: where to send, what it asks for, and the bytes.
-    pub(crate) fn spend(self) -> (UpstreamId, Errand, Bytes) {
-        (self.upstream, self.body.errand, self.body.bytes)
+    /// Spends the permit: where to send, what it asks for, the bytes, and where the name may lead.
+    pub(crate) fn spend(self) -> (UpstreamId, Errand, Bytes, AddressRanges) {
+        (self.upstream, self.body.errand, self.body.bytes, self.within)
     }
 }
 
@@ -170,7 +174,8 @@ mod tests {
         ] {
             let recorded = Recorded::for_test(&UpstreamId::new(recorded_for));
             let decision = decision(route, allowed, redact, never_cloud);
-            let got = EgressPermit::mint(&decision, &cloud, &body, &recorded).map(|_| ());
+            let within = AddressRanges::default();
+            let got = EgressPermit::mint(&decision, &cloud, &body, &recorded, within).map(|_| ());
             assert_eq!(got, expected, "{route:?} {allowed:?}");
         }
     }
@@ -181,8 +186,9 @@ mod tests {
         let body = sealed(b"{\"a\":1}");
         let recorded = Recorded::for_test(&cloud);
         let decision = decision(Route::Cloud, &["cloud"], false, false);
-        let permit = EgressPermit::mint(&decision, &cloud, &body, &recorded).ok().unwrap();
-        let (upstream, errand, bytes) = permit.spend();
+        let within = AddressRanges::default();
+        let permit = EgressPermit::mint(&decision, &cloud, &body, &recorded, within).ok().unwrap();
+        let (upstream, errand, bytes, _) = permit.spend();
         assert_eq!((upstream, &bytes[..]), (cloud, &b"{\"a\":1}"[..]));
         assert_eq!(errand.endpoint, Some(Endpoint::Completions));
         assert_eq!(errand.url.as_str(), "https://a.example/v1/completions");

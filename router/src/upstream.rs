@@ -90,6 +90,14 @@ impl Upstream {
         }
     }
 
+    /// The name that it knows a client's model by; the edge has one model.
+    pub(crate) fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
+        match self {
+            Upstream::Edge(edge) => &edge.engine().info().name,
+            Upstream::Server(server) => server.model_name(client_name),
+        }
+    }
+
     /// Whether a request could be sent to it now.
     pub fn is_healthy(&self) -> bool {
         match self {
@@ -251,6 +259,14 @@ pub(crate) enum UpstreamError {
     /// No connection: refused, unknown host, TLS failure. Nothing was sent.
     #[error("failed to reach the upstream")]
     NoConnection(#[source] reqwest::Error),
+    /// Its name leads outside the address ranges that compliance vouches for. Nothing was sent.
+    #[error(
+        "failed to reach the upstream: its name leads outside the address ranges that are vouched for"
+    )]
+    Outside(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Its files have changed since the start and make no client any more. Nothing was sent.
+    #[error("failed to reach the upstream")]
+    NoClient(#[source] Box<UpstreamSetupError>),
     /// The connection broke before an answer, or what came was no HTTP.
     #[error("failed to reach the upstream")]
     Unreachable(#[source] reqwest::Error),
@@ -309,7 +325,10 @@ impl UpstreamError {
     /// Stable code for audit and metrics.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            UpstreamError::NoConnection(_) | UpstreamError::Unreachable(_) => "unreachable",
+            UpstreamError::NoConnection(_)
+            | UpstreamError::Unreachable(_)
+            | UpstreamError::NoClient(_) => "unreachable",
+            UpstreamError::Outside(_) => "address_not_vouched",
             UpstreamError::Resting => "resting",
             UpstreamError::Timeout(_) => "timeout",
             UpstreamError::Status { .. } => "upstream_status",
@@ -365,6 +384,8 @@ impl UpstreamError {
         match self {
             UpstreamError::NoConnection(_)
             | UpstreamError::Unreachable(_)
+            | UpstreamError::NoClient(_)
+            | UpstreamError::Outside(_)
             | UpstreamError::Timeout(_)
             | UpstreamError::Credentials(_)
             | UpstreamError::BadReply(_) => true,
@@ -393,6 +414,9 @@ impl UpstreamError {
                 let mut busy = ApiError::overloaded().retry_after(*retry_after_s);
                 busy.message = self.to_string();
                 busy
+            }
+            UpstreamError::Outside(_) => {
+                ApiError::bad_gateway("address_not_vouched", self.to_string())
             }
             _ => ApiError::bad_gateway("upstream_unavailable", self.to_string()),
         }

@@ -169,7 +169,7 @@ async fn a_streamed_reply_holds_its_place_until_its_reader_has_gone() {
 #[tokio::test]
 async fn money_of_the_day_is_spent_by_the_price_of_the_model_that_answered() {
     let cloud = Cloud::start(Script::Answer).await;
-    let more = "    models: {auto: dear}\nlimits: {per_caller: {cost_per_day: 0.001}}\n\
+    let more = "    models: {auto: dear}\nlimits: {per_caller: {cost_per_day: 0.015}}\n\
                 prices: {dear: {input: 1000, output: 1000}}\n";
     let gateway = Gateway::start(&with_cloud(cloud.address, more)).await;
     // What the edge answers costs nothing.
@@ -182,7 +182,28 @@ async fn money_of_the_day_is_spent_by_the_price_of_the_model_that_answered() {
     assert_eq!(reply.status, 429, "{}", reply.text());
     assert_eq!(reply.json()["error"]["code"], "insufficient_quota");
     assert_eq!(reply.header("x-should-retry"), "false");
+    // It has a decision, and is on record as refused.
+    reply.came_from("refuse", 429);
+    gateway.chat(say(&format!("Refund {CARD} please"))).await.came_from("edge", 200);
     until("one request", || cloud.requests() == 1).await;
+}
+
+#[tokio::test]
+async fn a_model_has_one_limit_whatever_clients_call_it() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let more = "    model: large-9\nlimits: {per_model: {large-9: {requests_per_minute: 2}}}\n";
+    let gateway = Gateway::start(&with_cloud(cloud.address, more)).await;
+    for (name, expected) in [("auto", 200), ("a-name", 200), ("another", 429), ("auto", 429)] {
+        let mut body = say("Hello");
+        body["model"] = json!(name);
+        let reply = gateway.chat(body).await;
+        assert_eq!(reply.status.as_u16(), expected, "{name}: {}", reply.text());
+        assert_eq!(reply.header("x-ratelimit-limit-requests"), "2", "{name}");
+        assert_eq!(reply.header("retry-after").is_empty(), expected == 200, "{name}");
+    }
+    // Another model has its own: what must stay here is answered.
+    gateway.chat(say(&format!("Refund {CARD} please"))).await.came_from("edge", 200);
+    assert_eq!(cloud.requests(), 2);
 }
 
 #[tokio::test]
@@ -215,4 +236,53 @@ async fn a_page_may_call_if_its_origin_is_listed_and_only_then() {
         assert_eq!(reply.header("access-control-allow-origin"), expected);
         assert_eq!(reply.header("access-control-allow-credentials"), "");
     }
+}
+
+#[tokio::test]
+async fn a_session_in_anthropics_metadata_counts_where_the_config_says_so_and_no_header_says_more()
+{
+    let cloud = Cloud::start(Script::Answer).await;
+    let ask = async |gateway: &Gateway, headers: &[(&str, &str)], user: &str, text: &str| {
+        let body = json!({"model": "m", "max_tokens": 4, "metadata": {"user_id": user},
+            "messages": [{"role": "user", "content": text}]});
+        let reply = gateway.send(Method::POST, "/v1/messages", headers, body.to_string()).await;
+        reply.header("x-sluice-route").to_owned()
+    };
+    let private = format!("Refund {CARD} please");
+    for (identity, expected) in
+        [("", "cloud"), ("identity: {session_from_user_id: true}\n", "edge")]
+    {
+        let gateway = Gateway::start(&with_cloud(cloud.address, identity)).await;
+        assert_eq!(ask(&gateway, &[], "session-1", &private).await, "edge");
+        assert_eq!(ask(&gateway, &[], "session-1", "And now?").await, expected);
+        assert_eq!(ask(&gateway, &[], "session-2", "And now?").await, "cloud");
+        let other = [("x-sluice-session", "other")];
+        assert_eq!(ask(&gateway, &other, "session-1", "And now?").await, "cloud");
+    }
+    assert!(!shows_card(&cloud.seen()));
+}
+
+#[tokio::test]
+async fn counting_tokens_is_a_request_and_an_estimate_says_so() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let limits = "limits: {per_caller: {requests_per_minute: 1}}\n";
+    let with_edge = with_cloud(cloud.address, limits);
+    let edge = with_edge.lines().find(|line| line.starts_with("  edge:")).unwrap();
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hello there"}]});
+    for (config, by) in
+        [(with_edge.clone(), "edge"), (with_edge.replace(&format!("{edge}\n"), ""), "estimate")]
+    {
+        let gateway = Gateway::start(&config).await;
+        let path = "/v1/messages/count_tokens";
+        let counted = gateway.send(Method::POST, path, &[], body.to_string()).await;
+        assert_eq!(counted.header("x-sluice-token-count"), by, "{}", counted.text());
+        let tokens = counted.json()["input_tokens"].as_u64().unwrap();
+        assert!((2..40).contains(&tokens), "{tokens}");
+        let again = gateway.send(Method::POST, path, &[], body.to_string()).await;
+        assert_eq!(
+            (again.status, again.json()["type"].clone()),
+            (StatusCode::TOO_MANY_REQUESTS, json!("error"))
+        );
+    }
+    assert_eq!(cloud.seen(), "");
 }

@@ -369,3 +369,67 @@ async fn an_anthropic_upstream_s_errors_and_broken_streams_are_told_cleanly() {
     let lines = gateway.audit_lines(6).await;
     assert_eq!(lines[5]["ending"], "cut");
 }
+
+/// The texts of a completions reply by their index, streamed or not.
+fn completions(reply: &crate::gateway::Reply, stream: bool) -> Vec<String> {
+    let pieces = match stream {
+        true => reply.events(),
+        false => vec![reply.json()],
+    };
+    let mut texts = std::collections::BTreeMap::<u64, String>::new();
+    for choice in pieces.iter().flat_map(|piece| piece["choices"].as_array().into_iter().flatten())
+    {
+        let text = choice["text"].as_str().unwrap();
+        texts.entry(choice["index"].as_u64().unwrap()).or_default().push_str(text);
+    }
+    assert!(texts.keys().copied().eq(0..texts.len() as u64), "{}", reply.text());
+    texts.into_values().collect()
+}
+
+#[tokio::test]
+async fn several_prompts_of_a_completion_are_one_reply_and_go_one_way() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    for stream in [false, true] {
+        let ask = async |prompts: Value, n: u64| {
+            let options = if stream { json!({"include_usage": true}) } else { Value::Null };
+            let body = json!({"model": "auto", "prompt": prompts, "n": n, "max_tokens": 3,
+                "stream": stream, "stream_options": options});
+            gateway.send(Method::POST, "/v1/completions", &[], body.to_string()).await
+        };
+        let reply = ask(json!(["A river", "A hill", "A lake"]), 1).await;
+        reply.came_from("cloud", 200);
+        assert_eq!(
+            reply.header("x-sluice-decision").split(',').count(),
+            if stream { 1 } else { 3 }
+        );
+        assert_eq!(completions(&reply, stream).len(), 3);
+        let usage = match stream {
+            true => {
+                assert_eq!(reply.text().matches("[DONE]").count(), 1);
+                let events = reply.events();
+                events[events.len() - 2]["usage"].clone()
+            }
+            false => reply.json()["usage"].clone(),
+        };
+        assert_eq!(usage["total_tokens"], 27, "{}", reply.text());
+        let seen = cloud.seen();
+        for text in ["A river", "A hill", "A lake"] {
+            assert!(seen.contains(text), "{text}");
+        }
+        // One of them must stay here, and so they all do; n choices for each.
+        let private = format!("Refund {CARD}");
+        let reply = ask(json!(["My secret hill", private]), 2).await;
+        reply.came_from("edge", 200);
+        assert_eq!(completions(&reply, stream).len(), 4);
+        assert!(!cloud.seen().contains("My secret hill") && !shows_card(&cloud.seen()));
+    }
+    cloud.follow(Script::Raw(crate::cloud::http(
+        "400 No",
+        "application/json",
+        br#"{"error":{"message":"no"}}"#,
+    )));
+    let body = json!({"model": "auto", "prompt": ["a", "b"]}).to_string();
+    let failed = gateway.send(Method::POST, "/v1/completions", &[], body).await;
+    assert_eq!(failed.status, 400, "{}", failed.text());
+}

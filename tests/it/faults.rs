@@ -1,15 +1,21 @@
 //! A table of faults: what a client sees of each in every dialect, and that nothing is left behind.
 //!
 //! The gateway has no edge here, so that a fault is what the client sees. After each one a private request
-//! is refused without a byte reaching the cloud, every attempt on record has an outcome, and no request or
-//! connection is left open.
+//! is refused without a byte reaching the cloud, every attempt on record has an outcome, and no request,
+//! place or connection is left open. A server whose certificate proves nothing gets no request at all.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::Method;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio_rustls::TlsAcceptor;
 
-use crate::cloud::{Cloud, Script, http, until};
+use crate::cloud::{Cloud, Script, http, spawn, until};
 use crate::gateway::{CARD, Gateway, Reply, shows_card, with_cloud};
 
 /// A fault, and what comes of it.
@@ -30,17 +36,24 @@ enum Strikes {
     Within,
 }
 
-/// The dialects that stream.
+/// The dialects.
 #[derive(Clone, Copy, Debug)]
 enum Dialect {
     Chat,
     Completions,
     Responses,
     Messages,
+    /// It has no streams.
+    Embeddings,
 }
 
-const DIALECTS: [Dialect; 4] =
-    [Dialect::Chat, Dialect::Completions, Dialect::Responses, Dialect::Messages];
+const DIALECTS: [Dialect; 5] = [
+    Dialect::Chat,
+    Dialect::Completions,
+    Dialect::Responses,
+    Dialect::Messages,
+    Dialect::Embeddings,
+];
 
 impl Dialect {
     fn path(self) -> &'static str {
@@ -49,6 +62,7 @@ impl Dialect {
             Dialect::Completions => "/v1/completions",
             Dialect::Responses => "/v1/responses",
             Dialect::Messages => "/v1/messages",
+            Dialect::Embeddings => "/v1/embeddings",
         }
     }
 
@@ -58,10 +72,12 @@ impl Dialect {
                 json!({"max_tokens": 8, "messages": [{"role": "user", "content": text}]})
             }
             Dialect::Completions => json!({"prompt": text}),
-            Dialect::Responses => json!({"input": text}),
+            Dialect::Responses | Dialect::Embeddings => json!({"input": text}),
         };
         body["model"] = json!("m");
-        body["stream"] = json!(stream);
+        if !matches!(self, Dialect::Embeddings) {
+            body["stream"] = json!(stream);
+        }
         body.to_string()
     }
 
@@ -87,7 +103,9 @@ impl Dialect {
             data.map(|data| serde_json::from_str(data).unwrap_or(Value::from(data))).collect();
         let last = events.last().unwrap_or_else(|| panic!("no event: {text}"));
         match self {
-            Dialect::Chat | Dialect::Completions => last["error"]["code"].clone(),
+            Dialect::Chat | Dialect::Completions | Dialect::Embeddings => {
+                last["error"]["code"].clone()
+            }
             Dialect::Messages => {
                 assert_eq!(last["type"], "error", "{text}");
                 last["error"]["code"].clone()
@@ -125,12 +143,16 @@ fn faults() -> Vec<Fault> {
     let slow = b"HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n".to_vec();
     let huge = format!("HTTP/1.1 200 OK\r\nx-huge: {}\r\n\r\n", "h".repeat(2 << 20)).into_bytes();
     let garbage = http("200 OK", "application/json", b"{\"id\": \xff");
+    let half =
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"id\":";
+    let half = half.to_vec();
     let page = http("200 OK", "text/html", b"<html>");
     vec![
         before("429 with retry-after", Script::Raw(slow), TOO_MANY),
         before("500", Script::Raw(http("500 Oh", "text/plain", b"trace")), UNAVAILABLE),
         before("hangs before the head", Script::Silence, TIMEOUT),
         before("no JSON", Script::Raw(garbage), UNAVAILABLE),
+        before("reset within a whole body", Script::Raw(half), UNAVAILABLE),
         before("wrong content type", Script::Raw(page), UNAVAILABLE),
         before("huge headers", Script::Raw(huge), UNAVAILABLE),
         before("no answer at all", Script::Raw(Vec::new()), UNAVAILABLE),
@@ -146,7 +168,10 @@ fn faults() -> Vec<Fault> {
 
 /// A gateway without an edge, before a cloud with this fault.
 async fn gateway(cloud: &Cloud, fault: &Fault) -> Gateway {
-    let config = with_cloud(cloud.address, "    breaker: {failures: 1000}\n");
+    // A place that is not given back, or a request of a caller that seems to run on, would turn the next away.
+    let more =
+        "    breaker: {failures: 1000}\nlimits: {in_flight: 3, per_caller: {concurrency: 3}}\n";
+    let config = with_cloud(cloud.address, more);
     let edge = config.lines().find(|line| line.starts_with("  edge:")).unwrap().to_owned();
     let mut config = config
         .replace(&format!("{edge}\n"), "")
@@ -167,6 +192,9 @@ async fn check(fault: &Fault) {
     let mut attempts = 0;
     for dialect in DIALECTS {
         for stream in [true, false] {
+            if stream && matches!(dialect, Dialect::Embeddings) {
+                continue;
+            }
             let what = format!("{}: {dialect:?}, stream: {stream}", fault.name);
             match fault.strikes {
                 Strikes::Before(told) => {
@@ -206,4 +234,87 @@ async fn every_fault_is_a_clear_error_in_every_dialect_and_leaves_nothing_behind
     let faults = faults();
     // They wait more than they work.
     futures_util::future::join_all(faults.iter().map(check)).await;
+}
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn issuer() -> Issuer {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A server that shows a certificate; gives back where it is and how many bytes of requests it has read.
+async fn shows(
+    params: CertificateParams,
+    issuer: Option<&Issuer>,
+) -> (SocketAddr, Arc<AtomicUsize>) {
+    let key = KeyPair::generate().unwrap();
+    let certificate = match issuer {
+        Some(issuer) => params.signed_by(&key, issuer).unwrap(),
+        None => params.self_signed(&key).unwrap(),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = read.clone();
+    spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A handshake that fails is what most cases want.
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                let count = stream.read(&mut [0; 1024]).await.unwrap_or(0);
+                counted.fetch_add(count, Ordering::SeqCst);
+            }
+        }
+    });
+    (address, read)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_certificate_proves_nothing_gets_no_request() {
+    let ours = issuer();
+    let named = |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut expired = named("localhost");
+    expired.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    for (what, params, issuer, is_good) in [
+        ("as it should be", named("localhost"), Some(&ours), true),
+        ("another host", named("elsewhere.example"), Some(&ours), false),
+        ("expired", expired, Some(&ours), false),
+        ("self-signed", named("localhost"), None, false),
+        ("another authority", named("localhost"), Some(&issuer()), false),
+    ] {
+        let (address, read) = shows(params, issuer).await;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("ca.crt"), ours.pem()).unwrap();
+        let more = "    breaker: {failures: 1000}\n    ca_file: $FOLDER/ca.crt\n";
+        let config = with_cloud(address, more);
+        let edge = config.lines().find(|line| line.starts_with("  edge:")).unwrap().to_owned();
+        let config = config.replace(&format!("{edge}\n"), "").replace(
+            &format!("http://{address}"),
+            &format!("https://localhost:{}", address.port()),
+        );
+        let gateway = Gateway::start_in(folder, &config).await;
+        for (dialect, stream) in [(Dialect::Chat, true), (Dialect::Messages, false)] {
+            let reply = dialect.ask(&gateway, "Hello", stream).await;
+            let code = dialect.code(&reply);
+            assert_eq!(
+                (reply.status.as_u16(), &code),
+                (502, &json!("upstream_unavailable")),
+                "{what}"
+            );
+        }
+        assert_eq!(read.load(Ordering::SeqCst) > 0, is_good, "{what}");
+    }
 }

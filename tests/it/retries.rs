@@ -46,6 +46,8 @@ async fn what_fails_before_its_first_byte_is_asked_again_each_time_on_record() {
 async fn what_may_have_begun_or_comes_too_late_is_not_asked_again() {
     for (script, error) in [
         (status("429 Slow", "retry-after: 3600\r\n"), "upstream_status"),
+        (status("500 Oh", ""), "upstream_status"),
+        (status("502 Behind", ""), "upstream_status"),
         (status("504 Late", ""), "upstream_status"),
         (Script::Raw(http("200 OK", "application/json", b"{")), "bad_reply"),
         (Script::Raw(Vec::new()), "unreachable"),

@@ -144,3 +144,17 @@ async fn probes_and_metrics_have_their_own_listener() {
     assert_eq!(gateway.metric(counted).await, 1.0);
     assert_eq!(gateway.get("/metrics").await.status, 404, "metrics are not public");
 }
+
+#[tokio::test]
+async fn probes_and_headers_have_the_names_that_others_give_them() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    for path in
+        ["/livez", "/readyz", "/healthz", "/health", "/health/readiness", "/health/liveness"]
+    {
+        assert_eq!(gateway.probe(path).await.status, 200, "{path}");
+    }
+    assert_eq!(gateway.get("/health").await.json(), json!({"status": "ok"}));
+    let reply = gateway.chat(say("Hello")).await;
+    assert!(reply.header("openai-processing-ms").parse::<u64>().is_ok(), "{:?}", reply.headers);
+}

@@ -203,3 +203,60 @@ async fn a_passthrough_is_closed_to_private_text_even_on_the_premises() {
     let plain = json!({"model": "m", "input": "Hello"}).to_string();
     moderate(&gateway, "/v1/moderations", plain).await.came_from("on_prem", 200);
 }
+
+/// A site that vouches for a server on the premises, whose name may lead into these networks.
+fn ward(address: &str, ranges: &str) -> String {
+    let vouch = format!(
+        "vouches:\n  - {{upstream: cloud, address: \"{address}\", zone: on_prem, does_not_forward: true, \
+         address_ranges: [{ranges}], contract: C-1, owner: ward, expires: \"2099-01-01\"}}\n"
+    );
+    let shipped = include_str!("../../policies/site.yaml");
+    let tests = shipped.find("# Where requests go").unwrap();
+    shipped[..tests].replace("vouches: []\n", &vouch)
+}
+
+#[tokio::test]
+async fn a_name_that_leads_outside_the_vouched_ranges_gets_not_a_byte() {
+    let private = format!("Refund {CARD}");
+    for (host, ranges, inside) in [
+        ("localhost", "127.0.0.0/8, \"::1/128\"", true),
+        ("localhost", "10.20.0.0/16, \"fd00::/8\"", false),
+        ("127.0.0.1", "127.0.0.0/8", true),
+        ("127.0.0.1", "127.0.0.2/32", false),
+    ] {
+        let cloud = Cloud::start(Script::Answer).await;
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("http://{host}:{}", cloud.address.port());
+        std::fs::write(folder.path().join("site.yaml"), ward(&address, ranges)).unwrap();
+        let config = with_cloud(cloud.address, "policy: {site: $FOLDER/site.yaml}\n");
+        let edge = config.lines().find(|line| line.starts_with("  edge:")).unwrap().to_owned();
+        let config = config
+            .replace(&format!("{edge}\n"), "")
+            .replace(&format!("http://{}", cloud.address), &address);
+        let gateway = Gateway::start_in(folder, &config).await;
+        let what = format!("{host} in {ranges}");
+        for stream in [true, false] {
+            let mut body = say(&private);
+            body["stream"] = json!(stream);
+            let reply = gateway.chat(body).await;
+            if inside {
+                reply.came_from("on_prem", 200);
+                continue;
+            }
+            let error = reply.json()["error"].clone();
+            assert_eq!(
+                (reply.status.as_u16(), &error["code"]),
+                (502, &json!("address_not_vouched"))
+            );
+            assert!(error["message"].as_str().unwrap().contains("address ranges"), "{error}");
+        }
+        assert_eq!(shows_card(&cloud.seen()), inside, "{what}");
+        if !inside {
+            assert_eq!((cloud.seen().as_str(), cloud.connections()), ("", 0), "{what}");
+            let lines = gateway.audit_lines(6).await;
+            let outcomes = lines.iter().filter(|line| line["kind"] == "outcome");
+            let errors: Vec<&Value> = outcomes.map(|line| &line["error"]).collect();
+            assert_eq!(errors, ["address_not_vouched"; 2], "{what}");
+        }
+    }
+}

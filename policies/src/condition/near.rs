@@ -45,7 +45,7 @@ pub(crate) struct Hit {
 impl Hit {
     /// The finding with its position in numbers.
     pub(crate) fn placed(&self, findings: &[Finding]) -> PlacedFinding {
-        let Finding { detector, place, likelihood, .. } = &findings[self.finding];
+        let Finding { detector, place, likelihood, span, .. } = &findings[self.finding];
         PlacedFinding {
             detector: detector.clone(),
             place: place.clone(),
@@ -54,6 +54,7 @@ impl Hit {
             sentence: self.sentence,
             start: self.start,
             end: self.end,
+            bytes: span.clone(),
         }
     }
 

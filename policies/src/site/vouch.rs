@@ -4,6 +4,9 @@
 //! while scheme, host and port in both agree and its last day has not passed; otherwise the upstream
 //! is an unknown cloud. Where several vouches speak of one upstream, the worst of each property counts.
 
+use std::fmt;
+use std::net::IpAddr;
+
 use jiff::civil::Date;
 
 use super::VouchSpec;
@@ -22,7 +25,8 @@ pub struct Vouch {
     pub owner: String,
     /// Last day on which it counts.
     pub expires: Date,
-    /// For `on_prem`: the networks that the name may resolve to, as `10.0.0.0/8`.
+    /// The networks that the name may resolve to, as `10.0.0.0/8`; whoever connects holds to them
+    /// ([`AddressRanges`]).
     pub address_ranges: Vec<String>,
     /// `None` for the edge.
     pub(crate) address: Option<Address>,
@@ -134,15 +138,83 @@ fn compile_address(given: &At<String>) -> Result<Address, Complaint> {
     })
 }
 
-fn compile_ranges(given: &VouchSpec) -> Result<Vec<String>, Complaint> {
-    let is_range = |text: &str| {
+/// Where an upstream's name may lead: inside one network of every vouch that names any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressRanges {
+    /// One list for each vouch.
+    lists: Vec<Vec<Network>>,
+}
+
+/// Addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8` or `fd00::/8`.
+    fn parse(text: &str) -> Option<Network> {
         let (address, bits) = text.split_once('/')?;
-        let address: std::net::IpAddr = address.parse().ok()?;
+        let address: IpAddr = address.parse().ok()?;
         let bits: u8 = bits.parse().ok()?;
-        (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(())
+        (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(Network { address, bits })
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        let left = |width: u32| width.saturating_sub(u32::from(self.bits));
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()).checked_shr(left(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()).checked_shr(left(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl AddressRanges {
+    /// Whether any address will do.
+    pub fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
+    /// Whether a connection may go to an address; an IPv4 address in IPv6 clothes counts as itself.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.lists.iter().all(|list| list.iter().any(|network| network.holds(address)))
+    }
+}
+
+impl fmt::Display for AddressRanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, list) in self.lists.iter().enumerate() {
+            f.write_str(if number == 0 { "" } else { "; and in " })?;
+            for (number, network) in list.iter().enumerate() {
+                f.write_str(if number == 0 { "" } else { ", " })?;
+                write!(f, "{}/{}", network.address, network.bits)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The networks of all vouches that count for an upstream on a day.
+pub(crate) fn ranges(vouches: &[Vouch], upstream: &UpstreamFacts, today: Date) -> AddressRanges {
+    let counting = vouches
+        .iter()
+        .filter(|vouch| !vouch.address_ranges.is_empty() && vouch.counts_for(upstream, today));
+    let networks = |vouch: &Vouch| {
+        vouch.address_ranges.iter().filter_map(|range| Network::parse(range)).collect()
     };
-    let check = |range: &At<String>| match is_range(&range.value) {
-        Some(()) => Ok(range.value.clone()),
+    AddressRanges { lists: counting.map(networks).collect() }
+}
+
+fn compile_ranges(given: &VouchSpec) -> Result<Vec<String>, Complaint> {
+    let check = |range: &At<String>| match Network::parse(&range.value) {
+        Some(_) => Ok(range.value.clone()),
         None => {
             let message = format!("expected a network such as 10.0.0.0/8, got \"{}\"", range.value);
             Err(range.complaint(message, None))
@@ -198,5 +270,38 @@ fn worse(a: Standing, b: Standing) -> Standing {
         zero_retention: a.zero_retention && b.zero_retention,
         quality: a.quality.min(b.quality),
         vouched: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(lists: &[&[&str]]) -> AddressRanges {
+        let list = |list: &&[&str]| list.iter().map(|text| Network::parse(text).unwrap()).collect();
+        AddressRanges { lists: lists.iter().map(list).collect() }
+    }
+
+    #[test]
+    fn an_address_lies_in_a_network_of_every_vouch() {
+        let ward: &[&str] = &["10.20.0.0/16", "fd00:1::/32"];
+        for (lists, address, expected) in [
+            (&[ward][..], "10.20.255.1", true),
+            (&[ward], "10.21.0.1", false),
+            (&[ward], "::ffff:10.20.0.9", true),
+            (&[ward], "fd00:1:2::3", true),
+            (&[ward], "fd00:2::3", false),
+            (&[&["0.0.0.0/0"]], "203.0.113.9", true),
+            (&[&["0.0.0.0/0"]], "fd00::1", false),
+            (&[&["::/0"]], "fd00::1", true),
+            (&[&["192.0.2.7/32"]], "192.0.2.7", true),
+            (&[&["192.0.2.7/32"]], "192.0.2.6", false),
+            (&[ward, &["10.0.0.0/8"]], "10.20.0.1", true),
+            (&[ward, &["10.30.0.0/16"]], "10.20.0.1", false),
+            (&[], "203.0.113.9", true),
+        ] {
+            let got = ranges(lists).holds(address.parse().unwrap());
+            assert_eq!(got, expected, "{address} in {}", ranges(lists));
+        }
     }
 }

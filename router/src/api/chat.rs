@@ -201,7 +201,17 @@ pub(super) fn request(
     let chat = ChatBody { fields, model, stream, include_usage, endpoint, raw, unknown, native };
     let Hints { session, request_id: id, client, .. } = hints;
     let prompt = Arc::new(prompt);
-    Ok(Request { id, prompt, chat, session, caller, client, allowance: None })
+    Ok(Request {
+        id,
+        prompt,
+        alone: None,
+        chat,
+        session,
+        session_of_body: None,
+        caller,
+        client,
+        allowance: None,
+    })
 }
 
 /// The same request with other fields: a body in which placeholders stand for values.
@@ -221,8 +231,10 @@ pub(crate) fn with_fields(
     Ok(Request {
         id: request.id.clone(),
         prompt: Arc::new(prompt),
+        alone: None,
         chat: ChatBody { fields, model, stream, include_usage, endpoint, raw, unknown, native },
         session: request.session.clone(),
+        session_of_body: request.session_of_body.clone(),
         caller: request.caller.clone(),
         client: request.client.clone(),
         allowance: request.allowance.clone(),

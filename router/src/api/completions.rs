@@ -2,14 +2,19 @@
 //!
 //! In the internal form the text is the only message of a conversation; an upstream that knows legacy
 //! completions gets them as such, the embedded model goes on with the bare text, and any other answers
-//! the text as a message. One text a request: several are several requests.
+//! the text as a message. Several texts are several requests, which are decided as one (`several`).
 //!
 //! Source: OpenAI's published API schema (its Python SDK 3.54), as of November 2026.
 
+mod several;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use sluice_policies::Endpoint;
+use sluice_policies::{Endpoint, Prompt};
+
+pub(super) use several::answer;
 
 use super::chat::flag;
 use super::translation::{
@@ -55,26 +60,79 @@ pub(super) const NAMES: &[(&str, &str)] = &[("messages", "prompt"), ("top_logpro
 /// Fields that mean something else in the internal form, or stand elsewhere in it.
 const OTHERWISE: [&str; 4] = ["logprobs", "max_tokens", "prompt", "stream"];
 
-/// Reads a body.
+/// Most texts of one request.
+const PROMPTS_MAX: usize = 128;
+
+/// Reads a body of one text.
 pub(super) fn read(body: &[u8], hints: Hints, caller: Caller) -> Result<Request, ApiError> {
+    let mut all = read_all(body, hints, caller)?;
+    match all.len() {
+        1 => Ok(all.remove(0)),
+        count => {
+            let what = format!("prompt: expected one text, got {count}");
+            Err(ApiError::invalid("prompt".to_owned(), what))
+        }
+    }
+}
+
+/// Reads a body: a request for each of its texts. Each is classified by all of them, so that they go
+/// the same way.
+pub(super) fn read_all(
+    body: &[u8],
+    hints: Hints,
+    caller: Caller,
+) -> Result<Vec<Request>, ApiError> {
     let fields = super::object(body)?;
+    let prompts = prompts(fields.get("prompt"))?;
+    let is_one = prompts.len() == 1;
+    let mut all = Vec::with_capacity(prompts.len());
+    for (number, content) in prompts.into_iter().enumerate() {
+        let place = if is_one { "prompt".to_owned() } else { format!("prompt[{number}]") };
+        all.push(one(&fields, &place, content, hints.clone(), caller.clone())?);
+    }
+    if !is_one {
+        share_prompt(&mut all);
+    }
+    Ok(all)
+}
+
+/// Has each request scanned with all texts of all.
+fn share_prompt(all: &mut [Request]) {
+    let Some(first) = all.first() else { return };
+    let mut whole = Prompt { context: first.prompt.context.clone(), ..Prompt::default() };
+    for request in all.iter() {
+        whole.texts.extend(request.prompt.texts.iter().cloned());
+        whole.unscanned.extend(request.prompt.unscanned.iter().cloned());
+    }
+    let whole = Arc::new(whole);
+    for request in all {
+        request.alone = Some(std::mem::replace(&mut request.prompt, whole.clone()));
+    }
+}
+
+fn one(
+    fields: &Fields,
+    place: &str,
+    content: Value,
+    hints: Hints,
+    caller: Caller,
+) -> Result<Request, ApiError> {
     let mut to = Translation::new(NAMES);
-    to.survey("", &fields, BODY);
+    to.survey("", fields, BODY);
     for (name, _) in BODY.iter().filter(|(name, kind)| *kind == Moved && !OTHERWISE.contains(name))
     {
-        to.carry(&fields, name, name);
+        to.carry(fields, name, name);
     }
     to.put("max_tokens", MAX_TOKENS_DEFAULT);
-    to.carry(&fields, "max_tokens", "max_tokens");
+    to.carry(fields, "max_tokens", "max_tokens");
     if let Some(count) = fields.get("logprobs").filter(|count| !count.is_null()) {
         to.put("logprobs", true);
         to.put("top_logprobs", count.clone());
     }
-    let content = prompt(fields.get("prompt"))?;
-    to.message("prompt", json!({"role": "user", "content": content}));
-    let stream = flag(&fields, "stream")?;
+    to.message(place, json!({"role": "user", "content": content}));
+    let stream = flag(fields, "stream")?;
     let mut request = to.request(Endpoint::Completions, stream, hints, caller)?;
-    request.chat.include_usage = wants_usage(&fields)?;
+    request.chat.include_usage = wants_usage(fields)?;
     Ok(request)
 }
 
@@ -85,20 +143,30 @@ fn wants_usage(fields: &Fields) -> Result<bool, ApiError> {
     }
 }
 
-fn prompt(prompt: Option<&Value>) -> Result<Value, ApiError> {
-    let wrong = || {
-        let what = "prompt: expected one text, or the tokens of one";
-        ApiError::invalid("prompt".to_owned(), what)
-    };
+/// The contents of the messages that the texts become: one text or several, as words or as tokens.
+fn prompts(prompt: Option<&Value>) -> Result<Vec<Value>, ApiError> {
+    let wrong = |what: String| ApiError::invalid("prompt".to_owned(), what);
+    let neither = || wrong("prompt: expected texts, or the tokens of texts".to_owned());
+    let ids = |ids: &[Value]| json!([{"type": "token_ids", "token_ids": ids}]);
     match prompt {
-        Some(text @ Value::String(_)) => Ok(text.clone()),
+        Some(text @ Value::String(_)) => Ok(vec![text.clone()]),
         Some(Value::Array(list)) => match &list[..] {
-            [text @ Value::String(_)] => Ok(text.clone()),
-            [ids @ Value::Array(_)] => Ok(json!([{"type": "token_ids", "token_ids": ids}])),
-            [Value::Number(_), ..] => Ok(json!([{"type": "token_ids", "token_ids": list}])),
-            _ => Err(wrong()),
+            [Value::Number(_), ..] => Ok(vec![ids(list)]),
+            [] => Err(neither()),
+            list if list.len() > PROMPTS_MAX => {
+                let count = list.len();
+                Err(wrong(format!("prompt: expected at most {PROMPTS_MAX} texts, got {count}")))
+            }
+            list => {
+                let content = |item: &Value| match item {
+                    text @ Value::String(_) => Ok(text.clone()),
+                    Value::Array(list) if !list.is_empty() => Ok(ids(list)),
+                    _ => Err(neither()),
+                };
+                list.iter().map(content).collect()
+            }
         },
-        _ => Err(wrong()),
+        _ => Err(neither()),
     }
 }
 
@@ -205,6 +273,8 @@ mod tests {
             (json!([1, 2]), Some(json!([{"type": "token_ids", "token_ids": [1, 2]}]))),
             (json!([[1, 2]]), Some(json!([{"type": "token_ids", "token_ids": [1, 2]}]))),
             (json!(["a", "b"]), None),
+            (json!([[1], "b", 3]), None),
+            (json!(vec!["a"; PROMPTS_MAX + 1]), None),
             (json!([]), None),
             (Value::Null, None),
         ] {
@@ -212,6 +282,30 @@ mod tests {
             let got = got.ok().map(|r| r.chat.fields["messages"][0]["content"].clone());
             assert_eq!(got, content, "{prompt}");
         }
+    }
+
+    #[test]
+    fn several_texts_are_several_requests_that_are_scanned_as_one() {
+        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/completions").unwrap();
+        let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
+        let body = json!({"model": "m", "n": 2, "prompt": ["one", [1, 2], "three"]});
+        let all = read_all(body.to_string().as_bytes(), hints, caller).ok().unwrap();
+        assert_eq!(all.len(), 3);
+        for (number, request) in all.iter().enumerate() {
+            let said = |prompt: &Prompt| -> Vec<(String, String)> {
+                let texts = prompt.texts.iter().filter(|text| text.place != "model");
+                texts.map(|text| (text.place.clone(), text.text.clone())).collect()
+            };
+            let expected = [("prompt[0].content", "one"), ("prompt[2].content", "three")];
+            let expected = expected.map(|(place, text)| (place.to_owned(), text.to_owned()));
+            assert_eq!(said(&request.prompt), expected);
+            assert!(request.prompt.unscanned[0].place.starts_with("prompt[1]"));
+            let own = request.alone.as_ref().unwrap();
+            assert_eq!(said(own).len(), usize::from(number != 1));
+            assert_eq!(request.chat.fields["messages"].as_array().unwrap().len(), 1);
+            assert_eq!(request.chat.fields["n"], 2);
+        }
+        assert_eq!(all[2].chat.fields["messages"][0]["content"], "three");
     }
 
     #[test]

@@ -90,6 +90,23 @@ impl Dialect {
         })
     }
 
+    /// Reads a body that may hold several requests, each with what writes its reply. Several are answered
+    /// by [`answer`].
+    pub fn read_all(
+        self,
+        body: &[u8],
+        hints: Hints,
+        caller: Caller,
+    ) -> Result<Vec<(Request, Voice)>, ApiError> {
+        match self {
+            Dialect::Completions => {
+                let all = completions::read_all(body, hints, caller)?;
+                Ok(all.into_iter().map(|request| (request, Voice::Completions)).collect())
+            }
+            other => Ok(vec![other.read(body, hints, caller)?]),
+        }
+    }
+
     /// Reads a body whose tokens are to be counted.
     pub fn read_to_count(
         self,
@@ -112,6 +129,15 @@ impl Dialect {
             _ => json!({"input_tokens": tokens}),
         }
     }
+}
+
+/// Answers several requests of one body, and makes one reply of theirs.
+pub async fn answer<F, R>(asked: Vec<(Request, Voice)>, ask: F) -> Reply
+where
+    F: Fn(Request) -> R + Send + Sync + 'static,
+    R: Future<Output = Reply> + Send + 'static,
+{
+    completions::answer(asked, ask).await
 }
 
 /// Whether a path belongs to a dialect or to the list of models, and so to no passthrough.

@@ -190,7 +190,11 @@ fn translate(fields: &Fields, hints: Hints, caller: Caller) -> Result<Request, A
         to.survey(&place, message, MESSAGE);
         read_message(&place, message, &mut to)?;
     }
-    to.request(Endpoint::Chat, flag(fields, "stream")?, hints, caller)
+    let session = fields.get("metadata").and_then(|metadata| metadata["user_id"].as_str());
+    let session = session.filter(|id| !id.is_empty()).map(str::to_owned);
+    let mut request = to.request(Endpoint::Chat, flag(fields, "stream")?, hints, caller)?;
+    request.session_of_body = session;
+    Ok(request)
 }
 
 fn read_message(place: &str, message: &Fields, to: &mut Translation) -> Result<(), ApiError> {

@@ -81,7 +81,17 @@ pub fn read(
     };
     let Hints { session, request_id: id, client, .. } = hints;
     let prompt = Arc::new(prompt);
-    Ok(Request { id, prompt, chat, session, caller, client, allowance: None })
+    Ok(Request {
+        id,
+        prompt,
+        alone: None,
+        chat,
+        session,
+        session_of_body: None,
+        caller,
+        client,
+        allowance: None,
+    })
 }
 
 /// Tells what a value refers to that is not in its text.

@@ -37,6 +37,9 @@ const WRITTEN_HERE: [&str; 13] = [
     "transfer-encoding",
     "upgrade",
 ];
+/// Statuses after which another try may help: too slow, too many, broken, a broken, overloaded or slow
+/// server behind it, overloaded.
+const RETRIABLE: [u16; 7] = [408, 429, 500, 502, 503, 504, 529];
 /// More repetitions than this would be an attack on an upstream that is down.
 const RETRIES_MAX: u32 = 10;
 
@@ -103,13 +106,17 @@ pub enum PassField {
 }
 
 /// How often an attempt that failed before its first byte is repeated at the same upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// `attempts`: repetitions of one request. Default 0: clients and fallbacks repeat already, and
     /// each layer that does multiplies the load on an upstream that is down.
     pub attempts: u32,
     /// `budget`: repetitions as a share of requests, percent. Default `10%`.
     pub budget_percent: u32,
+    /// `retry_on`: statuses that are repeated, besides connections that never stood. Default
+    /// `[408, 429, 503, 529]`: the work has surely not begun. After 500, 502 and 504 it may have, and
+    /// a completion that is asked for twice may be paid for twice.
+    pub retry_on: Vec<u16>,
 }
 
 /// When an upstream that fails is left alone.
@@ -125,7 +132,7 @@ pub struct BreakerLimits {
 
 impl Default for Retries {
     fn default() -> Self {
-        Retries { attempts: 0, budget_percent: 10 }
+        Retries { attempts: 0, budget_percent: 10, retry_on: vec![408, 429, 503, 529] }
     }
 }
 
@@ -196,6 +203,7 @@ pub(super) enum ClientKey {
 pub(super) struct RetriesSection {
     attempts: Option<u32>,
     budget: Option<Percent>,
+    retry_on: Option<Vec<u16>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -407,7 +415,15 @@ impl Lowering<'_> {
         let retries = Retries {
             attempts: retries.attempts.unwrap_or(usual.attempts),
             budget_percent: retries.budget.map_or(usual.budget_percent, |share| share.0),
+            retry_on: retries.retry_on.unwrap_or(usual.retry_on),
         };
+        if let Some(status) = retries.retry_on.iter().find(|status| !RETRIABLE.contains(status)) {
+            let message = format!(
+                "upstreams.{name}.retries.retry_on: expected some of {RETRIABLE:?}, got {status}"
+            );
+            let hint = Some("what a server answered otherwise, it answers again");
+            return Err(self.error(&["upstreams", name, "retries", "retry_on"], &message, hint));
+        }
         if retries.attempts > RETRIES_MAX {
             let message = format!(
                 "upstreams.{name}.retries.attempts: expected at most {RETRIES_MAX}, got {}",

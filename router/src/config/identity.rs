@@ -14,6 +14,10 @@ pub struct Identity {
     /// `oidc`: tokens of an issuer. Default: none. With neither, callers are not told apart in a trial,
     /// and nobody is known in production.
     pub oidc: Option<OidcConfig>,
+    /// `session_from_user_id`: Anthropic's `metadata.user_id` names the conversation where no header does.
+    /// Default `false`: many applications put a person there, and all conversations of one who said
+    /// something private would be private from then on. Claude Code puts a session there.
+    pub session_from_user_id: bool,
 }
 
 /// Tokens (JWT) of an OpenID Connect issuer.
@@ -48,6 +52,8 @@ pub enum JwksSource {
 pub(super) struct IdentitySection {
     keys: Option<Plain>,
     oidc: Option<OidcSection>,
+    #[serde(default)]
+    session_from_user_id: bool,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +71,8 @@ impl IdentitySection {
     /// The checked section; an error says what is wrong with `identity.oidc.jwks`.
     pub(super) fn lower(self, folder: &Path) -> Result<Identity, String> {
         let oidc = self.oidc.map(|section| section.lower(folder)).transpose()?;
-        Ok(Identity { keys: self.keys.map(|keys| folder.join(keys.0)), oidc })
+        let keys = self.keys.map(|keys| folder.join(keys.0));
+        Ok(Identity { keys, oidc, session_from_user_id: self.session_from_user_id })
     }
 }
 

@@ -17,6 +17,9 @@ pub struct Limits {
     pub in_flight: usize,
 }
 
+/// The name under which `per_model` limits models that are not listed.
+pub const OTHER_MODELS: &str = "*";
+
 /// What callers, tenants and models may take. Default: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
@@ -26,8 +29,12 @@ pub struct Quotas {
     pub callers: BTreeMap<String, Quota>,
     /// `per_tenant`: all callers of a tenant together.
     pub per_tenant: Quota,
-    /// `per_model`: all callers of a tenant together, by the model's name as clients write it.
+    /// `per_model`: all callers of a tenant together, by the model that answers, as its server names it (or
+    /// the edge's model), or by an alias of clients. `*` is for all that are not listed, together.
     pub per_model: BTreeMap<String, Quota>,
+    /// `assumed_reply_tokens`: what is reserved for a reply where the client does not say how long it may
+    /// be (`max_tokens`); at most a quarter of the limit. Default 1024: most replies are shorter.
+    pub assumed_reply_tokens: u64,
     /// `prices`: by the model's name as its server knows it.
     pub prices: Prices,
 }
@@ -115,6 +122,7 @@ pub(super) struct LimitsSection {
     callers: BTreeMap<String, Quota>,
     per_tenant: Quota,
     per_model: BTreeMap<String, Quota>,
+    assumed_reply_tokens: u64,
 }
 
 impl LimitsSection {
@@ -130,8 +138,10 @@ impl LimitsSection {
     }
 
     pub(super) fn quotas(self, prices: Prices) -> Quotas {
-        let LimitsSection { per_caller, callers, per_tenant, per_model, .. } = self;
-        Quotas { per_caller, callers, per_tenant, per_model, prices }
+        let LimitsSection {
+            per_caller, callers, per_tenant, per_model, assumed_reply_tokens, ..
+        } = self;
+        Quotas { per_caller, callers, per_tenant, per_model, assumed_reply_tokens, prices }
     }
 }
 
@@ -145,6 +155,7 @@ impl Default for LimitsSection {
             callers: BTreeMap::new(),
             per_tenant: Quota::default(),
             per_model: BTreeMap::new(),
+            assumed_reply_tokens: 1024,
         }
     }
 }

@@ -54,7 +54,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
         \x20   client_headers: [traceparent]\n\
         \x20   client_key: pass\n\
         \x20   pass_fields: [user, metadata]\n\
-        \x20   retries: {attempts: 2, budget: 20%}\n\
+        \x20   retries: {attempts: 2, budget: 20%, retry_on: [429, 500]}\n\
         \x20   breaker: {failures: 3, open: 5s, open_at_most: 1m}\n\
         \x20   weight: 3\n\
          limits: {body: 1MiB, in_flight: 7}\n\
@@ -95,7 +95,8 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!(way.query, [("api-version".to_owned(), "2024-10-21".to_owned())]);
     assert_eq!(way.client_headers, ["traceparent"]);
     assert_eq!(way.pass_fields, [PassField::User, PassField::Metadata]);
-    assert_eq!(ward.retries, Retries { attempts: 2, budget_percent: 20 });
+    let retry_on = vec![429, 500];
+    assert_eq!(ward.retries, Retries { attempts: 2, budget_percent: 20, retry_on });
     assert_eq!((ward.breaker.failures, ward.breaker.open), (3, Duration::from_secs(5)));
     assert_eq!((ward.weight, config.choose), (3, Choose::Weighted));
     let hedge = config.hedge.unwrap();
@@ -284,6 +285,7 @@ fn what_would_tell_or_cost_too_much_is_refused() {
         ("pass_fields: [store]", "expected one of the words (metadata, safety_identifier, user)"),
         ("leave_out: [messages]", "expected fields that a server can do without, got messages"),
         ("retries: {attempts: 11}", "expected at most 10, got 11"),
+        ("retries: {retry_on: [400]}", "retry_on: expected some of [408, 429, 500"),
         ("retries: {budget: 0.1}", "expected a share such as 10%"),
         ("breaker: {failures: 0}", "expected at least 1, got 0"),
         ("weight: 0", "expected at least 1, got 0"),

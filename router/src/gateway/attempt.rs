@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::body::Frame;
 use hyper::header::CONTENT_TYPE;
-use sluice_policies::{Decision, Facts, Refusal, RefusalCode};
+use sluice_policies::{AddressRanges, Decision, Facts, Refusal, RefusalCode, UpstreamFacts};
 use tokio::time::Instant;
 
 use super::meter::{Meter, REPLY_FINDING, Told, Watched};
@@ -36,6 +36,8 @@ pub(super) enum Missed {
     NotRecorded,
     /// No permit was minted: a bug, since the decision chose this upstream.
     NotPermitted,
+    /// A limit of the model, or of money, does not let it through: another upstream is no way around.
+    Limited(ApiError),
     /// The upstream failed before the first byte.
     Failed(UpstreamError),
 }
@@ -67,6 +69,12 @@ impl Outrun {
 impl Gateway {
     pub(super) async fn attempt(&self, ask: &Ask, this: &Try<'_>) -> Result<Reply, Missed> {
         let &Try { decision, upstream, .. } = this;
+        if let Some(allowance) = &ask.request.allowance {
+            let name = &ask.request.chat.model;
+            let is_priced = upstream.server().is_some();
+            let taken = allowance.take_model(upstream.model_name(name), name, is_priced).await;
+            taken.map_err(|limited| Missed::Limited(limited.error()))?;
+        }
         let sealed = match upstream {
             Upstream::Edge(_) => None,
             Upstream::Server(server) => {
@@ -101,7 +109,8 @@ impl Gateway {
             }
             (Upstream::Server(_), Some((server, body, pass))) => {
                 meter.pass = Some(pass);
-                let permit = permit(decision, server, &body, &mut meter)?;
+                let within = Gateway::ranges(ask, this);
+                let permit = permit(decision, server, &body, within, &mut meter)?;
                 server.send(permit, shape).await
             }
             (Upstream::Server(_), None) => unreachable!("a body was sealed for every server above"),
@@ -119,6 +128,14 @@ impl Gateway {
                 Err(Missed::Failed(error))
             }
         }
+    }
+
+    /// Where the upstream's name may lead, by the vouches of the day of the decision.
+    fn ranges(ask: &Ask, this: &Try<'_>) -> AddressRanges {
+        let id = this.upstream.id().as_str();
+        let known = this.facts.upstreams.iter().find(|facts| facts.id == id);
+        let ranges = |facts: &UpstreamFacts| ask.policy.address_ranges(facts, this.facts.today);
+        known.map_or_else(|| ranges(&this.upstream.facts()), ranges)
     }
 
     async fn record(&self, ask: &Ask, this: &Try<'_>, bytes: usize) -> Option<Recorded> {
@@ -158,10 +175,8 @@ impl Gateway {
                 session: ask.request.session.clone(),
             }),
             allowance: ask.request.allowance.clone(),
-            priced: this
-                .upstream
-                .server()
-                .map(|server| server.model_name(&ask.request.chat.model).to_owned()),
+            model: this.upstream.model_name(&ask.request.chat.model).to_owned(),
+            is_priced: this.upstream.server().is_some(),
             upstream: this.upstream.id().as_str().to_owned(),
             route: route_word(this.decision.route),
             request_started: ask.started,
@@ -250,10 +265,11 @@ fn permit(
     decision: &Decision,
     server: &ServerUpstream,
     body: &OutboundBody,
+    within: AddressRanges,
     meter: &mut Meter,
 ) -> Result<EgressPermit, Missed> {
     let recorded = meter.recorded.as_ref().ok_or(Missed::NotRecorded)?;
-    EgressPermit::mint(decision, server.id(), body, recorded).map_err(|denied| {
+    EgressPermit::mint(decision, server.id(), body, recorded, within).map_err(|denied| {
         tracing::error!(upstream = %server.id(), %denied, "permit was denied after a decision");
         let _ = meter.close(Ending::Failed, Some("not_permitted"), Usage::default());
         Missed::NotPermitted

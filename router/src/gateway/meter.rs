@@ -67,8 +67,10 @@ pub(super) struct Meter {
     pub(super) pass: Option<Pass>,
     pub(super) reply: Option<Watched>,
     pub(super) allowance: Option<Arc<Allowance>>,
-    /// The model as its server knows it; `None` for the edge, which costs nothing.
-    pub(super) priced: Option<String>,
+    /// The model as its upstream knows it.
+    pub(super) model: String,
+    /// The edge costs nothing.
+    pub(super) is_priced: bool,
     pub(super) upstream: String,
     pub(super) route: &'static str,
     pub(super) request_started: Instant,
@@ -234,7 +236,7 @@ impl Meter {
         {
             let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
             let said = self.told.said_bytes as u64;
-            allowance.spend(self.priced.as_deref(), prompt, completion, said);
+            allowance.spend(&self.model, self.is_priced, prompt, completion, said);
         }
         if let Some(recorded) = self.recorded.take() {
             recorded.close(&Outcome {

@@ -114,6 +114,7 @@ impl Gateway {
             Missed::NotRecorded => {
                 self.refuse(ask, decision, facts, &ApiError::refused(&audit_down())).await
             }
+            Missed::Limited(error) => self.refuse(ask, decision, facts, &error).await,
             Missed::NotPermitted => self.refuse(ask, decision, facts, &ApiError::internal()).await,
             Missed::Failed(error) if !error.falls_back() => {
                 self.fail(ask, decision, upstream, &error.to_api())

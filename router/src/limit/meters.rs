@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::bucket::Bucket;
-use super::{Claim, Denied, Key, Levels, Now, Reason, Spent};
+use super::{Amount, Claim, Denied, Key, Levels, Now, Reason, Reserved};
 
 /// Entries kept; at about 200 bytes each this is 13 MiB.
 const ENTRIES_MAX: usize = 1 << 16;
@@ -35,34 +35,40 @@ impl Meters {
         Meters { entries: HashMap::new(), entries_max: ENTRIES_MAX }
     }
 
-    /// Takes a request and its estimated tokens from every claim, or from none.
+    /// Takes an amount from every claim, or from none.
     ///
     /// With `counted` another place keeps count, and only what runs is counted here.
     pub(super) fn take(
         &mut self,
         claims: &[Claim],
-        tokens: u64,
+        amount: Amount,
         now: &Now,
         counted: bool,
     ) -> Result<Levels, Denied> {
         for claim in claims {
             let meter = self.meter(&claim.key, now);
-            meter.check(claim, tokens, now, counted)?;
+            meter.check(claim, amount, now, counted)?;
         }
         let mut levels = Levels::default();
         for claim in claims {
             let meter = self.meter(&claim.key, now);
-            meter.running += 1;
+            meter.running += amount.requests;
             if !counted {
-                meter.take(claim, tokens, now);
+                meter.take(claim, amount, now);
                 meter.show(claim, now, &mut levels);
             }
         }
         Ok(levels)
     }
 
-    /// Puts what was really spent in the place of an estimate.
-    pub(super) fn settle(&mut self, claims: &[Claim], reserved: u64, spent: Spent, now: &Now) {
+    /// Puts what was really spent in the place of what was reserved.
+    pub(super) fn settle(
+        &mut self,
+        claims: &[Claim],
+        reserved: Reserved,
+        spent: Amount,
+        now: &Now,
+    ) {
         for claim in claims {
             self.meter(&claim.key, now).settle(claim, reserved, spent, now);
         }
@@ -74,6 +80,11 @@ impl Meters {
             let meter = self.meter(&claim.key, now);
             meter.running = meter.running.saturating_sub(1);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     fn meter(&mut self, key: &Key, now: &Now) -> &mut Meter {
@@ -91,22 +102,23 @@ impl Meters {
 }
 
 impl Meter {
-    fn check(&self, claim: &Claim, tokens: u64, now: &Now, counted: bool) -> Result<(), Denied> {
-        let quota = &claim.quota;
-        if quota.concurrency.is_some_and(|most| self.running >= most.get()) {
+    fn check(&self, claim: &Claim, amount: Amount, now: &Now, counted: bool) -> Result<(), Denied> {
+        let (quota, Amount { requests, tokens, cost }) = (&claim.quota, amount);
+        let is_full = |most: std::num::NonZeroU64| self.running >= most.get();
+        if requests > 0 && quota.concurrency.is_some_and(is_full) {
             // Nobody knows when a running request ends.
             return Err(self.denied(claim, now, Reason::Concurrency, Duration::from_secs(1)));
         }
         if counted {
             return Ok(());
         }
-        if let Some(limit) = quota.requests_per_minute {
-            let wait = self.requests.wait(limit, 1, now.at);
+        if let Some(limit) = quota.requests_per_minute.filter(|_| requests > 0) {
+            let wait = self.requests.wait(limit, requests, now.at);
             if !wait.is_zero() {
                 return Err(self.denied(claim, now, Reason::Requests, wait));
             }
         }
-        if let Some(limit) = quota.tokens_per_minute {
+        if let Some(limit) = quota.tokens_per_minute.filter(|_| requests > 0) {
             if tokens > limit.get() {
                 return Err(self.denied(claim, now, Reason::TooLarge, Duration::ZERO));
             }
@@ -117,10 +129,12 @@ impl Meter {
         }
         let over = |limit: Option<u64>, taken: u64| limit.is_some_and(|limit| taken > limit);
         let tokens_today = self.tokens_today.saturating_add(tokens);
-        if over(quota.tokens_per_day.map(u64::from), tokens_today) {
+        if requests > 0 && over(quota.tokens_per_day.map(u64::from), tokens_today) {
             return Err(self.denied(claim, now, Reason::TokensToday, now.until_midnight));
         }
-        if quota.cost_per_day.is_some_and(|budget| self.cost_today >= budget.0) {
+        // What costs nothing is never too dear.
+        let cost_today = self.cost_today.saturating_add(cost.0);
+        if cost.0 > 0 && over(quota.cost_per_day.map(|budget| budget.0), cost_today) {
             return Err(self.denied(claim, now, Reason::CostToday, now.until_midnight));
         }
         Ok(())
@@ -132,26 +146,32 @@ impl Meter {
         Denied { reason, scope: claim.key.scope(), wait, levels }
     }
 
-    fn take(&mut self, claim: &Claim, tokens: u64, now: &Now) {
+    fn take(&mut self, claim: &Claim, amount: Amount, now: &Now) {
+        let Amount { requests, tokens, cost } = amount;
         if let Some(limit) = claim.quota.requests_per_minute {
-            self.requests.take(limit, 1, now.at);
+            self.requests.take(limit, requests, now.at);
         }
         if let Some(limit) = claim.quota.tokens_per_minute {
             self.tokens.take(limit, tokens, now.at);
         }
         self.tokens_today = self.tokens_today.saturating_add(tokens);
+        self.cost_today = self.cost_today.saturating_add(cost.0);
     }
 
-    fn settle(&mut self, claim: &Claim, reserved: u64, spent: Spent, now: &Now) {
+    fn settle(&mut self, claim: &Claim, reserved: Reserved, spent: Amount, now: &Now) {
+        let Reserved { amount, day } = reserved;
         if let Some(limit) = claim.quota.tokens_per_minute {
-            match spent.tokens.checked_sub(reserved) {
+            match spent.tokens.checked_sub(amount.tokens) {
                 Some(more) => self.tokens.take(limit, more, now.at),
-                None => self.tokens.give_back(limit, reserved - spent.tokens),
+                None => self.tokens.give_back(limit, amount.tokens - spent.tokens),
             }
         }
-        let before = self.tokens_today.saturating_sub(reserved);
+        // What was reserved yesterday does not stand in the sums of today.
+        let of_today = |reserved: u64| if day == self.day { reserved } else { 0 };
+        let (tokens, cost) = (of_today(amount.tokens), of_today(amount.cost.0));
+        let before = self.tokens_today.saturating_sub(tokens);
         self.tokens_today = before.saturating_add(spent.tokens);
-        self.cost_today = self.cost_today.saturating_add(spent.cost.0);
+        self.cost_today = self.cost_today.saturating_sub(cost).saturating_add(spent.cost.0);
     }
 
     fn show(&self, claim: &Claim, now: &Now, levels: &mut Levels) {
@@ -172,7 +192,9 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::config::Quota;
+    use crate::config::{Money, Quota};
+
+    const ONE: Amount = Amount { requests: 1, tokens: 0, cost: Money(0) };
 
     fn now() -> Now {
         Now { at: Instant::now(), day: 1, until_midnight: Duration::from_secs(3600) }
@@ -184,11 +206,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_reserved_yesterday_is_not_taken_from_today() {
+        let mut meters = Meters::new();
+        let quota: Quota = serde_yaml::from_str("{tokens_per_day: 100}").unwrap();
+        let claim = Claim { key: Key::Tenant("t".into()), quota };
+        let claims = [claim];
+        let amount = Amount { tokens: 60, ..ONE };
+        let (one, two) = (now(), Now { day: 2, ..now() });
+        meters.take(&claims, amount, &one, false).unwrap();
+        meters.take(&claims, amount, &two, false).unwrap();
+        let spent = Amount { tokens: 10, ..Amount::default() };
+        meters.settle(&claims, Reserved { amount, day: 1 }, spent, &two);
+        assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 70);
+        meters.settle(&claims, Reserved { amount, day: 2 }, spent, &two);
+        assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 20);
+    }
+
+    #[test]
     fn memory_has_a_bound_and_those_beyond_it_share_one_limit() {
         let mut meters = Meters { entries_max: 2, ..Meters::new() };
         let now = now();
         let mut take =
-            |name: &str, now: &Now| meters.take(&[claim(name)], 0, now, false).map(|_| ());
+            |name: &str, now: &Now| meters.take(&[claim(name)], ONE, now, false).map(|_| ());
         assert!(take("a", &now).is_ok() && take("b", &now).is_ok());
         assert!(take("c", &now).is_ok(), "the first of those beyond");
         assert!(take("d", &now).is_err(), "the second");
@@ -200,7 +239,7 @@ mod tests {
         }
         let later = Now { at: now.at + Duration::from_secs(61), ..now };
         for name in ["e", "f"] {
-            assert!(meters.take(&[claim(name)], 0, &later, false).is_ok(), "{name}");
+            assert!(meters.take(&[claim(name)], ONE, &later, false).is_ok(), "{name}");
         }
     }
 }

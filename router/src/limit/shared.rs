@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Claim, Denied, Key, Level, Levels, Reason, Spent};
+use super::{Amount, Claim, Denied, Key, Level, Levels, Reason, Reserved};
 use crate::shared_state::{Script, SharedState};
 
 /// A minute, µs.
@@ -33,35 +33,37 @@ local function write(key, m)
 end
 ";
 
-/// ARGV: tokens, then for each key the limits of requests and tokens a minute, tokens and cost a day (0 is
-/// none). Answers the number of the key that denies (0: none), why, how long to wait in µs, then for each
-/// key how far its two buckets are ahead. Half a millisecond of rounding is let pass.
+/// ARGV: requests, tokens and cost, then for each key the limits of requests and tokens a minute, tokens and cost a day (0 is
+/// none). Answers the number of the key that denies (0: none), why, how long to wait in µs, the day, then for
+/// each key how far its two buckets are ahead. Half a millisecond of rounding is let pass.
 const TAKE: &str = r"
-local tokens, denied, states = tonumber(ARGV[1]), {0, 0, 0}, {}
+local requests, tokens, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local denied, states = {0, 0, 0}, {}
 for i, key in ipairs(KEYS) do
   local m = read(key)
   states[i] = m
-  local a = 4 * i - 2
+  local a = 4 * i
   local rpm, tpm, tpd, cpd = tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
   local midnight = (day + 1) * 86400000000 - now
   local function deny(why, wait) if denied[1] == 0 then denied = {i, why, math.ceil(wait)} end end
-  if rpm > 0 and m.r + PERIOD / rpm > PERIOD + 500 then deny(1, m.r + PERIOD / rpm - PERIOD) end
-  if tpm > 0 and tokens > tpm then deny(5, 0) end
-  if tpm > 0 and m.t + tokens * PERIOD / tpm > PERIOD + 500 then deny(2, m.t + tokens * PERIOD / tpm - PERIOD) end
-  if tpd > 0 and m.n + tokens > tpd then deny(3, midnight) end
-  if cpd > 0 and m.c >= cpd then deny(4, midnight) end
+  if requests > 0 and rpm > 0 and m.r + PERIOD / rpm > PERIOD + 500 then deny(1, m.r + PERIOD / rpm - PERIOD) end
+  if requests > 0 and tpm > 0 and tokens > tpm then deny(5, 0) end
+  if requests > 0 and tpm > 0 and m.t + tokens * PERIOD / tpm > PERIOD + 500 then deny(2, m.t + tokens * PERIOD / tpm - PERIOD) end
+  if requests > 0 and tpd > 0 and m.n + tokens > tpd then deny(3, midnight) end
+  if cost > 0 and cpd > 0 and m.c + cost > cpd then deny(4, midnight) end
 end
 if denied[1] == 0 then
   for i, key in ipairs(KEYS) do
-    local m, a = states[i], 4 * i - 2
+    local m, a = states[i], 4 * i
     local rpm, tpm = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
-    if rpm > 0 then m.r = m.r + PERIOD / rpm end
+    if rpm > 0 then m.r = m.r + requests * PERIOD / rpm end
     if tpm > 0 then m.t = m.t + tokens * PERIOD / tpm end
     m.n = m.n + tokens
+    m.c = m.c + cost
     write(key, m)
   end
 end
-local answer = {denied[1], denied[2], denied[3]}
+local answer = {denied[1], denied[2], denied[3], day}
 for _, m in ipairs(states) do
   table.insert(answer, math.floor(m.r))
   table.insert(answer, math.floor(m.t))
@@ -69,24 +71,31 @@ end
 return answer
 ";
 
-/// ARGV: tokens reserved, tokens spent, cost, then for each key its limit of tokens a minute.
+/// ARGV: tokens and cost that were reserved, and the day, tokens and cost that were spent, then for each key
+/// its limit of tokens a minute.
 const SETTLE: &str = r"
-local reserved, spent, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local reserved, reserved_cost, reserved_on = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local spent, cost = tonumber(ARGV[4]), tonumber(ARGV[5])
 for i, key in ipairs(KEYS) do
-  local m, tpm = read(key), tonumber(ARGV[3 + i])
+  local m, tpm = read(key), tonumber(ARGV[5 + i])
   if tpm > 0 then m.t = math.max(m.t + (spent - reserved) * PERIOD / tpm, 0) end
-  m.n = math.max(m.n - reserved, 0) + spent
+  if reserved_on == day then
+    m.n = math.max(m.n - reserved, 0)
+    m.c = math.max(m.c - reserved_cost, 0)
+  end
+  m.n = m.n + spent
   m.c = m.c + cost
   write(key, m)
 end
 ";
 
-/// Takes a request from every claim, or from none; `None` if the server does not answer.
+/// Takes an amount from every claim, or from none, and says on which day of the server's; `None` if it does
+/// not answer.
 pub(super) async fn take(
     state: &SharedState,
     claims: &[Claim],
-    tokens: u64,
-) -> Option<Result<Levels, Denied>> {
+    amount: Amount,
+) -> Option<Result<(Levels, i64), Denied>> {
     let limits = claims.iter().flat_map(|claim| {
         let quota = &claim.quota;
         let number = |limit: Option<std::num::NonZeroU64>| limit.map_or(0, u64::from);
@@ -97,17 +106,21 @@ pub(super) async fn take(
             quota.cost_per_day.map_or(0, |budget| budget.0.max(1)),
         ]
     });
-    let arguments = [tokens].into_iter().chain(limits).collect();
+    let amount = [amount.requests, amount.tokens, amount.cost.0];
+    let arguments = amount.into_iter().chain(limits).collect();
     let script = script(TAKE, claims, arguments);
     let answer: Vec<u64> =
         state.ask(async |mut link: MultiplexedConnection| script.run(&mut link).await).await?;
     read(claims, &answer)
 }
 
-/// Puts what was really spent in the place of an estimate, when the server has time.
-pub(super) fn settle(state: &SharedState, claims: &[Claim], reserved: u64, spent: Spent) {
+/// Puts what was really spent in the place of what was reserved, when the server has time.
+pub(super) fn settle(state: &SharedState, claims: &[Claim], reserved: Reserved, spent: Amount) {
     let limits = claims.iter().map(|claim| claim.quota.tokens_per_minute.map_or(0, u64::from));
-    let arguments = [reserved, spent.tokens, spent.cost.0].into_iter().chain(limits).collect();
+    let Reserved { amount, day } = reserved;
+    let day = u64::try_from(day).unwrap_or(0);
+    let amounts = [amount.tokens, amount.cost.0, day, spent.tokens, spent.cost.0];
+    let arguments = amounts.into_iter().chain(limits).collect();
     state.run_later(script(SETTLE, claims, arguments));
 }
 
@@ -129,8 +142,8 @@ fn name(key: &Key) -> String {
 }
 
 /// What the server answered; `None` if that is not what the script says.
-fn read(claims: &[Claim], answer: &[u64]) -> Option<Result<Levels, Denied>> {
-    let [who, why, wait, ahead @ ..] = answer else { return None };
+fn read(claims: &[Claim], answer: &[u64]) -> Option<Result<(Levels, i64), Denied>> {
+    let [who, why, wait, day, ahead @ ..] = answer else { return None };
     let mut levels = Levels::default();
     for (claim, ahead) in claims.iter().zip(ahead.chunks_exact(2)) {
         let level = |limit: Option<std::num::NonZeroU64>, ahead| {
@@ -139,7 +152,9 @@ fn read(claims: &[Claim], answer: &[u64]) -> Option<Result<Levels, Denied>> {
         levels.add_requests(level(claim.quota.requests_per_minute, ahead[0]));
         levels.add_tokens(level(claim.quota.tokens_per_minute, ahead[1]));
     }
-    let Some(denying) = who.checked_sub(1) else { return Some(Ok(levels)) };
+    let Some(denying) = who.checked_sub(1) else {
+        return Some(Ok((levels, i64::try_from(*day).ok()?)));
+    };
     let reason = match why {
         1 => Reason::Requests,
         2 => Reason::Tokens,

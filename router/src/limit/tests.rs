@@ -24,6 +24,21 @@ fn begin() -> Now {
     Now { at: Instant::now(), day: 20_000, until_midnight: Duration::from_secs(7200) }
 }
 
+impl Limiter {
+    /// Admits a request without a reply, and lets it ask a model.
+    async fn pass(
+        self: &Arc<Self>,
+        caller: &Caller,
+        model: &str,
+        tokens: u64,
+        now: &Now,
+    ) -> Result<Allowance, Limited> {
+        let allowance = self.admit_at(caller, tokens, Some(0), now).await?;
+        allowance.take_model_at(model, model, true, now).await?;
+        Ok(allowance)
+    }
+}
+
 fn why(limited: Result<Allowance, Limited>) -> Option<Reason> {
     limited.err().map(|limited| limited.denied.reason)
 }
@@ -46,7 +61,7 @@ async fn each_limit_denies_for_its_own_reason() {
         let mut held = Vec::new();
         let mut denied = None;
         for _ in 0..3 {
-            match limiter.admit_at(&anna, "m", tokens, &now).await {
+            match limiter.pass(&anna, "m", tokens, &now).await {
                 Ok(allowance) => held.push(allowance),
                 Err(limited) => denied = denied.or(Some(limited.denied.reason)),
             }
@@ -66,23 +81,94 @@ async fn limits_of_one_tenant_do_not_see_the_other() {
     let now = begin();
     for tenant in ["north", "south"] {
         let same_name = caller(tenant, "anna");
-        assert!(limiter.admit_at(&same_name, "m", 0, &now).await.is_ok(), "{tenant}");
-        assert!(limiter.admit_at(&same_name, "m", 0, &now).await.is_err(), "{tenant}");
+        assert!(limiter.pass(&same_name, "m", 0, &now).await.is_ok(), "{tenant}");
+        assert!(limiter.pass(&same_name, "m", 0, &now).await.is_err(), "{tenant}");
     }
 }
 
 #[tokio::test]
 async fn a_denied_request_takes_nothing_from_any_limit() {
+    let callers = "limits: {per_caller: {requests_per_minute: 10}";
+    let limiter = limiter(&format!("{callers}, per_tenant: {{requests_per_minute: 1}}}}"));
+    let (now, anna) = (begin(), caller("north", "anna"));
+    drop(limiter.pass(&anna, "m", 0, &now).await.ok().unwrap());
+    for _ in 0..20 {
+        assert_eq!(why(limiter.pass(&anna, "m", 0, &now).await), Some(Reason::Requests));
+    }
+    limiter.set(limiter_quotas(&format!("{callers}}}")));
+    let next = limiter.pass(&anna, "m", 0, &now).await.ok().unwrap();
+    assert_eq!(next.levels().requests.unwrap().remaining, 8);
+}
+
+#[tokio::test]
+async fn a_new_name_for_a_model_gets_no_fresh_limit_and_no_memory() {
     let limiter = limiter(
-        "limits: {per_caller: {requests_per_minute: 10}, per_model: {m: {requests_per_minute: 1}}}",
+        "limits: {per_model: {gpt-5: {requests_per_minute: 2}, auto: {requests_per_minute: 1}, \
+         \"*\": {requests_per_minute: 1}}}",
     );
     let (now, anna) = (begin(), caller("north", "anna"));
-    drop(limiter.admit_at(&anna, "m", 0, &now).await.ok().unwrap());
-    for _ in 0..20 {
-        assert_eq!(why(limiter.admit_at(&anna, "m", 0, &now).await), Some(Reason::Requests));
+    for (model, client_name, expected) in [
+        ("gpt-5", "auto", true),
+        ("gpt-5", "auto", false),
+        ("gpt-5", "my-name-for-it", true),
+        ("gpt-5", "another", false),
+        ("gpt-5-of-may", "gpt-5-of-may", true),
+        ("gpt-5-of-june", "gpt-5-of-june", false),
+    ] {
+        let allowance = limiter.admit_at(&anna, 1, Some(1), &now).await.ok().unwrap();
+        let taken = allowance.take_model_at(model, client_name, true, &now).await;
+        assert_eq!(taken.is_ok(), expected, "{model} as {client_name}");
+        // Another attempt at the same model is the same request.
+        let again = allowance.take_model_at(model, client_name, true, &now).await;
+        assert_eq!(again.is_ok(), expected, "{model} as {client_name}");
     }
-    let other = limiter.admit_at(&anna, "other", 0, &now).await.ok().unwrap();
-    assert_eq!(other.levels.requests.unwrap().remaining, 8);
+    for number in 0..1000 {
+        let allowance = limiter.admit_at(&anna, 1, Some(1), &now).await.ok().unwrap();
+        let name = format!("name-{number}");
+        assert!(allowance.take_model_at(&name, &name, true, &now).await.is_err());
+    }
+    assert_eq!(limiter.meters().len(), 3);
+}
+
+#[tokio::test]
+async fn replies_under_way_at_the_same_time_do_not_overshoot() {
+    for (limit, reply, expected) in [
+        ("tokens_per_minute: 1000", Some(240), 4),
+        ("tokens_per_day: 1000", Some(240), 4),
+        ("tokens_per_minute: 1000", None, 3),
+        ("tokens_per_minute: 100000", None, 96),
+        ("tokens_per_minute: 1000", Some(1000), 0),
+    ] {
+        let limiter = limiter(&format!("limits: {{per_caller: {{{limit}}}}}"));
+        let (now, anna) = (Now { day: Now::read().day, ..begin() }, caller("north", "anna"));
+        let mut held = Vec::new();
+        for _ in 0..200 {
+            held.extend(limiter.admit_at(&anna, 10, reply, &now).await.ok());
+        }
+        assert_eq!(held.len(), expected, "{limit} {reply:?}");
+        // What they did not use comes back.
+        held.iter().for_each(|allowance| allowance.spend("m", true, Some(10), Some(0), 0));
+        held.clear();
+        let next = limiter.admit_at(&anna, 10, Some(10), &now).await;
+        assert!(next.is_ok(), "{limit} {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn money_under_way_at_the_same_time_does_not_overshoot_and_the_edge_costs_none() {
+    let limiter =
+        limiter("limits: {per_caller: {cost_per_day: 1}}\nprices: {m: {input: 10, output: 100}}");
+    let (now, anna) = (Now { day: Now::read().day, ..begin() }, caller("north", "anna"));
+    let ask = async |model, is_priced| {
+        let allowance = limiter.admit_at(&anna, 10, Some(4000), &now).await.ok().unwrap();
+        allowance.take_model_at(model, model, is_priced, &now).await.map(|()| allowance)
+    };
+    let (one, two) = (ask("m", true).await.ok().unwrap(), ask("m", true).await.ok().unwrap());
+    assert_eq!(why(ask("m", true).await), Some(Reason::CostToday), "three times 0.4001");
+    assert!(ask("nano", false).await.is_ok());
+    one.spend("m", true, Some(10), Some(10), 0);
+    assert!(ask("m", true).await.is_ok(), "the first was shorter than it might have been");
+    drop(two);
 }
 
 #[tokio::test]
@@ -90,22 +176,22 @@ async fn an_estimate_is_settled_with_what_was_used() {
     let limiter = limiter("limits: {per_caller: {tokens_per_minute: 1000}}");
     let (now, anna) = (begin(), caller("north", "anna"));
     let remaining = async || {
-        let probe = limiter.admit_at(&anna, "m", 0, &now).await.ok().unwrap();
-        probe.levels.tokens.unwrap().remaining
+        let probe = limiter.pass(&anna, "m", 0, &now).await.ok().unwrap();
+        probe.levels().tokens.unwrap().remaining
     };
-    let asked = limiter.admit_at(&anna, "m", 100, &now).await.ok().unwrap();
+    let asked = limiter.pass(&anna, "m", 100, &now).await.ok().unwrap();
     assert_eq!(remaining().await, 900);
-    asked.spend(None, Some(80), Some(320), 0);
+    asked.spend("m", true, Some(80), Some(320), 0);
     assert_eq!(remaining().await, 600);
     // A second attempt of the same request comes on top.
-    asked.spend(None, Some(80), Some(20), 0);
+    asked.spend("m", true, Some(80), Some(20), 0);
     drop(asked);
     assert_eq!(remaining().await, 500);
     // Nothing was asked: the estimate comes back.
-    drop(limiter.admit_at(&anna, "m", 400, &now).await.ok().unwrap());
+    drop(limiter.pass(&anna, "m", 400, &now).await.ok().unwrap());
     assert_eq!(remaining().await, 500);
     // Its client left: prompt as estimated, reply by its bytes.
-    limiter.admit_at(&anna, "m", 100, &now).await.ok().unwrap().spend(None, None, None, 400);
+    limiter.pass(&anna, "m", 100, &now).await.ok().unwrap().spend("m", true, None, None, 400);
     assert_eq!(remaining().await, 300);
 }
 
@@ -116,20 +202,20 @@ async fn money_is_spent_by_the_day_and_the_next_day_is_new() {
     let today = Now { day: Now::read().day, ..begin() };
     let anna = caller("north", "anna");
     let spend = async || {
-        let asked = limiter.admit_at(&anna, "m", 10, &today).await.ok().unwrap();
-        asked.spend(Some("m"), Some(1000), Some(4800), 0);
+        let asked = limiter.pass(&anna, "m", 10, &today).await.ok().unwrap();
+        asked.spend("m", true, Some(1000), Some(4800), 0);
     };
     spend().await;
     spend().await;
-    assert!(limiter.admit_at(&anna, "m", 10, &today).await.is_ok(), "0.98 of 1.00");
+    assert!(limiter.pass(&anna, "m", 10, &today).await.is_ok(), "0.98 of 1.00");
     spend().await;
-    let limited = limiter.admit_at(&anna, "m", 10, &today).await.err().unwrap();
+    let limited = limiter.pass(&anna, "m", 10, &today).await.err().unwrap();
     assert_eq!(limited.denied.reason, Reason::CostToday);
     let reply = limited.reply();
     assert_eq!(reply.headers[RETRY_AFTER], "7200");
     assert_eq!(reply.headers["x-should-retry"], "false");
     let tomorrow = Now { day: today.day + 1, ..begin() };
-    assert!(limiter.admit_at(&anna, "m", 10, &tomorrow).await.is_ok());
+    assert!(limiter.pass(&anna, "m", 10, &tomorrow).await.is_ok());
 }
 
 #[tokio::test]
@@ -139,7 +225,7 @@ async fn a_reply_shows_the_tightest_limit_in_openais_headers() {
          per_tenant: {requests_per_minute: 4}}",
     );
     let (now, anna) = (begin(), caller("north", "anna"));
-    let allowance = limiter.admit_at(&anna, "m", 1000, &now).await.ok().unwrap();
+    let allowance = limiter.pass(&anna, "m", 1000, &now).await.ok().unwrap();
     let mut reply = Reply::json(StatusCode::OK, "{}");
     allowance.put_on(&mut reply);
     for (name, expected) in [
@@ -159,25 +245,25 @@ async fn who_must_wait_is_told_how_long() {
     let limiter = limiter("limits: {per_caller: {requests_per_minute: 2}}");
     let (now, anna) = (begin(), caller("north", "anna"));
     for _ in 0..2 {
-        assert!(limiter.admit_at(&anna, "m", 0, &now).await.is_ok());
+        assert!(limiter.pass(&anna, "m", 0, &now).await.is_ok());
     }
-    let reply = limiter.admit_at(&anna, "m", 0, &at(&now, 10)).await.err().unwrap().reply();
+    let reply = limiter.pass(&anna, "m", 0, &at(&now, 10)).await.err().unwrap().reply();
     assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(reply.headers[RETRY_AFTER], "20");
     assert_eq!(reply.headers["x-ratelimit-remaining-requests"], "0");
-    assert!(limiter.admit_at(&anna, "m", 0, &at(&now, 31)).await.is_ok());
+    assert!(limiter.pass(&anna, "m", 0, &at(&now, 31)).await.is_ok());
 }
 
 #[tokio::test]
 async fn other_limits_come_into_force_and_what_was_taken_stays_taken() {
     let limiter = limiter("limits: {per_caller: {requests_per_minute: 1}}");
     let (now, anna) = (begin(), caller("north", "anna"));
-    assert!(limiter.admit_at(&anna, "m", 0, &now).await.is_ok());
-    assert!(limiter.admit_at(&anna, "m", 0, &now).await.is_err());
+    assert!(limiter.pass(&anna, "m", 0, &now).await.is_ok());
+    assert!(limiter.pass(&anna, "m", 0, &now).await.is_err());
     limiter.set(Quotas::default());
-    assert!(limiter.admit_at(&anna, "m", 0, &now).await.is_ok());
+    assert!(limiter.pass(&anna, "m", 0, &now).await.is_ok());
     limiter.set(limiter_quotas("limits: {per_caller: {requests_per_minute: 1}}"));
-    assert!(limiter.admit_at(&anna, "m", 0, &now).await.is_err());
+    assert!(limiter.pass(&anna, "m", 0, &now).await.is_err());
 }
 
 fn limiter_quotas(yaml: &str) -> Quotas {
@@ -193,7 +279,7 @@ async fn at_the_same_time_never_more_than_the_limit() {
         if round % 3 == 2 {
             held.pop();
         }
-        match limiter.admit_at(&anna, "m", 0, &now).await {
+        match limiter.pass(&anna, "m", 0, &now).await {
             Ok(allowance) => held.push(allowance),
             Err(limited) => {
                 assert_eq!((limited.denied.reason, held.len()), (Reason::Concurrency, 3));

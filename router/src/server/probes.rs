@@ -1,5 +1,5 @@
 //! The probe listener: `/livez` checks nothing, `/readyz` says whether requests can be answered,
-//! `/metrics` is for Prometheus. It answers before there are policies, and says what is wrong with them.
+//! `/metrics` is for Prometheus. Both have the names that other gateways and servers give them, too. It answers before there are policies, and says what is wrong with them.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -21,8 +21,8 @@ pub(super) fn answer(
         return text(StatusCode::METHOD_NOT_ALLOWED, "this listener takes GET\n");
     }
     match (request.uri().path(), stage) {
-        ("/livez", _) => text(StatusCode::OK, "ok\n"),
-        ("/readyz" | "/healthz", stage) => {
+        ("/livez" | "/health/liveness" | "/health/liveliness", _) => text(StatusCode::OK, "ok\n"),
+        ("/readyz" | "/healthz" | "/health" | "/health/readiness", stage) => {
             let (status, detail) = detail(stage);
             typed(status, detail.to_string(), "application/json")
         }

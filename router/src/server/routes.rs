@@ -8,10 +8,11 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::body::{self, WireBody};
 use super::{Current, Server, cors};
-use crate::api::{self, ApiError, ClientHeaders, Dialect, Hints, Request};
+use crate::api::{self, ApiError, ClientHeaders, Dialect, Hints, Request, Voice};
 use crate::config::{Limits, Passthrough};
 use crate::identity::{Caller, PeerNames};
 use crate::metrics::{GaugeGuard, Metrics};
@@ -19,6 +20,9 @@ use crate::reply::Reply;
 
 /// Bodies from this length on are parsed on a thread of their own.
 const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Where clients of llama-server look whether it is there.
+const HEALTH_PATH: &str = "/health";
 
 /// Where models are listed.
 const MODELS_PATH: &str = "/v1/models";
@@ -51,7 +55,7 @@ impl Traffic {
         request: HttpRequest<Incoming>,
         peer: Option<&PeerNames>,
     ) -> Response<WireBody> {
-        let exchange = Exchange { now: self.server.current(), peer };
+        let (exchange, began) = (Exchange { now: self.server.current(), peer }, Instant::now());
         let request_id = api::request_id(request.headers());
         let path = request.uri().path().to_owned();
         let to_anthropics = api::expects_anthropic(&path, request.headers());
@@ -64,6 +68,10 @@ impl Traffic {
             Err(error) => (exchange.turned_away("overloaded", &error), None),
             Ok(held) => (exchange.route(request, &path, &request_id).await, Some(held)),
         };
+        if !to_anthropics {
+            // OpenAI's own: until the head of the reply.
+            reply.set("openai-processing-ms", &began.elapsed().as_millis().to_string());
+        }
         if to_anthropics {
             reply = api::in_anthropics_words(reply, &path, &request_id);
         }
@@ -94,6 +102,9 @@ impl Exchange<'_> {
                 true if counts => return self.count(dialect, request, request_id).await,
                 true => return self.ask(dialect, request, request_id).await,
             }
+        }
+        if path == HEALTH_PATH && request.method() == Method::GET {
+            return self.health();
         }
         if path == MODELS_PATH {
             return match *request.method() {
@@ -127,9 +138,13 @@ impl Exchange<'_> {
         request: HttpRequest<Incoming>,
         request_id: &str,
     ) -> Reply {
-        let read = move |bytes: Bytes, hints, caller| dialect.read(&bytes, hints, caller);
+        let read = move |bytes: Bytes, hints, caller| dialect.read_all(&bytes, hints, caller);
         match self.read(dialect.path(), request, request_id, read).await {
-            Ok((request, voice)) => self.handle(request, |reply| voice.say(reply)).await,
+            Ok(mut asked) if asked.len() == 1 => {
+                let (request, voice) = asked.remove(0);
+                self.handle(request, |reply| voice.say(reply)).await
+            }
+            Ok(asked) => self.handle_all(asked).await,
             Err(error) => self.turned_away("invalid", &error),
         }
     }
@@ -172,6 +187,30 @@ impl Exchange<'_> {
         reply
     }
 
+    /// Has the gateway answer several requests of one body, which limits let in as one.
+    async fn handle_all(&self, mut asked: Vec<(Request, Voice)>) -> Reply {
+        let Some((first, _)) = asked.first() else { return Reply::error(&ApiError::internal()) };
+        let admitted = self.now.gateway.limits().admit_several(first, asked.len() as u64).await;
+        let allowance = match admitted {
+            Ok(allowance) => Arc::new(allowance),
+            Err(limited) => {
+                self.metrics().reject("limited");
+                return limited.reply();
+            }
+        };
+        for (request, _) in &mut asked {
+            request.allowance = Some(allowance.clone());
+        }
+        let gateway = self.now.gateway.clone();
+        let ask = move |request| {
+            let gateway = gateway.clone();
+            async move { gateway.handle(request).await }
+        };
+        let mut reply = api::answer(asked, ask).await;
+        allowance.put_on(&mut reply);
+        reply
+    }
+
     /// Counts a request's tokens here, whatever it holds: nothing leaves for that.
     async fn count(
         &self,
@@ -180,12 +219,26 @@ impl Exchange<'_> {
         request_id: &str,
     ) -> Reply {
         let read = move |bytes: Bytes, hints, caller| dialect.read_to_count(&bytes, hints, caller);
-        let counted = match self.read(dialect.path(), request, request_id, read).await {
-            Ok(request) => self.now.gateway.count_tokens(request.chat).await,
-            Err(error) => Err(error),
+        let request = match self.read(dialect.path(), request, request_id, read).await {
+            Ok(request) => request,
+            Err(error) => return self.turned_away("invalid", &error),
         };
-        match counted {
-            Ok(tokens) => Reply::json(StatusCode::OK, dialect.counted(tokens).to_string()),
+        // It is a request of its caller; its tokens are given back, since none is used.
+        let allowance = match self.now.gateway.limits().admit(&request).await {
+            Ok(allowance) => allowance,
+            Err(limited) => {
+                self.metrics().reject("limited");
+                return limited.reply();
+            }
+        };
+        match self.now.gateway.count_tokens(request).await {
+            Ok(count) => {
+                let json = dialect.counted(count.tokens).to_string();
+                let mut reply = Reply::json(StatusCode::OK, json);
+                reply.set("x-sluice-token-count", count.by);
+                allowance.put_on(&mut reply);
+                reply
+            }
             Err(error) => self.turned_away("invalid", &error),
         }
     }
@@ -215,6 +268,17 @@ impl Exchange<'_> {
     fn turned_away(&self, reason: &str, error: &ApiError) -> Reply {
         self.metrics().reject(reason);
         Reply::error(error)
+    }
+
+    /// Whether somebody answers, as llama-server says it; more is on the listener of the probes.
+    fn health(&self) -> Reply {
+        let is_well =
+            self.now.gateway.upstreams().iter().any(crate::upstream::Upstream::is_healthy);
+        let (status, word) = match is_well {
+            true => (StatusCode::OK, "ok"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "error"),
+        };
+        Reply::json(status, json!({"status": word}).to_string())
     }
 
     fn models(&self) -> Reply {

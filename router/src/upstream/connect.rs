@@ -4,11 +4,15 @@
 //! the address that policy compared, once. A proxy, authorities and a certificate of our own are what
 //! the upstream's section names and nothing else.
 //!
+//! Where compliance vouches for address ranges, a name leads inside them or nowhere (`within`).
+//!
 //! Invariant: every address has the scheme, host and port of `base_url`; what comes from a client (a
 //! model's name in the path) is one escaped segment of it.
 //!
 //! Source of Azure's forms (a deployment in the path, `api-version` in the query, `api-key`):
 //! Microsoft's REST reference of Azure OpenAI, as of November 2026.
+
+pub(super) mod within;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::tls::{Certificate, Identity};
-use sluice_policies::Endpoint;
+use sluice_policies::{AddressRanges, Endpoint};
 
 use super::{UpstreamError, UpstreamId, UpstreamSetupError, anthropic};
 use crate::config::{Auth, ClientCert, Protocol, ServerConfig};
@@ -24,10 +28,11 @@ use crate::config::{Auth, ClientCert, Protocol, ServerConfig};
 /// What stands in a `base_url` for the server's name of the model.
 const MODEL: &str = "{model}";
 
-/// Builds the client of one upstream.
+/// Builds the client of one upstream, which connects to addresses in the ranges alone.
 pub(super) fn client(
     id: &UpstreamId,
     config: &ServerConfig,
+    ranges: &AddressRanges,
 ) -> Result<reqwest::Client, UpstreamSetupError> {
     install_tls_provider();
     let failed = |source| UpstreamSetupError::Client { id: id.clone(), source };
@@ -40,6 +45,9 @@ pub(super) fn client(
         .connect_timeout(config.timeouts.connect)
         .pool_idle_timeout(Duration::from_secs(60))
         .tcp_nodelay(true);
+    if !ranges.is_empty() {
+        builder = builder.dns_resolver(within::Resolver::new(ranges.clone()));
+    }
     if let Some(proxy) = &way.proxy {
         builder = builder.proxy(reqwest::Proxy::all(proxy.as_text()).map_err(failed)?);
     }
@@ -233,7 +241,8 @@ mod tests {
         let setup = |set: &dyn Fn(&mut ServerConfig)| {
             let mut config = server("https://a");
             set(&mut config);
-            client(&UpstreamId::new("ward"), &config).unwrap_err().to_string()
+            let (id, anywhere) = (UpstreamId::new("ward"), AddressRanges::default());
+            client(&id, &config, &anywhere).unwrap_err().to_string()
         };
         let empty = setup(&|config| config.connection.ca_file = Some(file.clone()));
         assert!(empty.contains("upstream ward: ca_file"), "{empty}");

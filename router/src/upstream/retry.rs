@@ -1,7 +1,8 @@
 //! Whether an attempt that failed before its first byte is worth repeating at the same upstream, and when.
 //!
-//! Only where the upstream has surely not begun the work, or says itself that another try helps: no
-//! connection, too many requests, overloaded, a broken server. A budget bounds repetitions to a share of
+//! Only where the upstream has surely not begun the work: no connection, too many requests, overloaded. A
+//! completion that is asked for twice may be paid for twice, so a server that broke (500, 502, 504) is
+//! asked again only where the config says so. A budget bounds repetitions to a share of
 //! requests, so that an upstream that is down is not asked twice as often as one that is well. Waits
 //! double and are spread over all of their length ("full jitter"), so that clients do not come back in
 //! step; a `Retry-After` is kept to, and one that is too long means no retry.
@@ -68,7 +69,7 @@ impl Retrier {
         left: Duration,
         dice: &Dice,
     ) -> Verdict {
-        if done >= self.config.attempts || !helps(error) {
+        if done >= self.config.attempts || !self.helps(error) {
             return Verdict::Never;
         }
         let wait = match retry_after(error) {
@@ -88,6 +89,16 @@ impl Retrier {
         }
     }
 
+    /// Whether the upstream has surely not answered elsewhere, or the config takes the risk.
+    fn helps(&self, error: &UpstreamError) -> bool {
+        match error {
+            UpstreamError::NoConnection(_) | UpstreamError::Timeout(super::NO_CONNECTION) => true,
+            UpstreamError::Status { status, .. } => self.config.retry_on.contains(&status.as_u16()),
+            // Its work may be under way (a silence, a broken connection), or will fail again.
+            _ => false,
+        }
+    }
+
     fn saved(&self) -> std::sync::MutexGuard<'_, u64> {
         // A number is replaced as a whole.
         self.saved.lock().unwrap_or_else(PoisonError::into_inner)
@@ -103,20 +114,6 @@ impl Verdict {
             Verdict::NoTime => Some("no_time"),
             Verdict::Never => None,
         }
-    }
-}
-
-/// Whether the upstream has surely not answered elsewhere, and may answer now.
-fn helps(error: &UpstreamError) -> bool {
-    match error {
-        UpstreamError::NoConnection(_) | UpstreamError::Timeout(super::NO_CONNECTION) => true,
-        UpstreamError::Status { status, .. } => matches!(
-            status.as_u16(),
-            // Came too slowly; too many; broken; a broken server behind it; overloaded (twice).
-            408 | 429 | 500 | 502 | 503 | 529
-        ),
-        // Its work may be under way (504, a silence, a broken connection), or will fail again.
-        _ => false,
     }
 }
 
@@ -142,7 +139,7 @@ mod tests {
     }
 
     fn retrier(attempts: u32, budget_percent: u32) -> Retrier {
-        Retrier::new(Retries { attempts, budget_percent })
+        Retrier::new(Retries { attempts, budget_percent, ..Retries::default() })
     }
 
     #[test]
@@ -150,9 +147,9 @@ mod tests {
         for (error, expected) in [
             (status(408, None), true),
             (status(429, None), true),
-            (status(500, None), true),
+            (status(500, None), false),
             (status(501, None), false),
-            (status(502, None), true),
+            (status(502, None), false),
             (status(503, None), true),
             (status(504, None), false),
             (status(529, None), true),
@@ -165,6 +162,16 @@ mod tests {
         ] {
             let verdict = retrier(1, 10).after(&error, 0, AMPLE, &Dice::new(1));
             assert_eq!(matches!(verdict, Verdict::Again(_)), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_broke_is_asked_again_where_the_config_says_so() {
+        let retry_on = vec![500, 502];
+        let some = Retrier::new(Retries { attempts: 1, budget_percent: 10, retry_on });
+        for (code, expected) in [(500, true), (502, true), (504, false), (503, false)] {
+            let verdict = some.after(&status(code, None), 0, AMPLE, &Dice::new(1));
+            assert_eq!(matches!(verdict, Verdict::Again(_)), expected, "{code}");
         }
     }
 

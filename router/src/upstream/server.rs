@@ -17,9 +17,10 @@ use futures_util::stream;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde_json::Value;
-use sluice_policies::{Endpoint, Wish};
+use sluice_policies::{AddressRanges, Endpoint, Wish};
 use tokio::time::{Instant, timeout_at};
 
+use super::connect::within::{Clients, NoClient, Outside};
 use super::latency::Latency;
 use super::retry::Retrier;
 use super::seen::{Seen, collect_texts, usage};
@@ -43,7 +44,7 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 pub struct ServerUpstream {
     id: UpstreamId,
     config: ServerConfig,
-    client: reqwest::Client,
+    clients: Clients,
     address: String,
     /// The key, the fixed headers, and what the protocol wants besides.
     headers: HeaderMap,
@@ -113,16 +114,16 @@ impl ServerUpstream {
         let url = connect::url(&config, "", "model").ok_or_else(odd)?;
         let headers = connect::headers(&config);
         let headers = headers.ok_or(UpstreamSetupError::Key { id: id.clone() })?;
-        let client = connect::client(&id, &config)?;
+        let clients = Clients::new(&id, &config)?;
         let address = url.origin().ascii_serialization();
         let breaker = Breaker::new(config.breaker);
-        let (retrier, latency) = (Retrier::new(config.retries), Latency::default());
+        let (retrier, latency) = (Retrier::new(config.retries.clone()), Latency::default());
         let embeddings = config.protocol == Protocol::OpenAi;
         let capabilities = Capabilities { embeddings, ..Capabilities::default() };
         Ok(ServerUpstream {
             id,
             config,
-            client,
+            clients,
             address,
             headers,
             breaker,
@@ -206,11 +207,12 @@ impl ServerUpstream {
         permit: EgressPermit,
         shape: Shape,
     ) -> Result<Answer, UpstreamError> {
-        let (upstream, errand, body) = permit.spend();
+        let (upstream, errand, body, ranges) = permit.spend();
         assert!(upstream == self.id, "a permit for {upstream} was given to {}", self.id);
         let clock = Clock::start(self.config.timeouts);
         let (started, endpoint) = (Instant::now(), errand.endpoint);
-        let response = self.request(errand, body, shape, clock).await?;
+        let client = self.client(&ranges)?;
+        let response = self.request(client, errand, body, shape, clock).await?;
         self.latency.note(started.elapsed(), Instant::now());
         let incoming = Incoming::new(self.config.protocol, endpoint);
         let status = response.status();
@@ -226,8 +228,17 @@ impl ServerUpstream {
         failed(response, incoming, clock).await
     }
 
+    /// The client for where this may be sent.
+    fn client(&self, ranges: &AddressRanges) -> Result<reqwest::Client, UpstreamError> {
+        self.clients.within(ranges, &self.id, &self.config).map_err(|error| match error {
+            NoClient::Outside(outside) => UpstreamError::Outside(Box::new(outside)),
+            NoClient::Setup(error) => UpstreamError::NoClient(Box::new(error)),
+        })
+    }
+
     async fn request(
         &self,
+        client: reqwest::Client,
         errand: Errand,
         body: Bytes,
         shape: Shape,
@@ -238,8 +249,7 @@ impl ServerUpstream {
             Some(_) if shape.stream => "text/event-stream",
             Some(_) => "application/json",
         };
-        let request = self
-            .client
+        let request = client
             .post(errand.url)
             // The client's first: what the platform fixed replaces them.
             .headers(errand.headers)
@@ -250,6 +260,9 @@ impl ServerUpstream {
         match timeout_at(clock.first_byte, request.send()).await {
             Err(_) => Err(UpstreamError::Timeout("no first byte of the answer")),
             Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Timeout(NO_CONNECTION)),
+            Ok(Err(error)) if Outside::is_behind(&error) => {
+                Err(UpstreamError::Outside(Box::new(error.without_url())))
+            }
             // The address is in the config; the error's text would repeat it into logs.
             Ok(Err(error)) if error.is_connect() => {
                 Err(UpstreamError::NoConnection(error.without_url()))

@@ -97,7 +97,8 @@ async fn only_the_named_authorities_are_believed_and_a_certificate_is_shown_wher
         let mut config = ServerConfig::at(Protocol::OpenAi, base_url);
         config.connection.ca_file = ca_file.cloned();
         config.connection.client_cert = client_cert.cloned();
-        let client = client(&UpstreamId::new("ward"), &config).unwrap();
+        let anywhere = AddressRanges::default();
+        let client = client(&UpstreamId::new("ward"), &config, &anywhere).unwrap();
         let answer = client.get(url(&config, "models", "m").unwrap()).send().await;
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let what = format!("{ca_file:?} {client_cert:?}: {answer:?}");

@@ -36,7 +36,8 @@ pub(super) fn permit(upstream: &ServerUpstream, value: &Value) -> EgressPermit {
     .unwrap();
     let sealed = upstream.outbound(&body(value), &ClientHeaders::default()).ok().unwrap();
     let recorded = crate::audit::Recorded::for_test(upstream.id());
-    EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded).ok().unwrap()
+    let within = AddressRanges::default();
+    EgressPermit::mint(&decision, upstream.id(), &sealed, &recorded, within).ok().unwrap()
 }
 
 fn sent(upstream: &ServerUpstream, value: &Value) -> Value {

@@ -1,0 +1,204 @@
+//! What an admitted request holds of every limit that it comes under, until its reply has ended.
+//!
+//! What it may take at most is reserved: with its admission the prompt and the longest reply that it asks
+//! for, with each attempt what that model's limits say and what it would cost. When an attempt ends, real
+//! usage takes the place of what was reserved; what nobody used comes back.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Amount, Claim, Key, Levels, Limited, Limiter, Now, Reason, tokens_of_bytes};
+use crate::config::{Money, OTHER_MODELS, Quotas};
+use crate::reply::Reply;
+
+/// What an admitted request may use.
+pub struct Allowance {
+    limiter: Arc<Limiter>,
+    tenant: Arc<str>,
+    /// Tokens of the prompt, estimated, and of the longest reply.
+    asked: Asked,
+    held: Mutex<Held>,
+}
+
+/// Tokens that a request may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) prompt: u64,
+    pub(super) reply: u64,
+}
+
+struct Held {
+    /// Of the limits of its caller and its tenant.
+    own: Hold,
+    /// Of those of each model that was asked.
+    models: Vec<ModelHold>,
+    levels: Levels,
+    /// Why a model's limit, or money, did not let it through.
+    denied: Option<Reason>,
+}
+
+struct ModelHold {
+    model: String,
+    /// Of the model's own limits.
+    hold: Hold,
+    /// Of the money of caller and tenant.
+    money: Hold,
+}
+
+/// What is held of some limits.
+pub(super) struct Hold {
+    pub(super) claims: Vec<Claim>,
+    /// What was reserved, until it is settled.
+    pub(super) reserved: Option<Reserved>,
+    /// A request of its own is counted as running.
+    pub(super) runs: bool,
+    /// Replicas keep count together.
+    pub(super) together: bool,
+}
+
+/// What was reserved, and on which day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reserved {
+    pub(super) amount: Amount,
+    pub(super) day: i64,
+}
+
+impl Allowance {
+    pub(super) fn new(
+        limiter: Arc<Limiter>,
+        tenant: Arc<str>,
+        asked: Asked,
+        own: Hold,
+        levels: Levels,
+    ) -> Allowance {
+        let held = Held { own, models: Vec::new(), levels, denied: None };
+        Allowance { limiter, tenant, asked, held: Mutex::new(held) }
+    }
+
+    /// Takes an attempt from the limits of the model that is to answer, by its server's name for it and the
+    /// client's, and, where it costs something, from the money of the day. A model that was asked before
+    /// has been paid for.
+    pub(crate) async fn take_model(
+        &self,
+        model: &str,
+        client_name: &str,
+        is_priced: bool,
+    ) -> Result<(), Limited> {
+        self.take_model_at(model, client_name, is_priced, &Now::read()).await
+    }
+
+    pub(super) async fn take_model_at(
+        &self,
+        model: &str,
+        client_name: &str,
+        is_priced: bool,
+        now: &Now,
+    ) -> Result<(), Limited> {
+        let claims = {
+            let held = self.held();
+            if held.models.iter().any(|held| held.model == model) {
+                return Ok(());
+            }
+            let own = held.own.claims.iter();
+            own.filter(|claim| claim.quota.cost_per_day.is_some()).cloned().collect::<Vec<_>>()
+        };
+        let (limiter, Asked { prompt, reply }) = (&self.limiter, self.asked);
+        let quotas = limiter.quotas();
+        let cost = match is_priced {
+            true => quotas.prices.cost(model, prompt, reply),
+            false => Money(0),
+        };
+        let of_model = model_claims(&quotas, &self.tenant, model, client_name);
+        let tokens = prompt.saturating_add(reply);
+        let taken = limiter.take(of_model, Amount { requests: 1, tokens, cost }, now).await;
+        let (mut hold, levels) = taken.map_err(|limited| self.deny(limited))?;
+        let claims = if is_priced { claims } else { Vec::new() };
+        let money = limiter.take(claims, Amount { cost, ..Amount::default() }, now).await;
+        let (money, _) = money.map_err(|limited| {
+            limiter.give_back(&mut hold);
+            self.deny(limited)
+        })?;
+        let mut held = self.held();
+        held.levels.add(&levels);
+        held.models.push(ModelHold { model: model.to_owned(), hold, money });
+        Ok(())
+    }
+
+    fn deny(&self, limited: Limited) -> Limited {
+        let mut held = self.held();
+        held.denied = Some(limited.denied.reason);
+        held.levels.add(&limited.denied.levels);
+        limited
+    }
+
+    /// Puts the headers of the limits on a reply.
+    pub(crate) fn put_on(&self, reply: &mut Reply) {
+        let held = self.held();
+        held.levels.put_on(reply);
+        if reply.status == hyper::StatusCode::TOO_MANY_REQUESTS
+            && held.denied.is_some_and(Reason::is_final)
+        {
+            reply.set("x-should-retry", "false");
+        }
+    }
+
+    /// An attempt has ended. What its upstream did not count is estimated: the prompt as it was on
+    /// admission, the reply by its bytes. What is not priced costs nothing.
+    pub(crate) fn spend(
+        &self,
+        model: &str,
+        is_priced: bool,
+        prompt_tokens: Option<u64>,
+        completion_tokens: Option<u64>,
+        reply_bytes: u64,
+    ) {
+        let input = prompt_tokens.unwrap_or(self.asked.prompt);
+        let output = completion_tokens.unwrap_or_else(|| tokens_of_bytes(reply_bytes));
+        let cost = match is_priced {
+            true => self.limiter.quotas().prices.cost(model, input, output),
+            false => Money(0),
+        };
+        let tokens = input.saturating_add(output);
+        let mut held = self.held();
+        self.limiter.settle(&mut held.own, Amount { tokens, ..Amount::default() });
+        if let Some(of) = held.models.iter_mut().find(|held| held.model == model) {
+            self.limiter.settle(&mut of.hold, Amount { requests: 0, tokens, cost });
+            self.limiter.settle(&mut of.money, Amount { cost, ..Amount::default() });
+        }
+    }
+
+    /// What is left of the limits a minute.
+    #[cfg(test)]
+    pub(super) fn levels(&self) -> Levels {
+        self.held().levels
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Nothing panics while the lock is held.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The limits of a model: by its server's name, and by the client's where that is an alias with a limit of
+/// its own. Names come from the config alone, so that nobody gets a fresh limit by a new name: a model
+/// that is not listed shares that of `*`.
+fn model_claims(quotas: &Quotas, tenant: &Arc<str>, model: &str, client_name: &str) -> Vec<Claim> {
+    let names = match quotas.per_model.contains_key(model) {
+        true => [Some(model), Some(client_name).filter(|name| *name != model)],
+        false => [Some(OTHER_MODELS), Some(client_name).filter(|name| *name != OTHER_MODELS)],
+    };
+    let claim = |name: &str| {
+        let quota = quotas.per_model.get(name).copied().filter(|quota| !quota.is_empty())?;
+        Some(Claim { key: Key::Model { tenant: tenant.clone(), name: name.to_owned() }, quota })
+    };
+    names.into_iter().flatten().filter_map(claim).collect()
+}
+
+impl Drop for Allowance {
+    fn drop(&mut self) {
+        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let models = held.models.iter_mut().flat_map(|of| [&mut of.hold, &mut of.money]);
+        for hold in std::iter::once(&mut held.own).chain(models) {
+            self.limiter.give_back(hold);
+        }
+    }
+}

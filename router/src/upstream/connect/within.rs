@@ -1,0 +1,125 @@
+//! Holds connections to the address ranges that compliance vouches for.
+//!
+//! A name is resolved, what lies outside is left out, and the client connects to what is left: the address
+//! that was checked is the one that gets the bytes, whatever the name says a moment later. Connections are
+//! kept by ranges, so that one which an older policy let through carries nothing of a newer one.
+//!
+//! A proxy resolves names by itself, out of sight: with one, nothing can be held to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use sluice_policies::AddressRanges;
+
+use super::client;
+use crate::config::ServerConfig;
+use crate::upstream::{UpstreamId, UpstreamSetupError};
+
+/// A name, or an address, that leads where nobody vouched for.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("expected an address in {ranges}, got {found}")]
+pub(crate) struct Outside {
+    ranges: AddressRanges,
+    found: String,
+}
+
+impl Outside {
+    /// Whether this is behind an error of the client.
+    pub(crate) fn is_behind(error: &reqwest::Error) -> bool {
+        let first: &(dyn std::error::Error + 'static) = error;
+        std::iter::successors(Some(first), |error| error.source()).any(|e| e.is::<Outside>())
+    }
+}
+
+/// Resolves names as the system does, and leaves out what lies outside.
+pub(super) struct Resolver(AddressRanges);
+
+impl Resolver {
+    pub(super) fn new(ranges: AddressRanges) -> Resolver {
+        Resolver(ranges)
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let ranges = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let inside = inside(&ranges, &found)?;
+            Ok(Box::new(inside.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The addresses that may be connected to; an error if there are none.
+fn inside(ranges: &AddressRanges, found: &[SocketAddr]) -> Result<Vec<SocketAddr>, Outside> {
+    let inside: Vec<SocketAddr> =
+        found.iter().copied().filter(|address| ranges.holds(address.ip())).collect();
+    if !inside.is_empty() {
+        return Ok(inside);
+    }
+    let found: Vec<String> = found.iter().map(|address| address.ip().to_string()).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    Err(Outside { ranges: ranges.clone(), found })
+}
+
+/// The client of an upstream for the ranges in force.
+pub(crate) struct Clients {
+    anywhere: reqwest::Client,
+    within: Mutex<Option<(AddressRanges, reqwest::Client)>>,
+}
+
+/// Why there is no client for some ranges.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoClient {
+    #[error(transparent)]
+    Outside(Outside),
+    #[error(transparent)]
+    Setup(UpstreamSetupError),
+}
+
+impl Clients {
+    pub(crate) fn new(
+        id: &UpstreamId,
+        config: &ServerConfig,
+    ) -> Result<Clients, UpstreamSetupError> {
+        let anywhere = client(id, config, &AddressRanges::default())?;
+        Ok(Clients { anywhere, within: Mutex::new(None) })
+    }
+
+    /// A client that connects inside the ranges alone.
+    pub(crate) fn within(
+        &self,
+        ranges: &AddressRanges,
+        id: &UpstreamId,
+        config: &ServerConfig,
+    ) -> Result<reqwest::Client, NoClient> {
+        if ranges.is_empty() {
+            return Ok(self.anywhere.clone());
+        }
+        let outside = |found: &str| {
+            NoClient::Outside(Outside { ranges: ranges.clone(), found: found.to_owned() })
+        };
+        if config.connection.proxy.is_some() {
+            return Err(outside("whatever its proxy finds"));
+        }
+        // An address is not resolved.
+        if let Ok(address) = config.base_url.host.parse::<IpAddr>()
+            && !ranges.holds(address)
+        {
+            return Err(outside(&config.base_url.host));
+        }
+        // A pair is replaced as a whole.
+        let mut within = self.within.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, client)) = &*within
+            && known == ranges
+        {
+            return Ok(client.clone());
+        }
+        let client = client(id, config, ranges).map_err(NoClient::Setup)?;
+        *within = Some((ranges.clone(), client.clone()));
+        Ok(client)
+    }
+}
