@@ -1,6 +1,7 @@
 //! How soon the next turn of a long conversation begins, with and without checkpoints.
 //!
 //! Real layer shapes with random weights. Measured by hand: it takes minutes and some gigabytes.
+#![expect(clippy::print_stdout, reason = "what is measured by hand is read by eye")]
 
 use std::path::Path;
 
