@@ -16,6 +16,7 @@ mod reference;
 pub(crate) use cpu::Cpu;
 pub(crate) use reference::Reference;
 
+use crate::kv_cache::KvCache;
 use crate::tensor::MatrixRef;
 
 /// Operations that are worth more than one thread or a second implementation.
@@ -84,10 +85,8 @@ pub(crate) struct AttentionShape {
 pub(crate) struct AttentionJob<'a> {
     /// Queries [n, heads, head_dim], normalised and rotated.
     pub(crate) q: &'a [f32],
-    /// Keys [positions, kv_heads, head_dim], the new rows' own included at the end.
-    pub(crate) keys: &'a [f32],
-    /// Values [positions, kv_heads, head_dim].
-    pub(crate) values: &'a [f32],
+    /// Keys and values, the new rows' own included at the end.
+    pub(crate) kv: &'a KvCache,
     /// Result [n, heads, head_dim].
     pub(crate) out: &'a mut [f32],
 }

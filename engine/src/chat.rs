@@ -41,6 +41,9 @@ const RECURSION_MAX: usize = 100;
 /// Templates print roles next to markup, so a role is one of these and nothing else.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
+/// A question that nobody asks.
+const PROBE: &str = "\u{1}";
+
 /// A compiled chat template.
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
@@ -110,7 +113,7 @@ impl ChatTemplate {
         conversation: &Conversation,
         tokenizer: &Tokenizer,
     ) -> Result<Rendered, EngineError> {
-        let rendered = self.render(conversation, tokenizer)?;
+        let rendered = self.render(conversation, tokenizer, true)?;
         // A typed mark is shielded: this one is the template's.
         let thinks = rendered.trim_end().ends_with(Marker::ThinkOpen.text());
         let mut tokens = tokenizer.encode_rendered(&rendered)?;
@@ -118,18 +121,62 @@ impl ChatTemplate {
         Ok(Rendered { tokens, thinks })
     }
 
-    /// The conversation as one string in which what callers wrote is still shielded.
+    /// Where the system prompt and the messages end in a conversation's tokens, if that can be told.
+    ///
+    /// Many templates refuse a conversation without a question, so the system prompt ends where another
+    /// question would lead elsewhere; what follows the messages is what the template adds for the reply.
+    pub(crate) fn ends(
+        &self,
+        conversation: &Conversation,
+        tokenizer: &Tokenizer,
+        tokens: &[TokenId],
+    ) -> Ends {
+        let system = |message: &&ChatMessage| matches!(&*message.role, "system" | "developer");
+        let mut begin = Conversation {
+            messages: conversation.messages.iter().take_while(system).cloned().collect(),
+            tools: conversation.tools.clone(),
+            tool_choice: conversation.tool_choice.clone(),
+            thinking: conversation.thinking,
+            reasoning_effort: conversation.reasoning_effort.clone(),
+            ..Conversation::default()
+        };
+        let has_system = !begin.messages.is_empty() || !begin.tools.is_empty();
+        begin.messages.push(ChatMessage::new("user", PROBE));
+        let other = has_system.then(|| self.encode(&begin, tokenizer).ok()).flatten();
+        let alike =
+            |other: Rendered| other.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        Ends {
+            system: other.map(alike),
+            messages: self.messages_end(conversation, tokenizer, tokens),
+        }
+    }
+
+    fn messages_end(
+        &self,
+        conversation: &Conversation,
+        tokenizer: &Tokenizer,
+        tokens: &[TokenId],
+    ) -> Option<usize> {
+        let whole = self.render(conversation, tokenizer, true).ok()?;
+        let said = self.render(conversation, tokenizer, false).ok()?;
+        let added = tokenizer.encode_rendered(whole.strip_prefix(&said)?).ok()?;
+        tokens.strip_suffix(&*added).map(<[TokenId]>::len)
+    }
+
+    /// The conversation as one string in which what callers wrote is still shielded; at its end the
+    /// beginning of a reply, if one is wanted.
     fn render(
         &self,
         conversation: &Conversation,
         tokenizer: &Tokenizer,
+        reply: bool,
     ) -> Result<String, EngineError> {
         let shield = |text: &str| tokenizer.shield(text).into_owned();
         let messages = conversation.messages.iter().enumerate();
         let messages: Vec<Json> = messages
             .map(|(index, message)| message_json(index, message, &shield))
             .collect::<Result<_, EngineError>>()?;
-        let mut inputs = json!({ "messages": messages, "add_generation_prompt": true });
+        let mut inputs = json!({ "messages": messages, "add_generation_prompt": reply });
         if !conversation.tools.is_empty() && conversation.tool_choice != ToolChoice::None {
             inputs["tools"] = conversation.tools.iter().map(|t| tool_json(t, &shield)).collect();
         }
@@ -163,6 +210,14 @@ pub(crate) struct Rendered {
     pub(crate) tokens: Vec<TokenId>,
     /// The reply begins in the middle of the model's thoughts: the template opened them.
     pub(crate) thinks: bool,
+}
+
+/// Tokens before the end of parts of a conversation.
+pub(crate) struct Ends {
+    /// Of the system prompt, tools included; `None` where there is none.
+    pub(crate) system: Option<usize>,
+    /// Of all messages.
+    pub(crate) messages: Option<usize>,
 }
 
 /// Makes what a caller wrote harmless.

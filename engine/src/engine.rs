@@ -24,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::chat::{ChatTemplate, Markup, SpecialTokens};
+use crate::checkpoint::{CheckpointOptions, CheckpointUse, Checkpoints, Counts, State};
 use crate::clock::Clock;
 use crate::error::EngineError;
 use crate::forecast::Speeds;
@@ -64,6 +65,9 @@ struct Shared {
     sampling_defaults: SamplingOptions,
     queue: Arc<Queue>,
     speeds: Arc<Speeds>,
+    checkpoints: Counts,
+    /// Tokens between two kept states of a long prompt.
+    checkpoint_every: usize,
     clock: Clock,
 }
 
@@ -104,7 +108,6 @@ impl Engine {
     ) -> Result<Engine, EngineError>
     where
         M: Forward + Send + 'static,
-        M::Sequence: Send,
     {
         let shared = Arc::new(Shared::new(text, options, Clock::System)?);
         let vocabulary_size = shared.vocabulary.tokenizer.vocabulary_size();
@@ -112,7 +115,7 @@ impl Engine {
         Worker {
             model: Some(model),
             reload: Box::new(reload),
-            scheduler: shared.new_scheduler(),
+            scheduler: shared.new_scheduler(&options.checkpoints)?,
             queue: shared.queue.clone(),
             speeds: shared.speeds.clone(),
         }
@@ -191,6 +194,11 @@ impl Engine {
     pub fn expert_use(&self) -> ExpertUse {
         self.shared.speeds.expert_use()
     }
+
+    /// What became of kept states since the model was loaded.
+    pub fn checkpoint_use(&self) -> CheckpointUse {
+        self.shared.checkpoints.now()
+    }
 }
 
 impl Shared {
@@ -209,6 +217,8 @@ impl Shared {
             sampling_defaults: text.sampling_defaults,
             queue: Arc::new(Queue::new(waiting_max, running_max)),
             speeds: Arc::new(Speeds::new(running_max)),
+            checkpoints: Counts::default(),
+            checkpoint_every: options.checkpoints.every_tokens(),
             clock,
         };
         // Defaults out of range are the model's fault: say so now and not at the first request.
@@ -216,13 +226,20 @@ impl Shared {
         Ok(shared)
     }
 
-    fn new_scheduler<S: Clone>(&self) -> Scheduler<S> {
-        Scheduler::new(scheduler::Shared {
+    fn new_scheduler<S: State>(
+        &self,
+        options: &CheckpointOptions,
+    ) -> Result<Scheduler<S>, EngineError> {
+        let (bytes, queue) = (self.info.plan.checkpoint_bytes, self.queue.clone());
+        let wake = move || queue.wake();
+        let checkpoints = Checkpoints::new(bytes, options, &self.checkpoints, wake)?;
+        let shared = scheduler::Shared {
             queue: self.queue.clone(),
             vocabulary: self.vocabulary.clone(),
             speeds: self.speeds.clone(),
             clock: self.clock.clone(),
-        })
+        };
+        Ok(Scheduler::new(shared, checkpoints))
     }
 
     fn sampler(

@@ -93,6 +93,18 @@ pub enum EngineError {
         /// What would do.
         floor_bytes: u64,
     },
+    /// The folder for checkpoints cannot be used.
+    #[error(
+        "failed to prepare {path} for checkpoints; name a folder that this process may write to, or \
+         leave them in memory"
+    )]
+    CheckpointFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// A thread could not be started.
     #[error("failed to start the engine's thread")]
     StartThread {

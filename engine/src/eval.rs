@@ -154,7 +154,7 @@ fn write_some(model: &mut LoadedModel, after: &[TokenId], clock: &Clock) -> Resu
     for step in 0..=count {
         let logits = &mut logits;
         let sequence = &mut sequence;
-        model.forward(&mut [Step { sequence, tokens: &tokens, logits: Some(logits) }])?;
+        model.forward(&mut [Step::new(sequence, &tokens, Some(logits))])?;
         let largest = largest(logits)?;
         let best = logits.iter().position(|logit| *logit == largest);
         tokens = vec![best.expect("the largest is one of them") as TokenId];
@@ -190,7 +190,7 @@ impl Sums {
             (&record.tokens[..record.tokens.len() - 1], &record.tokens[record.counted_from..]);
         let (uncounted, counted) = inputs.split_at(record.counted_from - 1);
         for tokens in uncounted.chunks(WINDOW_TOKENS) {
-            model.forward(&mut [Step { sequence: &mut sequence, tokens, logits: None }])?;
+            model.forward(&mut [Step::new(&mut sequence, tokens, None)])?;
         }
         for (tokens, targets) in counted.chunks(WINDOW_TOKENS).zip(targets.chunks(WINDOW_TOKENS)) {
             let logits = model.forward_all(&mut sequence, tokens)?;

@@ -108,11 +108,12 @@ impl Speeds {
         self.locked().experts
     }
 
-    /// Learns how long prompts and replies are.
+    /// Learns how long replies are, and how much of prompts is computed.
     pub(crate) fn record_reply(&self, finish: &Finish) {
         let mut measured = self.locked();
         average(&mut measured.reply_tokens, finish.completion_tokens as f64);
-        average(&mut measured.prompt_tokens, finish.prompt_tokens as f64);
+        let computed = finish.prompt_tokens - finish.cached_tokens;
+        average(&mut measured.prompt_tokens, computed as f64);
         measured.replies += 1;
     }
 
@@ -206,7 +207,8 @@ mod tests {
         speeds.record_round(decoding(1), seconds(0.01));
         speeds.record_reply(&Finish {
             reason: FinishReason::Stop,
-            prompt_tokens: 50,
+            prompt_tokens: 80,
+            cached_tokens: 30,
             completion_tokens: 100,
             queued: Duration::ZERO,
             prefill: Duration::ZERO,

@@ -12,6 +12,7 @@
 
 mod backend;
 mod chat;
+mod checkpoint;
 mod clock;
 mod engine;
 mod error;
@@ -36,6 +37,7 @@ pub mod trace;
 pub mod untrusted;
 mod weights;
 
+pub use checkpoint::{CheckpointDisk, CheckpointOptions, CheckpointUse, Reuse};
 pub use engine::{
     BackendChoice, CHOICES_MAX, CallDelta, ChatMessage, Conversation, Delta, Engine, EngineOptions,
     ExpertUse, Finish, FinishReason, Forecast, GenerationRequest, ModelInfo, PromptInput,

@@ -17,6 +17,8 @@ mod families;
 mod footprint;
 mod layers;
 mod loaded;
+#[cfg(test)]
+mod marks;
 mod mlp;
 mod moe;
 mod ops;
@@ -36,6 +38,7 @@ pub(crate) mod tiny;
 pub(crate) mod wide;
 
 use crate::backend::{Backend, Projection};
+use crate::checkpoint::Mark;
 use crate::error::EngineError;
 use crate::expert::{Experts, Recorder};
 use crate::io::Reading;
@@ -66,6 +69,19 @@ pub(crate) struct Step<'a> {
     pub(crate) tokens: &'a [TokenId],
     /// Filled with the logits after the last token, [vocab], if wanted.
     pub(crate) logits: Option<&'a mut Vec<f32>>,
+    /// Where the state is wanted as it is on the way, in order.
+    pub(crate) marks: &'a mut [Mark<Sequence>],
+}
+
+impl<'a> Step<'a> {
+    /// A step whose states on the way are not wanted.
+    pub(crate) fn new(
+        sequence: &'a mut Sequence,
+        tokens: &'a [TokenId],
+        logits: Option<&'a mut Vec<f32>>,
+    ) -> Step<'a> {
+        Step { sequence, tokens, logits, marks: &mut [] }
+    }
 }
 
 /// Weights and the means to compute with them.
@@ -182,7 +198,7 @@ impl<B: Backend> Model<B> {
     /// A fresh sequence.
     pub(crate) fn new_sequence(&self) -> Sequence {
         let state = |layer: &Layer| match &layer.mixer {
-            Mixer::Attention(_) => LayerState::Attention(Default::default()),
+            Mixer::Attention(attention) => LayerState::Attention(attention.new_cache()),
             Mixer::DeltaNet(net) => LayerState::DeltaNet(net.new_state()),
         };
         Sequence::new(self.layers.iter().map(state).collect())
@@ -209,7 +225,7 @@ impl<B: Backend> Model<B> {
         sequence: &mut Sequence,
         tokens: &[TokenId],
     ) -> Result<Vec<f32>, EngineError> {
-        self.run_layers(&mut [Step { sequence, tokens, logits: None }])?;
+        self.run_layers(&mut [Step::new(sequence, tokens, None)])?;
         let mut logits = vec![0.0; tokens.len() * self.config.vocab];
         self.project_logits(0..tokens.len(), &mut logits);
         Ok(logits)

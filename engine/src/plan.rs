@@ -4,7 +4,8 @@
 //! weights, keys and values and states of the generations that may run, buffers of a pass, experts under
 //! way. The rest is the cache's. Where the parts that serve several long conversations would take more
 //! than a third of what the weights leave, fewer generations run together, and then shorter ones,
-//! unless the caller said how many and how long. What does not fit at all is refused, with the least
+//! unless the caller said how many and how long. States that are kept for the next turns of
+//! conversations take little from experts that must be read, and more where all fit anyway. What does not fit at all is refused, with the least
 //! that would.
 //!
 //! Without a budget it is what the machine has: see `machine`. `sluice model plan` shows a plan with
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 use crate::error::EngineError;
 use crate::expert::{ExpertStore, Experts};
+use crate::kv_cache::BLOCK_POSITIONS;
 use crate::model::{Blueprint, Footprint};
 use crate::tensor::DType;
 use crate::weights::Weights;
@@ -36,6 +38,16 @@ const PREFILL_TOKENS: usize = 256;
 const PREFILL_TOKENS_MAX: usize = 4096;
 /// Share of the budget that buffers of a pass may take beyond what the shortest pass needs.
 const SCRATCH_SHARE: u64 = 16;
+/// Share of the budget, and of what the floor leaves, that kept states may take where experts are
+/// streamed: a state saves a prompt, an expert in memory saves a read at every token.
+const CHECKPOINT_SHARE: u64 = 16;
+const CHECKPOINT_REST_SHARE: u64 = 8;
+/// Share of the budget that they may take where all experts fit.
+const CHECKPOINT_SHARE_RESIDENT: u64 = 4;
+/// Conversations at their longest whose states are kept at most.
+const CHECKPOINT_CONVERSATIONS: u64 = 16;
+/// A share that does not hold the state of so many tokens is left to the experts.
+const CHECKPOINT_TOKENS_MIN: usize = 1024;
 /// The process before anything is loaded, when it cannot be asked.
 pub(crate) const PROCESS_BYTES: u64 = 40 << 20;
 /// Bytes that a tokenizer takes for each byte of its file: tables in both directions, merges.
@@ -68,6 +80,8 @@ pub(crate) struct Wishes {
     pub(crate) context_tokens: Option<usize>,
     pub(crate) running_max: Option<usize>,
     pub(crate) io_depth: Option<usize>,
+    /// Bytes for kept states; 0: none are kept.
+    pub(crate) checkpoint_bytes: Option<u64>,
 }
 
 /// How memory is divided; the parts add up to no more than the whole, unless the caller set the cache.
@@ -87,9 +101,11 @@ pub struct MemoryPlan {
     pub scratch_bytes: u64,
     /// Experts under way beside the cache.
     pub staging_bytes: u64,
+    /// States that are kept for the next turns of conversations.
+    pub checkpoint_bytes: u64,
     /// The cache of experts.
     pub cache_bytes: u64,
-    /// All of these but the cache, with the shortest pass: the least that works.
+    /// All of these but the cache and what is kept, with the shortest pass: the least that works.
     pub floor_bytes: u64,
     /// Bytes of all experts.
     pub expert_bytes: u64,
@@ -132,9 +148,16 @@ impl Sizes {
         }
     }
 
-    /// Keys and values of a generation at its longest.
+    /// Keys and values of a generation at its longest: whole blocks.
     fn kv_bytes(&self, context_tokens: usize) -> u64 {
-        (context_tokens as u64).saturating_mul(self.footprint.kv_bytes_per_token)
+        let blocks = context_tokens.div_ceil(BLOCK_POSITIONS) as u64;
+        let positions = blocks.saturating_mul(BLOCK_POSITIONS as u64);
+        positions.saturating_mul(self.footprint.kv_bytes_per_token)
+    }
+
+    /// One generation with so many tokens.
+    fn conversation_bytes(&self, tokens: usize) -> u64 {
+        sum(&[self.footprint.sequence_bytes, self.kv_bytes(tokens)])
     }
 
     /// What a tokenizer takes beside the weights.
@@ -167,6 +190,8 @@ pub(crate) fn fit(
         return Err(EngineError::MemoryTooSmall { memory_bytes, floor_bytes });
     }
     let rest = memory_bytes.saturating_sub(floor_bytes);
+    let checkpoint_bytes = checkpoints(sizes, wishes, memory_bytes, rest, context_tokens);
+    let rest = rest.saturating_sub(checkpoint_bytes);
     let streams = wishes.cache_bytes.unwrap_or(rest) < sizes.expert_bytes;
     let spare = sum(&[scratch(PREFILL_TOKENS), (memory_bytes / SCRATCH_SHARE).min(rest / 4)]);
     let rows = spare / sizes.footprint.scratch_bytes_per_row.max(1);
@@ -186,6 +211,7 @@ pub(crate) fn fit(
         kv_bytes,
         scratch_bytes,
         staging_bytes,
+        checkpoint_bytes,
         cache_bytes,
         floor_bytes,
         expert_bytes: sizes.expert_bytes,
@@ -196,6 +222,29 @@ pub(crate) fn fit(
         running_max,
         prefill_tokens,
     })
+}
+
+/// Bytes for kept states: what the caller said, as far as it is there.
+fn checkpoints(
+    sizes: &Sizes,
+    wishes: &Wishes,
+    memory_bytes: u64,
+    rest: u64,
+    context_tokens: usize,
+) -> u64 {
+    if let Some(bytes) = wishes.checkpoint_bytes {
+        return bytes.min(rest);
+    }
+    let spare = rest.saturating_sub(wishes.cache_bytes.unwrap_or(sizes.expert_bytes));
+    let streaming = (memory_bytes / CHECKPOINT_SHARE).min(rest / CHECKPOINT_REST_SHARE);
+    let resident = spare.min(memory_bytes / CHECKPOINT_SHARE_RESIDENT);
+    let longest = sizes.conversation_bytes(context_tokens);
+    let useful = longest.saturating_mul(CHECKPOINT_CONVERSATIONS);
+    let bytes = streaming.max(resident).min(useful);
+    match bytes < sizes.conversation_bytes(CHECKPOINT_TOKENS_MIN.min(context_tokens)) {
+        true => 0,
+        false => bytes,
+    }
 }
 
 /// A sum that stops at the largest number: what a caller asked for may be absurd.
@@ -209,8 +258,7 @@ fn conversations(sizes: &Sizes, wishes: &Wishes, bytes: u64) -> (usize, usize) {
     let wanted = wishes.context_tokens.unwrap_or(CONTEXT_DEFAULT);
     let mut context = wanted.min(sizes.context_tokens);
     let mut running = wishes.running_max.unwrap_or(RUNNING_DEFAULT).max(1);
-    let one = |context: usize| sum(&[sizes.footprint.sequence_bytes, sizes.kv_bytes(context)]);
-    while (running as u64).saturating_mul(one(context)) > bytes {
+    while (running as u64).saturating_mul(sizes.conversation_bytes(context)) > bytes {
         if wishes.running_max.is_none() && running > 1 {
             running -= 1;
         } else if wishes.context_tokens.is_none()
@@ -280,6 +328,27 @@ mod tests {
     }
 
     #[test]
+    fn kept_states_take_little_from_experts_and_more_where_all_fit() {
+        let shares = |memory: u64, wishes: Wishes| {
+            let plan = planned(memory * MIB, wishes).expect("fits");
+            (plan.checkpoint_bytes / MIB, plan.experts_cached)
+        };
+        let (streaming, cached) = shares(8192, Wishes::default());
+        assert!((200..=512).contains(&streaming), "{streaming}");
+        let none = Wishes { checkpoint_bytes: Some(0), ..Wishes::default() };
+        let (off, without) = shares(8192, none);
+        assert!(
+            off == 0 && without > cached && without - cached < without / 8,
+            "{without} {cached}"
+        );
+        let (resident, cached) = shares(32_768, Wishes::default());
+        assert!(resident > 4096 && cached == 6144, "{resident} {cached}");
+        let asked = Wishes { checkpoint_bytes: Some(700 * MIB), ..Wishes::default() };
+        assert_eq!(shares(8192, asked).0, 700);
+        assert_eq!(shares(3072, Wishes::default()).0, 0, "too little for one conversation");
+    }
+
+    #[test]
     fn absurd_wishes_and_sizes_are_refused_without_overflow() {
         let wishes = Wishes {
             context_tokens: Some(usize::MAX),
@@ -313,7 +382,8 @@ mod tests {
         fn the_parts_never_exceed_the_whole(memory_mib in 0_u64..40_000) {
             if let Ok(plan) = planned(memory_mib * MIB, Wishes::default()) {
                 let parts = plan.process_bytes + plan.dense_bytes + plan.state_bytes + plan.kv_bytes
-                    + plan.scratch_bytes + plan.staging_bytes + plan.cache_bytes;
+                    + plan.scratch_bytes + plan.staging_bytes + plan.checkpoint_bytes
+                    + plan.cache_bytes;
                 prop_assert!(parts <= plan.memory_bytes, "{plan:?}");
                 prop_assert!(plan.floor_bytes <= plan.memory_bytes);
                 prop_assert!(plan.cache_bytes <= plan.expert_bytes);

@@ -118,7 +118,7 @@ fn pass(model: &mut LoadedModel, record: &eval::Record) -> Result<(), EngineErro
     let mut sequence = model.new_sequence();
     let (prompt, answer) = record.tokens[..record.tokens.len() - 1].split_at(record.counted_from);
     for tokens in prompt.chunks(WINDOW_TOKENS).chain(answer.chunks(1)) {
-        model.forward(&mut [Step { sequence: &mut sequence, tokens, logits: None }])?;
+        model.forward(&mut [Step::new(&mut sequence, tokens, None)])?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use sluice_engine::synth::{SynthOptions, synth};
 use sluice_engine::{Engine, EngineOptions, GenerationRequest, PromptInput, SamplingOptions};
-use sluice_engine::{StreamEvent, TokenStream};
+use sluice_engine::{Reuse, StreamEvent, TokenStream};
 
 /// How far above its budget the process may be, 5 %.
 const OVER_MAX: f64 = 1.05;
@@ -69,6 +69,7 @@ fn resident_memory_stays_within_its_budget() {
         let request = |seed: u64| GenerationRequest {
             sampling: SamplingOptions { seed: Some(seed), ..SamplingOptions::default() },
             max_tokens: Some(8),
+            reuse: Some(Reuse { scope: [(seed % 3) as u8].into(), on_disk: false }),
             ..GenerationRequest::new(PromptInput::Tokens(
                 (0..1 + (seed * 331 % 400) as u32).map(|i| i * 97 % 280).collect(),
             ))
@@ -81,6 +82,9 @@ fn resident_memory_stays_within_its_budget() {
     }
     let share = most as f64 / BUDGET as f64;
     assert!(share <= OVER_MAX, "{share:.3} of the budget after {round} rounds: {plan:?}");
+    let kept = engine.checkpoint_use();
+    assert!(kept.memory_bytes <= plan.checkpoint_bytes && plan.checkpoint_bytes > 0, "{kept:?}");
+    assert!(kept.kept > 0, "{kept:?}");
     let used = engine.expert_use();
     assert!(used.misses > 0 && used.hits > 0, "{used:?}");
 }

@@ -31,6 +31,7 @@ mod health_id;
 mod joined;
 mod letters;
 mod lexicon;
+mod literals;
 mod marking;
 mod name;
 mod name_words;

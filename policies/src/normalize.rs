@@ -133,7 +133,7 @@ impl<'a> Views<'a> {
             signs.may_spell_digits.then(|| spelled::digits(&text, budget)),
             signs.has_mixed_token.then(|| lookalike::digits(&text, budget)),
             signs.has_spaced_letters.then(|| spaced::words(&text, budget)),
-            Some(numbered::items(&text, budget)),
+            signs.has_digit.then(|| numbered::items(&text, budget)),
         ];
         for (kind, range) in opaque {
             self.opaque.push((kind, self.original(index, range)));
@@ -261,6 +261,7 @@ pub(crate) struct Signs {
     has_angle: bool,
     has_quote: bool,
     has_pipe_or_star: bool,
+    has_digit: bool,
     /// A token of at least [`decode::TOKEN_BYTES_MIN`] letters, digits, `+/-_`.
     has_long_token: bool,
     /// Pairs of hexadecimal digits with separators between.
@@ -307,6 +308,7 @@ impl Signs {
             signs.has_spaced_letters |= singles >= spaced::LETTERS_MIN;
             codes = if kinds == DIGITS && matches!(len, 2 | 3) { codes + 1 } else { 0 };
             signs.has_code_list |= codes >= decode::CODES_MIN;
+            signs.has_digit |= kinds & DIGITS != 0;
             signs.has_long_token |= len >= decode::TOKEN_BYTES_MIN;
             signs.has_mixed_token |= kinds == DIGITS | OTHERS;
             pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };

@@ -250,16 +250,14 @@ impl PolicySet {
         self.latency.named(name)
     }
 
-    /// Engine checkpoints of a request with these labels may be written to disk.
+    /// Engine checkpoints of a request of this class with these labels may be written to disk: every label
+    /// allows it, and a class that never goes to a cloud is there because of one of them.
     pub fn keeps_on_disk(&self, class: &str, labels: &[String]) -> bool {
-        let never_cloud = self.classes.iter().any(|c| c.name == class && c.never_cloud);
-        let mut known = labels.iter().map(|name| self.label(name));
-        match labels.is_empty() {
-            true => !never_cloud,
-            false => {
-                known.all(|label| label.is_some_and(|l| l.keep_on_disk == Permission::Allowed))
-            }
-        }
+        let allowed = |label: &Label| label.keep_on_disk == Permission::Allowed;
+        let all_allow = labels.iter().all(|name| self.label(name).is_some_and(allowed));
+        let Some(class) = self.class_index(class) else { return false };
+        let reached = |name: &String| self.label(name).is_some_and(|label| label.class >= class);
+        all_allow && (!self.classes[class].never_cloud || labels.iter().any(reached))
     }
 
     /// The findings that placeholders may stand for: values (not words of dictionaries, not whole

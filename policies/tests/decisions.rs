@@ -66,6 +66,8 @@ owner: privacy@hospital.example
 labels:
   PHI: {class: regulated, never_cloud: true, goes_to: {zone: [edge, on_prem], quality: approved}}
   CARD: {class: regulated, never_cloud: true}
+  KEPT: {class: regulated, never_cloud: true, keep_on_disk: allowed}
+  STAFF: {class: confidential, keep_on_disk: allowed}
   NOBODY: {class: regulated, never_cloud: true, goes_to: nowhere}
   EU: {class: confidential, goes_to: [{zone: [edge, on_prem]}, {zone: cloud, region: eu}]}
   US: {class: confidential, goes_to: [{zone: [edge, on_prem]}, {zone: cloud, region: us}]}
@@ -76,6 +78,8 @@ rules:
   - {id: R-CONF, title: confidential, when: {tag: confidential}, then: {class: confidential}}
   - {id: R-PHI, title: patient data, when: {tag: phi}, then: {label: PHI}}
   - {id: R-CARD, title: cards, when: {tag: card}, then: {label: CARD}}
+  - {id: R-KEPT, title: kept, when: {tag: kept}, then: {label: KEPT}}
+  - {id: R-STAFF, title: staff, when: {tag: staff}, then: {label: STAFF}}
   - {id: R-NOBODY, title: nobody, when: {tag: nobody}, then: {label: NOBODY}}
   - {id: R-EU, title: eu, when: {tag: eu}, then: {label: EU}}
   - {id: R-US, title: us, when: {tag: us}, then: {label: US}}
@@ -298,6 +302,30 @@ fn a_slow_edge_is_no_reason_to_refuse_what_a_cloud_may_answer() {
         f.offline = Some("every breaker is open".into());
     };
     assert_eq!(decide("", slow_and_offline).route, Route::Edge);
+}
+
+#[test]
+fn checkpoints_go_to_disk_only_where_every_label_and_the_class_allow_it() {
+    let cases = [
+        ("", true),
+        ("confidential", true),
+        ("staff", true),
+        ("kept", true),
+        ("kept staff", true),
+        ("card", false),
+        ("kept card", false),
+        ("eu", false),
+    ];
+    for (tags, kept) in cases {
+        let decision = decide(tags, |_| ());
+        assert_eq!(SET.keeps_on_disk(&decision.class, &decision.labels), kept, "{tags}");
+    }
+    // A class that none of the labels reaches, such as that of a tainted conversation.
+    for tags in ["", "staff"] {
+        let decision = decide(tags, |facts| facts.tainted = true);
+        assert!(!SET.keeps_on_disk(&decision.class, &decision.labels), "{tags}");
+    }
+    assert!(!SET.keeps_on_disk("of another set", &[]));
 }
 
 #[test]

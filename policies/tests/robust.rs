@@ -84,3 +84,42 @@ proptest! {
         prop_assert!(!reason.contains("failed"), "{}", reason);
     }
 }
+
+/// Pieces that introduce, begin or join something, so that a detector looks at what follows each.
+const REPEATED: &[&str] = &[
+    "secret_",
+    "secret ",
+    "password-",
+    "AnnaHuber",
+    "Anna ",
+    "patient ",
+    "a@b.",
+    "key_",
+    "1 ",
+    "x1x",
+    "12:",
+    "user ",
+    "eyJ",
+    "rue ",
+    "card ",
+    "<a",
+    "\"a\":",
+    "Иванов",
+    "患者",
+    "one two ",
+    "a,1\n",
+];
+
+/// A text of nothing but one piece costs no more than other texts of its length: what looks behind a
+/// word looks so far and no farther. Quadratic work would take minutes here, linear takes a moment.
+#[test]
+fn no_repeated_piece_costs_more_than_its_length() {
+    for piece in REPEATED {
+        let text = piece.repeat(100_000 / piece.len());
+        #[expect(clippy::disallowed_methods, reason = "the test is about time")]
+        let began = std::time::Instant::now();
+        let found = SHIPPED.classify(&Prompt::from_user_text(text));
+        assert!(!found.detector_failed && !found.scan_incomplete, "{piece:?}");
+        assert!(began.elapsed().as_secs() < 20, "{piece:?} took {:?}", began.elapsed());
+    }
+}

@@ -148,6 +148,31 @@ pub struct EdgeConfig {
     /// Experts that a token uses in a layer: fewer than trained are faster and give worse text, and
     /// every reply says so. Default: as the model was trained.
     pub active_experts: Option<usize>,
+    /// `checkpoints`: what is kept of conversations, so that their next turns read only what is new.
+    pub checkpoints: CheckpointsConfig,
+}
+
+/// Kept states of conversations. Only the caller who had them made profits from them, in its tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CheckpointsConfig {
+    /// `memory`: bytes in memory, a part of the edge's `memory`; 0 keeps nothing. Default: a sixteenth of
+    /// `memory` where experts are streamed, up to a quarter where all fit.
+    pub memory: Option<u64>,
+    /// `disk` and `folder`: bytes for states that memory has no room for, and where, encrypted under a key
+    /// that ends with the process. Never-cloud text goes there only if its labels say
+    /// `keep_on_disk: allowed`. Default: nowhere.
+    pub disk: Option<CheckpointDisk>,
+    /// `expire`: how long a state is kept that nobody asks for. Default 1h.
+    pub expire: Option<Duration>,
+}
+
+/// A folder for kept states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointDisk {
+    /// Where.
+    pub folder: PathBuf,
+    /// Bytes of all files.
+    pub bytes: u64,
 }
 
 /// What a server speaks.

@@ -16,13 +16,14 @@ mod listing;
 mod meter;
 mod network;
 mod pursuit;
+mod reuse;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_policies::{
-    Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Quality, Refusal,
-    RefusalCode, Route, ScanCache, ScanMemory,
+    Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Prompt, Quality,
+    Refusal, RefusalCode, Route, ScanCache, ScanMemory,
 };
 use tokio::time::Instant;
 
@@ -278,18 +279,15 @@ impl Gateway {
         request: &Request,
     ) -> Option<(Classification, Option<Classification>)> {
         let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
-        let (policy, candidate) = (policy.clone(), candidate.cloned());
-        let (prompt, cache) = (request.prompt.clone(), self.parts.kept.scans.clone());
-        let scope = request.caller.tenant.clone();
-        let classify = move || {
-            let memory = || ScanMemory { cache: &cache, scope: &scope };
-            let candidates = candidate.and_then(|set| candidate::classify(&set, &prompt, memory()));
-            (policy.classify_with(&prompt, memory()), candidates)
-        };
+        let scans = &self.parts.kept.scans;
         if bytes <= SCAN_INLINE_BYTES_MAX {
-            return Some(classify());
+            return Some(scan(policy, candidate, &request.prompt, scans, &request.caller.tenant));
         }
-        tokio::task::spawn_blocking(classify).await.ok()
+        let (policy, candidate) = (policy.clone(), candidate.cloned());
+        let (prompt, scans) = (request.prompt.clone(), scans.clone());
+        let tenant = request.caller.tenant.clone();
+        let scan = move || scan(&policy, candidate.as_ref(), &prompt, &scans, &tenant);
+        tokio::task::spawn_blocking(scan).await.ok()
     }
 
     /// Puts placeholders in, scans what is left and decides on it. `None` if that opens nothing: the
@@ -485,6 +483,19 @@ impl Ask {
     fn is_stripped_whole(&self) -> bool {
         self.classification.strip.iter().all(|place| self.stripped.contains(place))
     }
+}
+
+/// Classifies a prompt by a set, and by a candidate; what a tenant's earlier prompts held is known.
+fn scan(
+    policy: &PolicySet,
+    candidate: Option<&Arc<PolicySet>>,
+    prompt: &Prompt,
+    scans: &ScanCache,
+    tenant: &str,
+) -> (Classification, Option<Classification>) {
+    let memory = || ScanMemory { cache: scans, scope: tenant };
+    let candidates = candidate.and_then(|set| candidate::classify(set, prompt, memory()));
+    (policy.classify_with(prompt, memory()), candidates)
 }
 
 /// Whether a refused request may wait and be decided again: the site lets requests of this kind

@@ -42,7 +42,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_engine::{Engine, EngineOptions};
+use sluice_engine::{CheckpointDisk, CheckpointOptions, Engine, EngineOptions};
 use sluice_policies::ScanCache;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -53,7 +53,9 @@ pub use server::{AdminError, TlsError};
 
 use crate::active_policy::ActivePolicy;
 use crate::audit::AuditLog;
-use crate::config::{Config, EdgeConfig, Fsync, ServerConfig, UpstreamConfig, UpstreamKind};
+use crate::config::{
+    CheckpointsConfig, Config, EdgeConfig, Fsync, ServerConfig, UpstreamConfig, UpstreamKind,
+};
 use crate::gateway::{Gateway, Kept, Parts};
 use crate::identity::Callers;
 use crate::limit::Limiter;
@@ -340,10 +342,21 @@ fn edge(id: UpstreamId, config: &EdgeConfig) -> Result<EdgeUpstream, ServeError>
         expert_cache_bytes: config.expert_cache,
         context_tokens: config.context_tokens,
         active_experts: config.active_experts,
+        checkpoints: checkpoints(&config.checkpoints),
         ..EngineOptions::default()
     };
     let engine = Engine::load(&options).map_err(|source| ServeError::Model { path, source })?;
     Ok(EdgeUpstream::new(id, engine))
+}
+
+fn checkpoints(config: &CheckpointsConfig) -> CheckpointOptions {
+    let disk = config.disk.as_ref();
+    CheckpointOptions {
+        memory_bytes: config.memory,
+        disk: disk.map(|disk| CheckpointDisk { folder: disk.folder.clone(), bytes: disk.bytes }),
+        expire: config.expire,
+        ..CheckpointOptions::default()
+    }
 }
 
 #[cfg(unix)]

@@ -311,7 +311,7 @@ fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use sluice_engine::ExpertUse;
+    use sluice_engine::{CheckpointUse, ExpertUse};
 
     use super::*;
 
@@ -332,6 +332,12 @@ mod tests {
                     ..ExpertUse::default()
                 },
                 cache_bytes: 1 << 30,
+                checkpoints: CheckpointUse {
+                    hits: 3,
+                    restored_tokens: 900,
+                    memory_bytes: 2048,
+                    ..CheckpointUse::default()
+                },
             }),
             offline: Some("failing"),
             breakers: vec![("cloud", Health::Open)],
@@ -347,6 +353,9 @@ mod tests {
             "sluice_engine_waiting 5",
             r#"sluice_engine_expert_lookups_total{result="hit"} 7"#,
             "sluice_engine_expert_read_bytes_total 4096",
+            r#"sluice_engine_checkpoint_lookups_total{result="hit"} 3"#,
+            "sluice_engine_checkpoint_restored_tokens_total 900",
+            r#"sluice_engine_checkpoint_bytes{place="memory"} 2048"#,
             r#"sluice_engine_seconds_total{state="stalled"} 1.5"#,
             "sluice_engine_expert_cache_bytes 1073741824",
             "sluice_audit_write_failures 3",

@@ -237,6 +237,8 @@ pub(crate) enum Piece {
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: Option<u64>,
     pub(crate) completion_tokens: Option<u64>,
+    /// Prompt tokens that were not computed again.
+    pub(crate) cached_tokens: Option<u64>,
 }
 
 /// How the client wants its answer.

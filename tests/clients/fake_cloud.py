@@ -9,6 +9,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ANSWER = ["The ", "cloud ", "answers."]
+# A model that neither kind of cloud has, and what they say then.
+NO_SUCH_MODEL = "no-such-model"
+NO_SUCH_MODEL_SAID = "The cloud has no such model."
 
 
 class Recorder:
@@ -43,7 +46,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(body)
         self.server.paths.append(self.path)
         events, whole = EVENTS.get(self.path, (chat_events, completion))
-        if self.server.failing:
+        if body["model"] == NO_SUCH_MODEL:
+            self.answer_json(404, no_such_model(self.path))
+        elif self.server.failing:
             self.answer_json(500, {"error": {"message": "the cloud is on fire", "type": "server_error"}})
         elif body.get("stream"):
             self.answer_stream(events(body))
@@ -90,6 +95,14 @@ class CloudServer(ThreadingHTTPServer):
         with self._lock:
             self._received += data
 
+    def forget(self):
+        """Is as it was at first."""
+        with self._lock:
+            self._received.clear()
+        self.requests.clear()
+        self.paths.clear()
+        self.failing = False
+
     @property
     def received(self):
         """Every byte that any client has sent so far."""
@@ -109,14 +122,29 @@ class CloudServer(ThreadingHTTPServer):
         self.server_close()
 
 
+def no_such_model(path):
+    """The error of either kind of cloud for a model that it does not have."""
+    if path == "/v1/messages":
+        return {"type": "error", "error": {"type": "not_found_error", "message": NO_SUCH_MODEL_SAID}}
+    error = {"message": NO_SUCH_MODEL_SAID, "type": "invalid_request_error", "param": "model"}
+    return {"error": error | {"code": "model_not_found"}}
+
+
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def tool_input(name):
+    """What a tool is called with. Some clients ask for a form as the input of a tool that they invent."""
+    return TOOL_INPUT if name == "get_weather" else FORM_INPUT
 
 
 def pieces_of(body):
     """What a chat completion says, in pieces; its tool call, if it makes one instead."""
     answered = body["messages"][-1]["role"] == "tool"
-    if body.get("tools") and not answered:
-        function = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps(TOOL_INPUT)}
+    functions = [tool["function"] for tool in body.get("tools") or [] if tool["type"] == "function"]
+    if functions and not answered:
+        name = functions[0]["name"]
+        function = {"name": name, "arguments": json.dumps(tool_input(name))}
         return [], {"id": "call_cloud", "type": "function", "function": function}
     if (body.get("response_format") or {}).get("type") == "json_schema":
         text = json.dumps(FORM_INPUT)
@@ -170,7 +198,8 @@ def message(body):
     text = json.dumps(FORM_INPUT) if form else "".join(ANSWER)
     content, stop = [{"type": "text", "text": text}], "end_turn"
     if body.get("tools") and not answered:
-        use = {"type": "tool_use", "id": "toolu_cloud", "name": body["tools"][0]["name"], "input": TOOL_INPUT}
+        name = body["tools"][0]["name"]
+        use = {"type": "tool_use", "id": "toolu_cloud", "name": name, "input": tool_input(name)}
         content, stop = content + [use], "tool_use"
     return {
         "id": "msg_cloud",
@@ -210,6 +239,22 @@ def message_events(body):
     yield event("message_stop")
 
 
+def text_completion(body, text="".join(ANSWER), finish="stop"):
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    head = {"id": "cmpl-cloud", "object": "text_completion", "created": 1, "model": body["model"]}
+    return head | {"choices": [choice], "usage": USAGE}
+
+
+def text_events(body):
+    pieces = [(piece, None) for piece in ANSWER] + [("", "stop")]
+    chunks = [text_completion(body, *piece) | {"usage": None} for piece in pieces]
+    if (body.get("stream_options") or {}).get("include_usage"):
+        chunks.append(text_completion(body) | {"choices": []})
+    for chunk in chunks:
+        yield f"data: {json.dumps(chunk)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
 def embeddings(body):
     texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
     # The SDK asks for base64: two float32 numbers, 1.0 and 2.0.
@@ -219,9 +264,10 @@ def embeddings(body):
 
 
 TOOL_INPUT = {"city": "Paris", "unit": "celsius"}
-# What `forms.Soup` is.
-FORM_INPUT = {"minutes": 40}
+# What `forms.Dish` is.
+FORM_INPUT = {"kind": "soup", "vegan": True}
 EVENTS = {
     "/v1/messages": (message_events, message),
+    "/v1/completions": (text_events, text_completion),
     "/v1/embeddings": (chat_events, embeddings),
 }

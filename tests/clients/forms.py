@@ -19,3 +19,4 @@ class Dish(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
     kind: Literal["soup", "cake", "salad"]
+    vegan: bool

@@ -10,13 +10,17 @@ from pathlib import Path
 
 BINARY = os.environ.get("SLUICE_BINARY", "target/release/sluice")
 READY_SECONDS_MAX = 60
+# What the gateway shows to the cloud.
+CLOUD_KEY = "sk-of-the-gateway"
 
 CONFIG = """\
 mode: trial
 listen: {{traffic: "127.0.0.1:0", metrics: "127.0.0.1:0"}}
 upstreams:
-  edge: {{kind: edge}}
-{cloud}audit: {{path: {audit}}}
+{edge}{cloud}audit: {{path: {audit}, fsync: never}}
+"""
+EDGE = """\
+  edge: {kind: edge}
 """
 CLOUD = """\
   cloud: {{kind: {kind}, base_url: "{base_url}", key: "${{SLUICE_TEST_CLOUD_KEY}}"}}
@@ -24,21 +28,22 @@ CLOUD = """\
 
 
 class Gateway:
-    """`sluice serve` with the embedded model and, if given, one cloud; use as a context manager."""
+    """`sluice serve` with the embedded model and one cloud, if given; use as a context manager."""
 
-    def __init__(self, binary, cloud_url=None, cloud_key="sk-of-the-gateway", kind="openai"):
-        self.binary, self.cloud_url, self.cloud_key, self.kind = binary, cloud_url, cloud_key, kind
+    def __init__(self, binary, cloud_url=None, kind="openai", edge=True):
+        self.binary, self.cloud_url, self.kind, self.edge = binary, cloud_url, kind, edge
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="sluice-clients-")
         config = Path(self.folder.name, "sluice.yaml")
         cloud = CLOUD.format(base_url=self.cloud_url, kind=self.kind) if self.cloud_url else ""
-        config.write_text(CONFIG.format(cloud=cloud, audit=Path(self.folder.name, "audit")))
+        edge, audit = EDGE if self.edge else "", Path(self.folder.name, "audit")
+        config.write_text(CONFIG.format(edge=edge, cloud=cloud, audit=audit))
         self.log = Path(self.folder.name, "log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [self.binary, "serve", "--config", str(config)],
-                env=os.environ | {"SLUICE_TEST_CLOUD_KEY": self.cloud_key},
+                env=os.environ | {"SLUICE_TEST_CLOUD_KEY": CLOUD_KEY},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -7,111 +7,110 @@ import unittest
 
 import anthropic
 import openai
-from fake_cloud import ANSWER, FORM_INPUT, TOOL_INPUT, CloudServer
-from forms import Dish, Soup
-from gateway import BINARY, Gateway
+from forms import Dish
 from langchain_anthropic import ChatAnthropic
-from langchain_core.messages import HumanMessage, ToolMessage
-from langchain_core.tools import tool
+from langchain_core.messages import ToolMessage
 from langchain_openai import ChatOpenAI
-from prompts import ORDINARY, REGULATED, TOO_LONG
+from matrix import Matrix, Said, Way
+from prompts import CLIENT_KEY, WEATHER_SAID, WEATHER_SCHEMA
+from sides import OnSides
+
+# A schema that a function's signature gives would allow any other argument, too.
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": WEATHER_SAID, "parameters": WEATHER_SCHEMA},
+}
 
 
-@tool
-def get_weather(city: str, unit: str) -> str:
-    """Weather of a city."""
-    return f"Sunny in {city}, 21 degrees {unit}"
+class LangChain(Way):
+    """One of LangChain's models."""
+
+    def model(self, gateway, **options):
+        raise NotImplementedError
+
+    def said(self, reply, pieces=None):
+        usage = reply.usage_metadata
+        calls = [(call["name"], call["args"]) for call in reply.tool_calls]
+        return Said(pieces or [reply.text], (usage["input_tokens"], usage["output_tokens"]), calls, reply)
+
+    def streamed(self, model, messages):
+        pieces = list(model.stream(messages))
+        whole = pieces[0]
+        for piece in pieces[1:]:
+            whole += piece
+        return self.said(whole, [piece.text for piece in pieces if piece.text])
+
+    def chat(self, gateway, messages):
+        return self.said(self.model(gateway).invoke(messages))
+
+    def stream(self, gateway, messages):
+        return self.streamed(self.model(gateway), messages)
+
+    def call(self, gateway, question, must, stream):
+        options = {"tool_choice": "any"} if must else {}
+        model = self.model(gateway, max_tokens=120).bind_tools([WEATHER], **options)
+        return self.streamed(model, question) if stream else self.said(model.invoke(question))
+
+    def give_back(self, gateway, question, called, result):
+        given = ToolMessage(result, tool_call_id=called.turn.tool_calls[0]["id"])
+        model = self.model(gateway).bind_tools([WEATHER])
+        return self.said(model.invoke([*question, called.turn, given]))
+
+    def form(self, gateway, question):
+        return self.model(gateway).with_structured_output(Dish, method="json_schema").invoke(question)
+
+    def error(self, gateway, messages, model, stream):
+        asked = self.model(gateway, model=model)
+        try:
+            list(asked.stream(messages)) if stream else asked.invoke(messages)
+        except (openai.APIStatusError, anthropic.APIStatusError) as error:
+            return error.status_code, str(error)
+        raise AssertionError("expected an error")
 
 
-def models(gateway, max_tokens=48):
-    """Each way that LangChain has to ask: chat completions, responses, messages."""
-    common = dict(model="auto", api_key="sk-of-the-client", max_retries=0, max_tokens=max_tokens)
-    for responses in (False, True):
-        yield ChatOpenAI(
-            base_url=f"{gateway.url}/v1", use_responses_api=responses, temperature=0, **common
+ASKED = dict(model="auto", api_key=CLIENT_KEY, max_retries=0, max_tokens=48)
+
+
+class OpenAi(LangChain):
+    """Chat completions, or responses."""
+
+    def __init__(self, responses):
+        self.responses = responses
+        self.name = f"LangChain, OpenAI's {'responses' if responses else 'chat completions'}"
+
+    def model(self, gateway, **options):
+        return ChatOpenAI(
+            base_url=f"{gateway.url}/v1", use_responses_api=self.responses, temperature=0, stream_usage=True,
+            **ASKED | options,
         )
-    yield ChatAnthropic(base_url=gateway.url, **common)
 
 
-class Edge(unittest.TestCase):
-    """No cloud is configured: the embedded model answers."""
+class Anthropic(LangChain):
+    """Messages. It passes on no settings of sampling."""
 
-    @classmethod
-    def setUpClass(cls):
-        cls.gateway = cls.enterClassContext(Gateway(BINARY))
+    name = "LangChain, Anthropic's messages"
+    is_greedy = False
 
-    def test_answers_and_streams(self):
-        for model in models(self.gateway):
-            whole = model.invoke(ORDINARY)
-            pieces = list(model.stream(ORDINARY))
-            self.assertTrue(whole.text.strip())
-            self.assertGreater(len(pieces), 1, "the reply came in one piece")
-            self.assertTrue("".join(piece.text for piece in pieces).strip())
-            self.assertGreater(whole.usage_metadata["output_tokens"], 0)
-
-    def test_a_tool_is_called_and_its_result_is_answered(self):
-        for model in models(self.gateway, max_tokens=120):
-            asked = [HumanMessage("What is the weather in Paris?")]
-            called = model.bind_tools([get_weather], tool_choice="any").invoke(asked)
-            self.assertEqual(called.tool_calls[0]["name"], "get_weather")
-            call = called.tool_calls[0]
-            result = ToolMessage("Sunny, 21 degrees", tool_call_id=call["id"])
-            answer = model.invoke([*asked, called, result])
-            self.assertTrue(answer.text or answer.tool_calls)
-
-    def test_a_reply_is_parsed_into_a_pydantic_model(self):
-        for model in models(self.gateway, max_tokens=60):
-            dish = model.with_structured_output(Dish, method="json_schema").invoke("Which dish?")
-            self.assertIsInstance(dish, Dish)
-
-    def test_a_prompt_beyond_the_context_is_a_clear_error(self):
-        for model in models(self.gateway):
-            with self.assertRaises((openai.BadRequestError, anthropic.BadRequestError)) as refused:
-                model.invoke(TOO_LONG)
-            self.assertIn("context", str(refused.exception))
+    def model(self, gateway, **options):
+        return ChatAnthropic(base_url=gateway.url, **ASKED | options)
 
 
-class Hybrid(unittest.TestCase):
-    """One cloud is configured: what may leave goes there, the rest never does."""
+class ChatCompletionsMatrix(Matrix, OnSides):
+    """Chat completions against every side."""
 
-    @classmethod
-    def setUpClass(cls):
-        cls.cloud = cls.enterClassContext(CloudServer())
-        cls.gateways = [
-            cls.enterClassContext(Gateway(BINARY, cls.cloud.base_url, kind=kind))
-            for kind in ("openai", "anthropic")
-        ]
+    way = OpenAi(responses=False)
 
-    def each(self):
-        return [model for gateway in self.gateways for model in models(gateway)]
 
-    def test_an_ordinary_prompt_is_answered_by_the_cloud_whole_and_streamed(self):
-        for model in self.each():
-            self.assertEqual(model.invoke(ORDINARY).text, "".join(ANSWER))
-            streamed = "".join(piece.text for piece in model.stream(ORDINARY))
-            self.assertEqual(streamed, "".join(ANSWER))
+class ResponsesMatrix(Matrix, OnSides):
+    """Responses against every side."""
 
-    def test_the_cloud_calls_a_tool_and_gets_its_result(self):
-        for model in self.each():
-            asked = [HumanMessage("What is the weather in Paris?")]
-            with_tools = model.bind_tools([get_weather])
-            called = with_tools.invoke(asked)
-            self.assertEqual(called.tool_calls[0]["args"], TOOL_INPUT)
-            result = get_weather.invoke(called.tool_calls[0])
-            answer = with_tools.invoke([*asked, called, result])
-            self.assertEqual(answer.text, "".join(ANSWER))
-            self.assertIn("Sunny in Paris", str(self.cloud.requests[-1]))
+    way = OpenAi(responses=True)
 
-    def test_the_cloud_keeps_a_schema(self):
-        for model in self.each():
-            soup = model.with_structured_output(Soup, method="json_schema").invoke("How long?")
-            self.assertEqual(soup.minutes, FORM_INPUT["minutes"])
 
-    def test_a_card_number_never_leaves(self):
-        for model in self.each():
-            self.assertTrue(model.invoke(REGULATED).text.strip())
-            self.assertTrue(list(model.stream(REGULATED)))
-        self.assertNotIn(b"4111", self.cloud.received)
+class MessagesMatrix(Matrix, OnSides):
+    """Messages against every side."""
+
+    way = Anthropic()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ mod activation;
 mod admin;
 mod callers;
 mod cancellation;
+mod checkpoints;
 mod choice;
 mod dialects;
 mod edge;

@@ -9,7 +9,7 @@ mod k;
 
 use std::arch::x86_64::*;
 
-use super::kernels::{self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
+use super::kernels::{self, DeltaToken, HeadRows, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
 use crate::quant::f16_to_f32;
 use crate::tensor::DType;
 
@@ -48,9 +48,9 @@ impl Kernels for Avx2 {
         unsafe { quantise(x, scales, qs, sums) }
     }
 
-    fn attend(self, out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize) {
+    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
         // SAFETY: as above.
-        unsafe { attend(out, q, keys, values, stride) }
+        unsafe { attend(out, q, kv) }
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
@@ -126,8 +126,8 @@ fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize) {
-    kernels::attend(out, q, keys, values, stride);
+fn attend(out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
+    kernels::attend(out, q, kv);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

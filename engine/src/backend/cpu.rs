@@ -8,7 +8,7 @@ mod inputs;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
-use super::kernels::{DeltaToken, Kernels, Portable};
+use super::kernels::{DeltaToken, HeadRows, Kernels, Portable};
 use super::pool::{Pool, Scattered};
 use super::{AttentionJob, AttentionShape, Backend, DeltaJob, DeltaShape, ExpertJob, Projection};
 use crate::tensor::MatrixRef;
@@ -260,30 +260,29 @@ impl Cpu {
         jobs: &mut [AttentionJob<'_>],
     ) {
         let AttentionShape { heads, kv_heads, head_dim } = shape;
-        let stride = kv_heads * head_dim;
         // First task of each job: one task a new row and head.
         let mut starts = vec![0];
         for job in jobs.iter() {
             assert_eq!(job.q.len(), job.out.len(), "attention output length");
-            assert_eq!(job.keys.len(), job.values.len(), "keys and values disagree");
+            assert_eq!(job.kv.stride(), kv_heads * head_dim, "keys of another shape");
             starts.push(starts[starts.len() - 1] + job.q.len() / head_dim);
         }
         let total = starts[jobs.len()];
         let jobs: Vec<_> =
-            jobs.iter_mut().map(|j| (j.q, j.keys, j.values, Scattered::new(&mut *j.out))).collect();
+            jobs.iter_mut().map(|j| (j.q, j.kv, Scattered::new(&mut *j.out))).collect();
         self.pool.run(total, |task| {
             let j = starts.partition_point(|s| *s <= task) - 1;
-            let (q, keys, values, out) = &jobs[j];
+            let (q, cache, out) = &jobs[j];
             let at = task - starts[j];
             let (t, head) = (at / heads, at % heads);
             let new = q.len() / (heads * head_dim);
-            let positions = keys.len() / stride - new + t + 1;
-            let kv = head / (heads / kv_heads) * head_dim..positions * stride;
+            let positions = cache.positions() - new + t + 1;
+            let kv = HeadRows { cache, at: head / (heads / kv_heads) * head_dim, positions };
             // SAFETY: each task writes the output of its own row and head.
             #[expect(unsafe_code, reason = "disjoint outputs, see above")]
             let out = unsafe { out.slice(at * head_dim, head_dim) };
             let q = &q[at * head_dim..(at + 1) * head_dim];
-            k.attend(out, q, &keys[kv.clone()], &values[kv], stride);
+            k.attend(out, q, kv);
         });
     }
 

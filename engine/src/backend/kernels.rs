@@ -4,6 +4,7 @@
 //! multiply-adds. A processor-specific twin (`avx2`) must give the same bits; the property test beside
 //! it holds it to that, so that a model's tokens do not depend on the processor.
 
+use crate::kv_cache::KvCache;
 use crate::quant::{Block, f16_to_f32, with_block};
 use crate::tensor::DType;
 
@@ -37,8 +38,8 @@ pub(super) trait Kernels: Copy + Send + Sync {
     fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N];
     /// Quantises one row to 8 bits; `scales` [cols / 32], `qs` [cols], `sums` [cols / 16].
     fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]);
-    /// Attention of one query over `keys.len() / stride` positions; see [`attend`].
-    fn attend(self, out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize);
+    /// Attention of one query; see [`attend`].
+    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>);
     /// One head's delta rule for one token; see [`delta_step`].
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]);
 }
@@ -83,8 +84,8 @@ impl Kernels for Portable {
         quantise(x, scales, qs, sums);
     }
 
-    fn attend(self, out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize) {
-        attend(out, q, keys, values, stride);
+    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
+        attend(out, q, kv);
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
@@ -227,28 +228,43 @@ pub(super) fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut 
     }
 }
 
-/// Softmax attention of one query over all positions of `keys`, one pass with a running maximum.
+/// What one query looks at: the keys and values of its head, up to its own position.
+#[derive(Clone, Copy)]
+pub(super) struct HeadRows<'a> {
+    pub(super) cache: &'a KvCache,
+    /// Where the head's features begin in a position.
+    pub(super) at: usize,
+    /// Positions to look at, from the first.
+    pub(super) positions: usize,
+}
+
+/// Softmax attention of one query, one pass with a running maximum. `q`, `out` [head_dim].
 ///
-/// `q`, `out` [head_dim]; position p's key is `keys[p · stride..][..head_dim]`, its value likewise.
 /// Source: Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv 1805.02867).
 #[inline(always)]
-pub(super) fn attend(out: &mut [f32], q: &[f32], keys: &[f32], values: &[f32], stride: usize) {
+pub(super) fn attend(out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
     let dim = q.len();
     let scale = 1.0 / (dim as f32).sqrt();
     let (mut max, mut total) = (f32::NEG_INFINITY, 0.0_f32);
     out.fill(0.0);
-    for (key, value) in keys.chunks(stride).zip(values.chunks(stride)) {
-        let score = dot_lanes(q, &key[..dim]) * scale;
-        if score > max {
-            let shrink = (max - score).exp();
-            total *= shrink;
-            out.iter_mut().for_each(|o| *o *= shrink);
-            max = score;
-        }
-        let p = (score - max).exp();
-        total += p;
-        for (o, v) in out.iter_mut().zip(&value[..dim]) {
-            *o = p.mul_add(*v, *o);
+    let (stride, head) = (kv.cache.stride(), kv.at..kv.at + dim);
+    let mut left = kv.positions;
+    for (keys, values) in kv.cache.blocks() {
+        let rows = keys.chunks_exact(stride).zip(values.chunks_exact(stride)).take(left);
+        left -= rows.len();
+        for (key, value) in rows {
+            let score = dot_lanes(q, &key[head.clone()]) * scale;
+            if score > max {
+                let shrink = (max - score).exp();
+                total *= shrink;
+                out.iter_mut().for_each(|o| *o *= shrink);
+                max = score;
+            }
+            let p = (score - max).exp();
+            total += p;
+            for (o, v) in out.iter_mut().zip(&value[head.clone()]) {
+                *o = p.mul_add(*v, *o);
+            }
         }
     }
     let inverse = 1.0 / total;

@@ -43,14 +43,14 @@ impl Backend for Reference {
         let scale = 1.0 / (head_dim as f64).sqrt();
         for job in jobs {
             let n = job.q.len() / (heads * head_dim);
-            let before = job.keys.len() / (kv_heads * head_dim) - n;
+            let before = job.kv.positions() - n;
             for t in 0..n {
                 for h in 0..heads {
                     let at = (t * heads + h) * head_dim;
                     let q = &job.q[at..at + head_dim];
-                    let kv = |p: usize| (p * kv_heads + h / (heads / kv_heads)) * head_dim;
+                    let kv = h / (heads / kv_heads) * head_dim;
                     let scores: Vec<f64> = (0..=before + t)
-                        .map(|p| scale * dot(q, &job.keys[kv(p)..kv(p) + head_dim]))
+                        .map(|p| scale * dot(q, &job.kv.row(p).0[kv..kv + head_dim]))
                         .collect();
                     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
@@ -58,7 +58,7 @@ impl Backend for Reference {
                         let weighted: f64 = scores
                             .iter()
                             .enumerate()
-                            .map(|(p, s)| (s - max).exp() * f64::from(job.values[kv(p) + i]))
+                            .map(|(p, s)| (s - max).exp() * f64::from(job.kv.row(p).1[kv + i]))
                             .sum();
                         job.out[at + i] = (weighted / total) as f32;
                     }

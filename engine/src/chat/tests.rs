@@ -19,8 +19,11 @@ fn conversation(messages: &[ChatMessage]) -> Conversation {
 }
 
 fn rendered(template: &str, messages: &[ChatMessage]) -> Result<String, EngineError> {
-    ChatTemplate::new(template, &SpecialTokens::default())?
-        .render(&conversation(messages), toy_tokenizer())
+    ChatTemplate::new(template, &SpecialTokens::default())?.render(
+        &conversation(messages),
+        toy_tokenizer(),
+        true,
+    )
 }
 
 fn tokens_of(template: &ChatTemplate, text: &str) -> Vec<TokenId> {
@@ -39,6 +42,41 @@ fn renders_chatml_as_transformers_does() {
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi  <|im_end|>\n\
          <|im_start|>assistant\n"
     );
+}
+
+#[test]
+fn system_prompt_and_messages_end_where_other_conversations_begin_alike() {
+    // The second refuses a conversation without a question, as many do; the third adds nothing.
+    let refuses =
+        "{%- if messages[-1].role != 'user' %}{{ raise_exception('no question') }}{% endif %}";
+    let begins_nothing = CHATML.replace("add_generation_prompt", "false");
+    for template in [CHATML, &(refuses.to_owned() + CHATML), &begins_nothing] {
+        let template = ChatTemplate::new(template, &SpecialTokens::default()).unwrap();
+        let encode = |messages: &[ChatMessage]| {
+            template.encode(&conversation(messages), toy_tokenizer()).unwrap().tokens
+        };
+        let messages = [message("system", "Be brief."), message("user", "Hi")];
+        let tokens = encode(&messages);
+        let ends = template.ends(&conversation(&messages), toy_tokenizer(), &tokens);
+        let (system, said) = (ends.system.unwrap(), ends.messages.unwrap());
+        let other = encode(&[messages[0].clone(), message("user", "What else?")]);
+        assert_eq!(tokens[..system], other[..system]);
+        assert_ne!(tokens[..=system], other[..=system]);
+        let next = encode(&[
+            messages[0].clone(),
+            messages[1].clone(),
+            message("assistant", "Hello"),
+            message("user", "And now?"),
+        ]);
+        assert_eq!(tokens[..said], next[..said]);
+        assert!(system < said && said <= tokens.len());
+        // Without a system prompt nothing is common to all.
+        let alone = [message("user", "Hi")];
+        assert_eq!(
+            template.ends(&conversation(&alone), toy_tokenizer(), &encode(&alone)).system,
+            None
+        );
+    }
 }
 
 #[test]
@@ -223,7 +261,7 @@ fn templates_as_published_ones_are_give_what_transformers_gives() {
     for case in &cases {
         let name = case["template"].as_str().expect("a name");
         let template = ChatTemplate::new(&read(&format!("{name}.jinja")), &special).expect(name);
-        let found = template.render(&conversation_of(&case["conversation"]), toy_tokenizer());
+        let found = template.render(&conversation_of(&case["conversation"]), toy_tokenizer(), true);
         let found = found.map(|text| toy_tokenizer().unshielded(&text));
         if found.as_deref().ok() != case["rendered"].as_str() {
             wrong.push(format!("{name}, {}: {found:?}\n{}", case["name"], case["rendered"]));

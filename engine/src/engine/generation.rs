@@ -14,6 +14,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use crate::chat::{Flow, Markup, Phase, ReplyReader};
+use crate::checkpoint::{Checkpoints, Coming, Kept, Kind, Mark, Point, Reuse, State};
 use crate::engine::{Delta, ExpertUse, Finish, FinishReason, StreamEvent};
 use crate::error::EngineError;
 use crate::grammar::Grammars;
@@ -44,6 +45,10 @@ pub(super) struct Job {
     pub(super) due: Instant,
     /// Other replies to the same prompt, which is read once for all.
     pub(super) siblings: Vec<Job>,
+    /// Whose kept states it may use.
+    pub(super) reuse: Option<Reuse>,
+    /// Where its prompt's states are kept, in order.
+    pub(super) points: Vec<Point>,
 }
 
 impl Job {
@@ -104,6 +109,16 @@ pub(super) struct Generation<S> {
     completion_tokens: usize,
     /// Tokens to compute in this round; 0: not its turn.
     share: usize,
+    /// Where this round's states are kept.
+    marks: Vec<Mark<S>>,
+    /// Tokens of the reply that the model has seen, or sees next.
+    said: Vec<TokenId>,
+    /// Prompt tokens that a kept state had read.
+    cached_tokens: usize,
+    /// A kept state that is on its way.
+    coming: Option<Coming<S>>,
+    /// Its number among all generations.
+    turn: u64,
     /// The last event, once it is known and until it is sent.
     end: Option<StreamEvent>,
     times: Times,
@@ -118,18 +133,24 @@ struct Times {
     stalled: Option<Instant>,
 }
 
-impl<S> Generation<S> {
-    /// Starts a job on a fresh sequence.
-    pub(super) fn start(job: Job, sequence: S, now: Instant) -> Generation<S> {
+impl<S: State> Generation<S> {
+    /// Starts a job on a sequence that has read nothing, or the beginning of its prompt.
+    pub(super) fn start(job: Job, sequence: S, turn: u64, now: Instant) -> Generation<S> {
         let times = Times { started: now, first_token: now, last_token: now, stalled: None };
+        let cached_tokens = sequence.position();
         Generation {
             job,
             sequence,
             logits: Vec::new(),
-            prompt_read: 0,
+            prompt_read: cached_tokens,
             last: 0,
             completion_tokens: 0,
             share: 0,
+            marks: Vec::new(),
+            said: Vec::new(),
+            cached_tokens,
+            coming: None,
+            turn,
             end: None,
             times,
             experts: ExpertUse::default(),
@@ -161,6 +182,80 @@ impl<S> Generation<S> {
         self.times.stalled
     }
 
+    /// Has it wait for a kept state.
+    pub(super) fn expect(&mut self, coming: Coming<S>) {
+        self.coming = Some(coming);
+    }
+
+    /// Whether it waits for a kept state.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.coming.is_some()
+    }
+
+    /// Goes on from the state that it waits for, if that has come; without it from nothing.
+    pub(super) fn look_for_state(&mut self, checkpoints: &mut Checkpoints<S>) {
+        let Some(state) = self.coming.as_ref().and_then(Coming::poll) else { return };
+        self.coming = None;
+        checkpoints.count_arrival(state.as_ref());
+        if let Some(state) = state {
+            self.cached_tokens = state.position();
+            self.prompt_read = self.cached_tokens;
+            self.sequence = state;
+        }
+    }
+
+    /// Says where states of this round are wanted, as far as there is room for copies.
+    pub(super) fn set_marks(&mut self, checkpoints: &mut Checkpoints<S>) {
+        self.marks.clear();
+        let read = self.prompt_read..self.prompt_read + self.share.min(self.prompt_left());
+        for point in self.job.points.iter().filter(|p| read.start < p.at && p.at <= read.end) {
+            if checkpoints.reserve(self.sequence.own_bytes()) {
+                self.marks.push(Mark { at: point.at - read.start, taken: None });
+            }
+        }
+    }
+
+    /// Hands over the states of this round, which has gone well.
+    pub(super) fn keep_marks(&mut self, checkpoints: &mut Checkpoints<S>, now: Instant) {
+        let Some(reuse) = &self.job.reuse else { return };
+        for state in self.marks.drain(..).filter_map(|mark| mark.taken) {
+            let point = self.job.points.iter().find(|point| point.at == state.position());
+            let kind = point.map_or(Kind::Between, |point| point.kind);
+            let tokens = self.job.prompt.clone();
+            checkpoints.keep(Kept { reuse, tokens, kind, turn: self.turn, state }, now);
+        }
+    }
+
+    /// Hands over a copy of the state if the reply has become that much longer.
+    pub(super) fn keep_between(&self, checkpoints: &mut Checkpoints<S>, now: Instant) {
+        let (Some(reuse), Some(every)) = (&self.job.reuse, checkpoints.every_tokens()) else {
+            return;
+        };
+        let position = self.sequence.position();
+        let said = position.saturating_sub(self.job.prompt.len());
+        if said == 0 || !position.is_multiple_of(every) {
+            return;
+        }
+        if checkpoints.reserve(self.sequence.own_bytes()) {
+            let tokens = [&*self.job.prompt, &self.said[..said]].concat().into();
+            let (kind, turn, state) = (Kind::Between, self.turn, self.sequence.clone());
+            checkpoints.end_reservations();
+            checkpoints.keep(Kept { reuse, tokens, kind, turn, state }, now);
+        }
+    }
+
+    /// Hands over the state where it ends, or where its reader left it.
+    pub(super) fn keep_end(self, checkpoints: &mut Checkpoints<S>, now: Instant) {
+        let Some(reuse) = &self.job.reuse else { return };
+        // The token chosen last was not read.
+        let tokens = match self.sequence.position().checked_sub(self.job.prompt.len()) {
+            Some(said) if said > 0 => [&*self.job.prompt, &self.said[..said]].concat().into(),
+            _ => self.job.prompt.clone(),
+        };
+        let (kind, turn, state) = (Kind::Reply, self.turn, self.sequence);
+        checkpoints.keep(Kept { reuse, tokens, kind, turn, state }, now);
+    }
+
     /// Deals it its tokens of this round.
     pub(super) fn set_share(&mut self, tokens: usize) {
         self.share = tokens;
@@ -188,23 +283,22 @@ impl<S> Generation<S> {
         };
         // Only the last prompt token's logits say anything about the reply.
         let logits = (end == self.job.prompt.len()).then_some(&mut self.logits);
-        Some(Step { sequence: &mut self.sequence, tokens, logits })
+        Some(Step { sequence: &mut self.sequence, tokens, logits, marks: &mut self.marks })
     }
 
     /// Once the prompt is read: the other replies to it, each on a copy of what was read.
-    pub(super) fn take_siblings(&mut self) -> Vec<Generation<S>>
-    where
-        S: Clone,
-    {
+    pub(super) fn take_siblings(&mut self) -> Vec<Generation<S>> {
         if self.share == 0 || self.prompt_left() > self.share {
             return Vec::new();
         }
         let siblings = std::mem::take(&mut self.job.siblings);
         let wanted = siblings.into_iter().filter(Job::is_wanted);
         let begin = |job: Job| {
-            let mut sibling = Generation::start(job, self.sequence.clone(), self.times.started);
+            let (sequence, started) = (self.sequence.clone(), self.times.started);
+            let mut sibling = Generation::start(job, sequence, self.turn, started);
             sibling.logits.clone_from(&self.logits);
             sibling.prompt_read = self.job.prompt.len();
+            sibling.cached_tokens = self.cached_tokens;
             sibling.share = 1;
             sibling.experts = self.experts;
             sibling
@@ -231,6 +325,7 @@ impl<S> Generation<S> {
         self.end = match self.choose(vocabulary, scratch) {
             Ok((token, over)) => {
                 self.last = token;
+                self.said.push(token);
                 self.say(token, over, vocabulary).map(|reason| self.finished(reason))
             }
             Err(error) => Some(StreamEvent::Failed(Arc::new(error))),
@@ -322,6 +417,7 @@ impl<S> Generation<S> {
         StreamEvent::Finished(Finish {
             reason,
             prompt_tokens: self.job.prompt.len(),
+            cached_tokens: self.cached_tokens,
             completion_tokens: self.completion_tokens,
             queued: started.saturating_duration_since(self.job.submitted),
             prefill: first_token.saturating_duration_since(started),
@@ -338,10 +434,12 @@ impl<S> Generation<S> {
         }
     }
 
-    /// Sends the last event of a reply that has ended.
-    pub(super) fn end(self) {
-        let end = self.end.expect("`advance` said that the reply has ended");
-        send(&self.job.events, end);
+    /// Keeps the state of a reply that has ended and sends its last event.
+    pub(super) fn end(mut self, checkpoints: &mut Checkpoints<S>, now: Instant) {
+        let end = self.end.take().expect("`advance` said that the reply has ended");
+        let events = self.job.events.clone();
+        self.keep_end(checkpoints, now);
+        send(&events, end);
     }
 
     /// Ends it with an error.

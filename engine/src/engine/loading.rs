@@ -36,8 +36,8 @@ impl Forward for LoadedModel {
 
     fn forward(&mut self, batch: &mut [Step<'_, Sequence>]) -> Result<(), EngineError> {
         let mut steps = Vec::with_capacity(batch.len());
-        for Step { sequence, tokens, logits } in batch {
-            steps.push(model::Step { sequence, tokens, logits: logits.as_deref_mut() });
+        for Step { sequence, tokens, logits, marks } in batch {
+            steps.push(model::Step { sequence, tokens, logits: logits.as_deref_mut(), marks });
         }
         LoadedModel::forward(self, &mut steps)
     }
@@ -70,7 +70,7 @@ pub(super) fn measure<M: Forward>(
     let mut logits = Vec::new();
     // The first token alone: it starts the threads and brings in the first pages, and its logits
     // show how many tokens the model knows.
-    let first = Step { sequence: &mut sequence, tokens: &[0], logits: Some(&mut logits) };
+    let first = Step::new(&mut sequence, &[0], Some(&mut logits));
     model.forward(&mut [first])?;
     if logits.len() < vocabulary_size {
         return Err(EngineError::Tokenizer(format!(
@@ -85,7 +85,7 @@ pub(super) fn measure<M: Forward>(
     let singles = (1..=MEASURED_DECODE_TOKENS).map(|index| vec![made_up(index * TOKEN_STRIDE)]);
     for tokens in std::iter::once(prompt).chain(singles) {
         let started = clock.now();
-        let step = Step { sequence: &mut sequence, tokens: &tokens, logits: Some(&mut logits) };
+        let step = Step::new(&mut sequence, &tokens, Some(&mut logits));
         model.forward(&mut [step])?;
         let round = match tokens.len() {
             1 => Round { prefill_tokens: 0, decoding: 1 },

@@ -109,6 +109,11 @@ impl Queue {
         self.notify(&mut self.locked());
     }
 
+    /// What a generation waited for has come.
+    pub(super) fn wake(&self) {
+        self.notify(&mut self.locked());
+    }
+
     /// A reader left: if it was still waiting, it no longer counts.
     pub(super) fn reader_left(&self) {
         let mut state = self.locked();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::checkpoint::{CheckpointOptions, Reuse};
 use crate::error::EngineError;
 use crate::io::IoChoice;
 use crate::plan::MemoryPlan;
@@ -49,6 +50,8 @@ pub struct EngineOptions {
     /// Experts that a token uses in a layer, at most as many as the model was trained with, which is
     /// the default. Fewer are faster and give worse text.
     pub active_experts: Option<usize>,
+    /// What is kept of conversations for their next turns.
+    pub checkpoints: CheckpointOptions,
 }
 
 /// Which kernels compute.
@@ -81,6 +84,9 @@ pub struct GenerationRequest {
     /// How soon its first token is wanted; default: within half a minute. Who is wanted first is computed
     /// first.
     pub wanted_within: Option<Duration>,
+    /// Whose kept states it may go on from, and who may go on from its own; default: it starts from
+    /// nothing and leaves nothing.
+    pub reuse: Option<Reuse>,
 }
 
 impl GenerationRequest {
@@ -94,6 +100,7 @@ impl GenerationRequest {
             format: ReplyFormat::Text,
             logprobs: None,
             wanted_within: None,
+            reuse: None,
         }
     }
 }
@@ -331,6 +338,8 @@ pub struct Finish {
     pub reason: FinishReason,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were not computed, since a state was kept that had read them.
+    pub cached_tokens: usize,
     /// Tokens generated, the end token not counted.
     pub completion_tokens: usize,
     /// Time in the queue.

@@ -14,9 +14,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::checkpoint::{Checkpoints, Found, Mark, State};
 use crate::clock::Clock;
 use crate::engine::ExpertUse;
-use crate::engine::generation::{Generation, Vocabulary};
+use crate::engine::generation::{Generation, Job, Vocabulary};
 use crate::engine::queue::Queue;
 use crate::error::EngineError;
 use crate::forecast::{Round, Speeds};
@@ -38,7 +39,7 @@ const STALL_MAX: Duration = Duration::from_secs(10);
 /// What the scheduler needs of a model; tests put a scripted one in its place.
 pub(super) trait Forward {
     /// The state of one conversation. Replies to the same prompt each get a copy.
-    type Sequence: Clone;
+    type Sequence: State;
 
     /// A state that has read nothing.
     fn new_sequence(&self) -> Self::Sequence;
@@ -65,6 +66,19 @@ pub(super) struct Step<'a, S> {
     pub(super) tokens: &'a [TokenId],
     /// Filled with the logits of the last token, f32 `[vocabulary]`.
     pub(super) logits: Option<&'a mut Vec<f32>>,
+    /// Where the state is wanted on the way, in order; filled.
+    pub(super) marks: &'a mut [Mark<S>],
+}
+
+impl<'a, S> Step<'a, S> {
+    /// A step whose states on the way are not wanted.
+    pub(super) fn new(
+        sequence: &'a mut S,
+        tokens: &'a [TokenId],
+        logits: Option<&'a mut Vec<f32>>,
+    ) -> Step<'a, S> {
+        Step { sequence, tokens, logits, marks: &mut [] }
+    }
 }
 
 /// The running generations of one model.
@@ -73,6 +87,9 @@ pub(super) struct Scheduler<S> {
     running_max: usize,
     /// Which generation comes first when not all can be computed.
     turn: usize,
+    /// Generations that were started.
+    started: u64,
+    checkpoints: Checkpoints<S>,
     scratch: Scratch,
     shared: Shared,
 }
@@ -85,10 +102,17 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
 }
 
-impl<S: Clone> Scheduler<S> {
-    pub(super) fn new(shared: Shared) -> Scheduler<S> {
-        let running_max = shared.queue.running_max();
-        Scheduler { running: Vec::new(), running_max, turn: 0, scratch: Scratch::default(), shared }
+impl<S: State> Scheduler<S> {
+    pub(super) fn new(shared: Shared, checkpoints: Checkpoints<S>) -> Scheduler<S> {
+        Scheduler {
+            running: Vec::new(),
+            running_max: shared.queue.running_max(),
+            turn: 0,
+            started: 0,
+            checkpoints,
+            scratch: Scratch::default(),
+            shared,
+        }
     }
 
     /// Computes rounds until the queue is closed.
@@ -102,6 +126,7 @@ impl<S: Clone> Scheduler<S> {
 
     /// Computes one round; `false` when there was nothing to compute.
     pub(super) fn round<M: Forward<Sequence = S>>(&mut self, model: &mut M) -> bool {
+        self.checkpoints.tidy(self.shared.clock.now());
         self.look_at_readers();
         self.admit(model);
         let round = self.deal(model.prefill_tokens());
@@ -110,8 +135,10 @@ impl<S: Clone> Scheduler<S> {
         }
         let before = model.expert_use();
         let started = self.shared.clock.now();
+        self.running.iter_mut().for_each(|g| g.set_marks(&mut self.checkpoints));
         let mut steps: Vec<_> = self.running.iter_mut().filter_map(Generation::step).collect();
         let result = model.forward(&mut steps);
+        self.checkpoints.end_reservations();
         let now = self.shared.clock.now();
         match result {
             Ok(()) => {
@@ -122,6 +149,7 @@ impl<S: Clone> Scheduler<S> {
                 self.shared.speeds.record_experts(round, &used);
                 let shared = self.running.iter_mut().filter(|generation| generation.share() > 0);
                 shared.for_each(|generation| generation.note_experts(&used));
+                self.keep(now);
                 self.advance(now);
             }
             // The states of this round may be half written; the others' are whole.
@@ -130,8 +158,10 @@ impl<S: Clone> Scheduler<S> {
         true
     }
 
-    /// Ends all generations, waiting ones not included.
+    /// Ends all generations, waiting ones not included, and forgets what was kept: the model that goes on
+    /// may be another one.
     pub(super) fn fail_running(&mut self, error: EngineError) {
+        self.checkpoints.clear();
         self.fail_where(|_| true, error);
     }
 
@@ -145,8 +175,13 @@ impl<S: Clone> Scheduler<S> {
     /// held up for ever by readers that take nothing.
     fn look_at_readers(&mut self) {
         let now = self.shared.clock.now();
-        self.running.retain(Generation::is_wanted);
-        self.running.iter_mut().for_each(|generation| generation.note_stall(now));
+        for left in self.running.extract_if(.., |generation| !generation.is_wanted()) {
+            left.keep_end(&mut self.checkpoints, now);
+        }
+        for generation in &mut self.running {
+            generation.look_for_state(&mut self.checkpoints);
+            generation.note_stall(now);
+        }
         if let Some((index, since)) = self.first_to_give_up()
             && now.saturating_duration_since(since) >= STALL_MAX
         {
@@ -169,8 +204,10 @@ impl<S: Clone> Scheduler<S> {
 
     /// How long the thread may sleep when there is nothing to compute.
     fn patience(&self) -> Option<Duration> {
-        let (_, since) = self.first_to_give_up()?;
-        Some(STALL_MAX.saturating_sub(self.shared.clock.since(since)))
+        let now = self.shared.clock.now();
+        let stall = self.first_to_give_up().map(|(_, since)| since + STALL_MAX);
+        let first = stall.into_iter().chain(self.checkpoints.next_expiry()).min();
+        first.map(|due| due.saturating_duration_since(now))
     }
 
     /// Generations that may be held at once, those that stand still included.
@@ -191,9 +228,39 @@ impl<S: Clone> Scheduler<S> {
             let sequence = model.new_sequence();
             let Some(job) = self.shared.queue.pop() else { break };
             active += job.replies();
-            self.running.push(Generation::start(job, sequence, self.shared.clock.now()));
+            self.start(job, sequence, model);
         }
         self.note_running();
+    }
+
+    /// Starts a generation, on what is kept of its prompt if there is something.
+    fn start<M: Forward<Sequence = S>>(&mut self, job: Job, fresh: S, model: &M) {
+        let now = self.shared.clock.now();
+        self.started += 1;
+        let found = match &job.reuse {
+            Some(reuse) if self.checkpoints.is_on() => {
+                self.checkpoints.find(reuse, &job.prompt, || model.new_sequence(), now)
+            }
+            _ => Found::Nothing,
+        };
+        let begin = |sequence| Generation::start(job, sequence, self.started, now);
+        self.running.push(match found {
+            Found::Nothing => begin(fresh),
+            Found::Here(state) => begin(state),
+            Found::Coming(coming) => {
+                let mut generation = begin(fresh);
+                generation.expect(coming);
+                generation
+            }
+        });
+    }
+
+    /// Keeps the states that the round has reached.
+    fn keep(&mut self, now: Instant) {
+        for generation in self.running.iter_mut().filter(|generation| generation.share() > 0) {
+            generation.keep_marks(&mut self.checkpoints, now);
+            generation.keep_between(&mut self.checkpoints, now);
+        }
     }
 
     fn note_running(&self) {
@@ -228,6 +295,7 @@ impl<S: Clone> Scheduler<S> {
         let ready = (0..count)
             .map(|offset| (self.turn + offset) % count)
             .filter(|&index| self.running[index].stalled_since().is_none())
+            .filter(|&index| !self.running[index].is_waiting())
             .take(self.running_max)
             .collect::<Vec<_>>();
         if let Some(last) = ready.last() {
@@ -236,7 +304,8 @@ impl<S: Clone> Scheduler<S> {
         ready
     }
 
-    /// Hands every generation its results and lets go of those that ended.
+    /// Hands every generation its results and lets go of those that ended. Readers are told once their
+    /// places are counted as free: one may ask for the forecast, or submit again, at once.
     fn advance(&mut self, now: Instant) {
         let siblings: Vec<_> =
             self.running.iter_mut().flat_map(Generation::take_siblings).collect();
@@ -247,19 +316,16 @@ impl<S: Clone> Scheduler<S> {
             .extract_if(.., |generation| generation.advance(vocabulary, &mut self.scratch, now))
             .collect();
         ended.iter().filter_map(Generation::finish).for_each(|finish| speeds.record_reply(finish));
-        self.let_go(ended, Generation::end);
+        self.note_running();
+        for generation in ended {
+            generation.end(&mut self.checkpoints, now);
+        }
     }
 
     fn fail_where(&mut self, ends: impl Fn(&Generation<S>) -> bool, error: EngineError) {
         let error = Arc::new(error);
-        let ended = self.running.extract_if(.., |generation| ends(generation)).collect();
-        self.let_go(ended, |generation| generation.fail(error.clone()));
-    }
-
-    /// Tells readers the end once their places are counted as free: a reader may ask for the
-    /// forecast, or submit again, at once.
-    fn let_go(&self, ended: Vec<Generation<S>>, tell: impl Fn(Generation<S>)) {
+        let ended: Vec<_> = self.running.extract_if(.., |generation| ends(generation)).collect();
         self.note_running();
-        ended.into_iter().for_each(tell);
+        ended.into_iter().for_each(|generation| generation.fail(error.clone()));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::chat::{CallForm, Marker, Rendered, ReplyReader};
+use crate::checkpoint::{Kind, Point, TOKENS_MIN};
 use crate::engine::form::{Form, Scope};
 use crate::engine::generation::{EVENTS_MAX, Job};
 use crate::engine::scores::Scores;
@@ -17,6 +18,7 @@ use crate::engine::{
 };
 use crate::error::EngineError;
 use crate::grammar::{self, CallMarks, Schema};
+use crate::tokenizer::TokenId;
 
 /// Jobs, and where each one's events come out.
 pub(super) struct Submission {
@@ -32,6 +34,8 @@ impl Shared {
         choices: usize,
     ) -> Result<Submission, EngineError> {
         let Rendered { tokens, thinks } = self.rendered(&request.prompt)?;
+        let points = request.reuse.as_ref().map(|_| self.points(&request.prompt, &tokens));
+        let points = points.unwrap_or_default();
         let prompt: Arc<[_]> = tokens.into();
         let tokens_max = self.reply_tokens_max(prompt.len(), request.max_tokens)?;
         let chat = match &request.prompt {
@@ -62,10 +66,42 @@ impl Shared {
                 submitted,
                 due,
                 siblings: Vec::new(),
+                reuse: request.reuse.clone(),
+                points: points.clone(),
             });
             events.push(receiver);
         }
         Ok(Submission { jobs, events })
+    }
+
+    /// Where states of a prompt are worth keeping, in order: at the end of the system prompt and of the
+    /// messages, and every so many tokens between. A prompt without a template has no such ends: the
+    /// same text may come again, or a longer one, so it is kept short of its last token.
+    fn points(&self, prompt: &PromptInput, tokens: &[TokenId]) -> Vec<Point> {
+        if self.info.plan.checkpoint_bytes == 0 {
+            return Vec::new();
+        }
+        let last = tokens.len() - 1;
+        let mut points: Vec<Point> = match (prompt, &self.template) {
+            (PromptInput::Chat(chat), Some(template)) => {
+                let ends = template.ends(chat, &self.vocabulary.tokenizer, tokens);
+                let system = ends.system.map(|at| Point { at, kind: Kind::System });
+                let messages = ends.messages.unwrap_or(last).min(last);
+                let messages = Point { at: messages, kind: Kind::Messages };
+                system.into_iter().chain([messages]).collect()
+            }
+            _ => vec![Point { at: last, kind: Kind::Messages }],
+        };
+        let every = self.checkpoint_every;
+        let between = (1..).map(|i| i * every).take_while(|&at| at < last);
+        let near = |at: usize| points.iter().any(|point| point.at.abs_diff(at) < TOKENS_MIN);
+        let between: Vec<Point> =
+            between.filter(|&at| !near(at)).map(|at| Point { at, kind: Kind::Between }).collect();
+        points.extend(between);
+        points.retain(|point| (TOKENS_MIN..=last).contains(&point.at));
+        points.sort_by_key(|point| point.at);
+        points.dedup_by_key(|point| point.at);
+        points
     }
 
     /// The form of a reply, if it has one.

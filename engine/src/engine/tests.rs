@@ -4,6 +4,7 @@
 //! real thread. Time stands still unless a test moves it.
 
 mod any_order;
+mod checkpoints;
 mod forms;
 mod readers;
 mod replies;
@@ -11,6 +12,7 @@ mod threads;
 mod turns;
 
 use std::collections::HashMap;
+use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use crate::tokenizer::tests::{toy_json, toy_tokenizer};
 const END: TokenId = 2;
 const CONTEXT_TOKENS: usize = 4096;
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + \
-    '<|im_end|>\\n' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}";
+    '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// A model that continues known prompts with known replies and babbles after all others.
 #[derive(Clone, Default)]
@@ -72,6 +74,34 @@ impl Scripted {
     }
 }
 
+/// A state that cannot be rewound, as those of most models.
+impl State for Vec<TokenId> {
+    fn position(&self) -> usize {
+        self.len()
+    }
+
+    fn pieces(&self, _: &mut dyn FnMut(usize, u64)) -> u64 {
+        size_of_val(&**self) as u64
+    }
+
+    fn rewound(&self, _: usize) -> Option<Self> {
+        None
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.iter().try_for_each(|token| out.write_all(&token.to_le_bytes()))
+    }
+
+    fn read(&mut self, input: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        input.read_to_end(&mut bytes)?;
+        self.extend(
+            bytes.chunks_exact(4).map(|b| TokenId::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        );
+        Ok(())
+    }
+}
+
 impl Forward for Scripted {
     type Sequence = Vec<TokenId>;
 
@@ -92,6 +122,9 @@ impl Forward for Scripted {
             if step.tokens.iter().any(|&token| Some(token) == self.fails_at) {
                 let what = "scripted failure".to_owned();
                 return Err(EngineError::Expert { layer: 1, expert: 2, what });
+            }
+            for mark in step.marks.iter_mut() {
+                mark.taken = Some([step.sequence, &step.tokens[..mark.at]].concat());
             }
             step.sequence.extend_from_slice(step.tokens);
             if let Some(logits) = step.logits.as_deref_mut() {
@@ -161,7 +194,7 @@ impl Bench {
 
     fn of(text: TextSide, model: Scripted, options: &EngineOptions, clock: Clock) -> Bench {
         let shared = Shared::new(text, options, clock.clone()).unwrap();
-        let scheduler = shared.new_scheduler();
+        let scheduler = shared.new_scheduler(&options.checkpoints).unwrap();
         Bench { engine: Engine { shared: Arc::new(shared) }, scheduler, model, clock }
     }
 

@@ -33,7 +33,6 @@ pub(super) struct Worker<M: Forward> {
 impl<M> Worker<M>
 where
     M: Forward + Send + 'static,
-    M::Sequence: Send,
 {
     /// Starts the thread. It ends when the queue is closed or the model is given up.
     pub(super) fn start(self) -> Result<(), EngineError> {

@@ -7,7 +7,9 @@
 
 use super::Step;
 use super::ops::{Rows, add_to_rows, rms_norm_in_place, sigmoid, sized};
+use super::sequence::LayerState;
 use crate::backend::{AttentionJob, AttentionShape, Backend, Projection};
+use crate::kv_cache::KvCache;
 use crate::tensor::Matrix;
 
 /// Weights of one attention layer.
@@ -59,6 +61,11 @@ pub(super) struct Buffers {
 impl Attention {
     pub(super) fn matrices(&self) -> Vec<&Matrix> {
         vec![&self.q, &self.k, &self.v, &self.o]
+    }
+
+    /// The keys and values before any token.
+    pub(super) fn new_cache(&self) -> KvCache {
+        KvCache::new(self.shape.kv_heads * self.shape.head_dim)
     }
 
     /// `y = attention(h)` for all rows; appends to the steps' KV caches.
@@ -118,13 +125,17 @@ impl Attention {
         for (i, step) in batch.iter_mut().enumerate() {
             let range = |width: usize| rows.starts[i] * width..rows.starts[i + 1] * width;
             let kv = kv_heads * head_dim;
+            let before = step.sequence.position();
             let cache = step.sequence.kv(layer);
             cache.append(&k[range(kv)], &v[range(kv)]);
-            let (keys, values) = cache.rows();
+            for mark in step.marks.iter_mut() {
+                let part = LayerState::Attention(cache.first(before + mark.at));
+                mark.note_layer(before, part);
+            }
             let q = &q[range(heads * head_dim)];
             let (out, later) = rest.split_at_mut(q.len());
             rest = later;
-            jobs.push(AttentionJob { q, keys, values, out });
+            jobs.push(AttentionJob { q, kv: cache, out });
         }
         backend.attention(self.shape, &mut jobs);
         drop(jobs);

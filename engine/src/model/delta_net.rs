@@ -8,6 +8,7 @@
 
 use super::Step;
 use super::ops::{Rows, l2_norm_in_place, rms_norm_in_place, sigmoid, sized, softplus};
+use super::sequence::LayerState;
 use crate::backend::{Backend, DeltaJob, DeltaShape, Projection, silu};
 use crate::tensor::Matrix;
 
@@ -48,6 +49,23 @@ pub(crate) struct DeltaState {
     memory: Vec<f32>,
 }
 
+impl DeltaState {
+    /// What the layer remembers, both parts.
+    pub(super) fn parts(&self) -> [&[f32]; 2] {
+        [&self.tail, &self.memory]
+    }
+
+    /// The same, to write to.
+    pub(super) fn parts_mut(&mut self) -> [&mut [f32]; 2] {
+        [&mut self.tail, &mut self.memory]
+    }
+
+    /// Fills in what was left out when the state was noted.
+    pub(super) fn set_memory(&mut self, memory: &[f32]) {
+        self.memory = memory.to_vec();
+    }
+}
+
 /// Buffers reused by all delta net layers.
 #[derive(Default)]
 pub(super) struct Buffers {
@@ -60,6 +78,12 @@ pub(super) struct Buffers {
     k: Vec<f32>,
     v: Vec<f32>,
     out: Vec<f32>,
+}
+
+/// Where a step's rows stop that begin at `from`: its next mark or its end.
+fn stop(step: &Step<'_>, from: usize) -> usize {
+    let next = step.marks.iter().map(|mark| mark.at).find(|&at| at > from);
+    next.unwrap_or(step.tokens.len())
 }
 
 impl DeltaNet {
@@ -119,6 +143,7 @@ impl DeltaNet {
         for (i, step) in batch.iter_mut().enumerate() {
             let range = rows.starts[i] * channels..rows.starts[i + 1] * channels;
             self.convolve(&mut qkv[range], &mut step.sequence.delta(layer).tail, window);
+            self.note_tails(step, window);
         }
         let (q, k, v) = (sized(q, n * keys), sized(k, n * keys), sized(v, n * values));
         for (t, row) in qkv.chunks_exact(channels).enumerate() {
@@ -135,27 +160,56 @@ impl DeltaNet {
         }
 
         let out = sized(out, n * values);
-        let mut rest = &mut *out;
-        let mut jobs = Vec::with_capacity(batch.len());
-        for (i, step) in batch.iter_mut().enumerate() {
-            let range = |width: usize| rows.starts[i] * width..rows.starts[i + 1] * width;
-            let (out, later) = rest.split_at_mut(range(values).len());
-            rest = later;
-            jobs.push(DeltaJob {
-                q: &q[range(keys)],
-                k: &k[range(keys)],
-                v: &v[range(values)],
-                decay: &a[range(value_heads)],
-                beta: &b[range(value_heads)],
-                state: &mut step.sequence.delta(layer).memory,
-                out,
-            });
+        // All rows of a sequence at once, or up to its next mark, where the state is copied.
+        let mut done = vec![0; batch.len()];
+        loop {
+            let mut jobs = Vec::with_capacity(batch.len());
+            let (mut rest, mut rest_at) = (&mut *out, 0);
+            for (i, step) in batch.iter_mut().enumerate() {
+                let (from, to) = (rows.starts[i] + done[i], rows.starts[i] + stop(step, done[i]));
+                if from == to {
+                    continue;
+                }
+                let range = |width: usize| from * width..to * width;
+                let (_, later) = rest.split_at_mut(from * values - rest_at);
+                let (out, later) = later.split_at_mut((to - from) * values);
+                (rest, rest_at) = (later, to * values);
+                jobs.push(DeltaJob {
+                    q: &q[range(keys)],
+                    k: &k[range(keys)],
+                    v: &v[range(values)],
+                    decay: &a[range(value_heads)],
+                    beta: &b[range(value_heads)],
+                    state: &mut step.sequence.delta(layer).memory,
+                    out,
+                });
+            }
+            if jobs.is_empty() {
+                break;
+            }
+            backend.delta_rule(self.shape, &mut jobs);
+            drop(jobs);
+            for (done, step) in done.iter_mut().zip(batch.iter_mut()) {
+                *done = stop(step, *done);
+                let memory = &step.sequence.delta(layer).memory;
+                let reached = step.marks.iter_mut().filter(|mark| mark.at == *done);
+                reached.for_each(|mark| mark.note_memory(memory));
+            }
         }
-        backend.delta_rule(self.shape, &mut jobs);
-        drop(jobs);
         rms_norm_in_place(out, &self.norm, self.norm_eps);
         out.iter_mut().zip(z).for_each(|(o, z)| *o *= silu(*z));
         backend.project(out, values, &mut [Projection { w: self.out.view(), out: y }]);
+    }
+
+    /// The last inputs of the convolution at every mark of a step, whose inputs lie in `window` behind
+    /// those of the step before.
+    fn note_tails(&self, step: &mut Step<'_>, window: &[f32]) {
+        let (channels, before) = (self.channels(), step.sequence.position());
+        for mark in step.marks.iter_mut() {
+            let tail = &window[mark.at * channels..(mark.at + self.width() - 1) * channels];
+            let state = DeltaState { tail: tail.to_vec(), memory: Vec::new() };
+            mark.note_layer(before, LayerState::DeltaNet(state));
+        }
     }
 
     /// Depthwise causal convolution and SiLU, in place over one sequence's new rows [n, channels].

@@ -8,7 +8,7 @@ use super::parity::{Text, best_and_margin, load, reference};
 use super::tests::chunked;
 use super::tiny::{FAMILIES, checkpoint, gguf, packed};
 use super::wide;
-use super::{LoadedModel, Sequence, Step};
+use super::{LoadedModel, Step};
 use crate::engine::{BackendChoice, EngineOptions};
 use crate::tensor::DType;
 use crate::tokenizer::TokenId;
@@ -24,10 +24,10 @@ const FORM_LOGIT_ERR_MAX: f32 = 2e-5;
 /// to 12: the cost of 8-bit activations in random models, where nothing evens out.
 const ACTIVATION_LOGIT_MEAN_MAX: f64 = 0.15;
 
-const BACKENDS: [(BackendChoice, f32); 2] =
+pub(super) const BACKENDS: [(BackendChoice, f32); 2] =
     [(BackendChoice::Reference, REFERENCE_LOGIT_ERR_MAX), (BackendChoice::Cpu, CPU_LOGIT_ERR_MAX)];
 
-fn texts(family: &str) -> Vec<Text> {
+pub(super) fn texts(family: &str) -> Vec<Text> {
     let texts = reference(&checkpoint(family).join("reference.safetensors"));
     assert_eq!(texts.len(), 2);
     texts
@@ -63,7 +63,7 @@ pub(super) fn greedy(model: &mut LoadedModel, prompt: &[TokenId], count: usize) 
     let (mut logits, mut tokens, mut chosen) = (Vec::new(), prompt.to_vec(), Vec::new());
     while chosen.len() < count {
         let logits = &mut logits;
-        let step = Step { sequence: &mut sequence, tokens: &tokens, logits: Some(logits) };
+        let step = Step::new(&mut sequence, &tokens, Some(logits));
         model.forward(&mut [step]).expect("runs");
         tokens = vec![best_and_margin(logits).0 as TokenId];
         chosen.push(tokens[0]);
@@ -160,14 +160,6 @@ fn quantised_weights_give_the_same_bits_however_tokens_and_rows_are_divided() {
     }
 }
 
-fn step<'a>(
-    sequence: &'a mut Sequence,
-    tokens: &'a [TokenId],
-    logits: Option<&'a mut Vec<f32>>,
-) -> Step<'a> {
-    Step { sequence, tokens, logits }
-}
-
 /// Logits after a prompt that was read but for its last token, which is decoded in one pass with the
 /// middle of another prompt; and after the same prompt whose rest comes in one pass with single tokens.
 fn mixed_batch(model: &mut LoadedModel, prompt: &[TokenId]) -> [Vec<f32>; 2] {
@@ -177,18 +169,19 @@ fn mixed_batch(model: &mut LoadedModel, prompt: &[TokenId]) -> [Vec<f32>; 2] {
     let (read, last) = prompt.split_at(prompt.len() - 1);
     let (begin, end) = prompt.split_at(4);
     // Prefill beside prefill.
-    let batch = &mut [step(&mut first, read, None), step(&mut neighbour, &[3, 200, 77], None)];
+    let batch =
+        &mut [Step::new(&mut first, read, None), Step::new(&mut neighbour, &[3, 200, 77], None)];
     model.forward(batch).expect("runs");
     // Decode, prefill and decode in one pass.
     let batch = &mut [
-        step(&mut neighbour, &[9], Some(&mut others)),
-        step(&mut second, begin, None),
-        step(&mut first, last, Some(&mut ours)),
+        Step::new(&mut neighbour, &[9], Some(&mut others)),
+        Step::new(&mut second, begin, None),
+        Step::new(&mut first, last, Some(&mut ours)),
     ];
     model.forward(batch).expect("runs");
     let batch = &mut [
-        step(&mut second, end, Some(&mut rest)),
-        step(&mut neighbour, &[10], Some(&mut others)),
+        Step::new(&mut second, end, Some(&mut rest)),
+        Step::new(&mut neighbour, &[10], Some(&mut others)),
     ];
     model.forward(batch).expect("runs");
     [ours, rest]
@@ -200,7 +193,7 @@ fn in_a_batch(model: &mut LoadedModel, prompts: &[&Vec<TokenId>]) -> Vec<Vec<f32
     let mut logits = vec![Vec::new(); prompts.len()];
     let steps = sequences.iter_mut().zip(prompts).zip(&mut logits);
     let mut batch: Vec<_> = steps
-        .map(|((sequence, tokens), logits)| Step { sequence, tokens, logits: Some(logits) })
+        .map(|((sequence, tokens), logits)| Step::new(sequence, tokens, Some(logits)))
         .collect();
     model.forward(&mut batch).expect("runs");
     logits

@@ -214,6 +214,7 @@ fn plan_memory(
         context_tokens: options.context_tokens,
         running_max: options.running_max,
         io_depth: options.io_depth,
+        checkpoint_bytes: options.checkpoints.memory_bytes,
     };
     let process_bytes = resident_now().saturating_sub(sizes.dense_bytes);
     plan::fit(&sizes, &wishes, process_bytes, Machine::measure().budget())

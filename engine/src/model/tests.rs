@@ -68,7 +68,7 @@ fn try_chunked(
     while !rest.is_empty() {
         let size = (*sizes.next().expect("endless")).min(rest.len());
         let (now, later) = rest.split_at(size);
-        let step = Step { sequence: &mut sequence, tokens: now, logits: Some(&mut logits) };
+        let step = Step::new(&mut sequence, now, Some(&mut logits));
         model.forward(&mut [step])?;
         rest = later;
     }
@@ -172,7 +172,7 @@ fn neighbours_in_a_batch_change_no_bit() {
         .iter_mut()
         .zip(&prompts)
         .zip(&mut logits)
-        .map(|((sequence, tokens), logits)| Step { sequence, tokens, logits: Some(logits) })
+        .map(|((sequence, tokens), logits)| Step::new(sequence, tokens, Some(logits)))
         .collect();
     model.forward(&mut batch).expect("runs");
     assert_eq!(logits, alone);

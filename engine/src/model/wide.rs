@@ -274,7 +274,7 @@ fn decode_speed(model: &mut LoadedModel) -> f64 {
         let mut start = clock.now();
         for step in 0..=TOKENS {
             let logits = &mut logits;
-            let step_of = Step { sequence: &mut sequence, tokens: &tokens, logits: Some(logits) };
+            let step_of = Step::new(&mut sequence, &tokens, Some(logits));
             model.forward(&mut [step_of]).expect("runs");
             tokens = vec![best_and_margin(logits).0 as TokenId];
             if step == 0 {

@@ -46,7 +46,7 @@ fn logits(model: &Path) -> Vec<f32> {
     let mut sequence = model.new_sequence();
     let mut logits = Vec::new();
     let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 500).collect();
-    let step = Step { sequence: &mut sequence, tokens: &tokens, logits: Some(&mut logits) };
+    let step = Step::new(&mut sequence, &tokens, Some(&mut logits));
     model.forward(&mut [step]).expect("runs");
     logits
 }

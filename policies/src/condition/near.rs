@@ -180,13 +180,27 @@ const ABBREVIATIONS: [&str; 18] = [
     "sr", "jr", "e.g", "i.e",
 ];
 
+/// Bytes that may be the last of a sentence.
+const MAY_END: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut of = [b'!', b'?', b'.', b'\n', 0x82].as_slice();
+    while let [byte, rest @ ..] = of {
+        table[*byte as usize] = true;
+        of = rest;
+    }
+    table
+};
+
 /// Sentence ends in a stretch of text that is followed by the byte `next`.
 fn sentence_ends(text: &str, next: Option<u8>) -> u32 {
     let bytes = text.as_bytes();
-    let mut ends = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
+    let (mut ends, mut from) = (0, 0);
+    // Most bytes end nothing and are passed over.
+    while let Some(passed) = bytes[from..].iter().position(|byte| MAY_END[usize::from(*byte)]) {
+        let at = from + passed;
+        from = at + 1;
         let after = bytes.get(at + 1).copied().or(next);
-        let is_end = match byte {
+        let is_end = match bytes[at] {
             b'!' | b'?' => after.is_none_or(|b| b.is_ascii_whitespace()),
             b'.' => after.is_none_or(|b| b.is_ascii_whitespace()) && !is_abbreviation(&text[..at]),
             b'\n' => after == Some(b'\n'),

@@ -5,16 +5,20 @@ use std::ops::Range;
 /// No token is longer; whatever goes on is something else.
 pub(super) const TOKEN_BYTES_MAX: usize = 512;
 
+/// What may still belong to a name behind the part of it that is known: `password_for_staging`.
+const NAME_TAIL_BYTES_MAX: usize = 24;
+
 /// The value after `:`, `=`, `=>` or `:=`, with or without quotes.
 pub(super) fn assigned_value(text: &str, at: usize) -> Option<Range<usize>> {
-    let rest = &text[at..];
+    // One character more than a name may have: a text of nothing but names costs no more than others.
+    let near = &text[at..text.floor_char_boundary(at + NAME_TAIL_BYTES_MAX + 4)];
     let name_end =
-        rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').unwrap_or(rest.len());
-    let tail = &rest[name_end..];
+        near.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').unwrap_or(near.len());
+    let tail = &text[at + name_end..];
     let operator = tail.trim_start_matches(['"', '\'', '`', ']', ' ', ')', '*']);
     let skipped = tail.len() - operator.len();
     let sign = ["=>", ":=", "==", "=", ":"].iter().find(|s| operator.starts_with(**s))?;
-    if *sign == "==" || skipped > 4 || name_end > 24 {
+    if *sign == "==" || skipped > 4 || name_end > NAME_TAIL_BYTES_MAX {
         return None;
     }
     let value = operator[sign.len()..].trim_start_matches([' ', '\t', '"', '\'', '`', '*']);

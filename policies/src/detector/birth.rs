@@ -138,6 +138,9 @@ struct Age {
 
 impl Detector for Age {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        if !reading.digits.any {
+            return;
+        }
         for group in &reading.digits.groups {
             let value = number(reading.text, group);
             let range = group.range();

@@ -219,6 +219,9 @@ struct Track;
 
 impl Detector for Track {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        if !reading.digits.any {
+            return;
+        }
         let bytes = reading.text.as_bytes();
         let mut digits = [0; 19];
         for window in reading.digits.windows(12..20) {

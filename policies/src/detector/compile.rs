@@ -5,13 +5,12 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
-
 use super::digits::Digits;
 use super::lexicon::{Lexicon, LexiconBuilder, ListId, SetId};
-use super::reading::{Candidate, Code, Detector, LiteralId, Number, Own, Reading};
+use super::literals::Literals;
+use super::reading::{Candidate, Code, Detector, Number, Own, Reading};
 use super::spec::{DetectorSpec, SpecError};
-use super::topic::{TopicModel, WordKinds};
+use super::topic::{TopicModel, mark_kinds};
 use super::{CONTEXT_BYTES, NEGATIVE_BYTES};
 use super::{
     bank, birth, card, card_secret, clinical, contact, email, health_id, marking, name,
@@ -23,7 +22,7 @@ use crate::evidence::Likelihood;
 pub(crate) struct Compiled {
     pub(crate) detectors: Vec<CompiledDetector>,
     lexicon: Lexicon,
-    literals: Option<AhoCorasick>,
+    literals: Literals,
     topics: TopicModel,
     /// Detectors whose number schemes take that many digits.
     numbers: Vec<Vec<usize>>,
@@ -146,11 +145,11 @@ impl Compiled {
                 Kind::Text(_) | Kind::Topic(_) => {}
             }
         }
-        let literals = automaton(&compiler.literals);
-        let kinds = WordKinds::new(&mut compiler);
+        let literals = Literals::new(&compiler.literals);
+        mark_kinds(&mut compiler);
         let lexicon = compiler.lexicon.build();
         let ids = detectors.iter().map(|detector| detector.spec.id.as_str());
-        let topics = TopicModel::shipped(&lexicon, kinds, ids);
+        let topics = TopicModel::shipped(&lexicon, ids);
         Ok(Compiled { detectors, lexicon, literals, topics, numbers, codes })
     }
 
@@ -161,12 +160,11 @@ impl Compiled {
 
     /// Reads a view once for all detectors.
     pub(crate) fn read<'a>(&'a self, text: &'a str) -> Reading<'a> {
-        let literals = self.literals.iter().flat_map(|all| all.find_overlapping_iter(text));
         Reading {
             text,
             words: self.lexicon.read(text),
             digits: Digits::read(text),
-            literals: literals.map(|m| (LiteralId(m.pattern().as_u32()), m.range())).collect(),
+            literals: self.literals.find(text),
             lexicon: &self.lexicon,
             tables: OnceCell::new(),
         }
@@ -269,18 +267,6 @@ fn lowered(likelihood: Likelihood) -> Option<Likelihood> {
 /// Letters and digits only, lower case: how excluded values are compared.
 fn compact(value: &str) -> String {
     value.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// Every literal is found, also one that is the beginning of another's or stands inside it.
-fn automaton(literals: &[String]) -> Option<AhoCorasick> {
-    (!literals.is_empty()).then(|| {
-        AhoCorasickBuilder::new()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(literals)
-            .expect("a few hundred short literals fit the automaton's limits")
-    })
 }
 
 fn kind_of(spec: &DetectorSpec, compiler: &mut Compiler) -> Result<Kind, SpecError> {

@@ -286,6 +286,10 @@ impl Detector for IpAddress {
                 found.push(Candidate { range: window.range(), own: Own::Exactly(Possible) });
             }
         }
+        // The first part of an address of that range begins with a digit.
+        if !reading.digits.any {
+            return;
+        }
         // An address without `::` has seven colons in a row, of which every fourth is enough.
         let colons = reading.text.match_indices("::").map(|(at, _)| at);
         let groups = reading.text.match_indices(':').map(|(at, _)| at).step_by(4);
@@ -327,6 +331,9 @@ struct Coordinates;
 
 impl Detector for Coordinates {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        if !reading.digits.any {
+            return;
+        }
         let groups = &reading.digits.groups;
         for four in groups.windows(4) {
             let [lat, lat_fraction, lon, lon_fraction] = [four[0], four[1], four[2], four[3]];

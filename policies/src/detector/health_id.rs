@@ -169,8 +169,12 @@ fn serial_after(text: &str, at: usize) -> Option<std::ops::Range<usize>> {
     None
 }
 
+/// Longer tokens are no numbers, and a text that is one long word is not read from each of its places.
+const TOKEN_BYTES_MAX: usize = 256;
+
 /// Letters, digits and inner dashes; single digits with spaces between count as one token.
 fn token_len(rest: &str) -> usize {
+    let rest = &rest[..rest.floor_char_boundary(TOKEN_BYTES_MAX)];
     let is_inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '/' | '.' | '_');
     let end = rest.find(|c: char| !is_inner(c)).unwrap_or(rest.len());
     let end = rest[..end].trim_end_matches(['-', '/', '.', '_']).len();

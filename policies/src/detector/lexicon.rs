@@ -28,6 +28,9 @@ use hash::{AlreadyHashed, Folded, Heads, Sieve};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ListId(u16);
 
+/// Bits that say of what kind a term is.
+pub(crate) type Marks = u8;
+
 /// A word of a text: byte range and hash of its folded letters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Word {
@@ -54,6 +57,8 @@ pub(crate) struct Words {
     /// Hits of list n are `listed[first[n]..first[n + 1]]`, in order of their start.
     listed: Vec<Hit>,
     first: Vec<u32>,
+    /// Starts of terms that have marks, in order, and the marks.
+    pub(crate) marked: Vec<(u32, Marks)>,
 }
 
 impl Words {
@@ -93,6 +98,8 @@ pub(crate) struct Lexicon {
     entries: Vec<Vec<ListId>>,
     /// Entries that count only with a capital.
     names_only: Vec<bool>,
+    /// Marks of each entry.
+    marks: Vec<Marks>,
     sets: Vec<HashSet<u64, BuildHasherDefault<AlreadyHashed>>>,
 }
 
@@ -151,6 +158,10 @@ impl Lexicon {
         let Pass { mut found, mut hits, .. } = pass;
         // A stable sort finds the two runs, of words and of phrases, and merges them.
         hits.sort_by_key(|hit| (hit.start, hit.end));
+        // While terms are collected there are none.
+        let marks_of = |hit: &Hit| self.marks.get(hit.entry as usize).copied().unwrap_or(0);
+        let marked = hits.iter().map(|hit| (hit.start, marks_of(hit)));
+        found.marked = marked.filter(|(_, marks)| *marks != 0).collect();
         let lists_of = |hit: &Hit| self.entries[hit.entry as usize].iter();
         let mut first = vec![0u32; self.list_count + 2];
         for list in hits.iter().flat_map(lists_of) {

@@ -115,7 +115,9 @@ impl Detector for PersonName {
         for hit in reading.hits(self.vietnamese) {
             names.extend(self.vietnamese(reading, hit.start as usize));
         }
-        names.extend(self.slavic(reading));
+        if !reading.text.is_ascii() {
+            names.extend(self.slavic(reading));
+        }
         for hit in reading.hits(self.east_asian) {
             names.extend(self.east_asian(reading, hit.start as usize..hit.end as usize));
         }
@@ -568,6 +570,9 @@ struct Token<'t> {
     text: &'t str,
 }
 
+/// Longer words are no names, and a text that is one long word is not read from each of its places.
+const TOKEN_BYTES_MAX: usize = 256;
+
 impl<'t> Token<'t> {
     fn at(text: &'t str, start: usize) -> Option<Token<'t>> {
         let rest = text.get(start..)?;
@@ -582,6 +587,9 @@ impl<'t> Token<'t> {
                 break;
             }
             end = at + c.len_utf8();
+            if end > TOKEN_BYTES_MAX {
+                return None;
+            }
         }
         (end > 0).then(|| Token { start, text: &rest[..end] })
     }

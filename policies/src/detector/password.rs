@@ -121,9 +121,9 @@ fn stated_value(text: &str, at: usize) -> Option<Range<usize>> {
     const VERBS: &[&str] =
         &[" is ", " was ", " lautet ", " ist ", " est ", " es ", " è ", " é ", " to ", " "];
     // "the password for the router is …": a few words may stand between.
-    let words =
-        text[at..].find(|c: char| !(c.is_alphabetic() || c == ' ')).unwrap_or(text.len() - at);
-    let window = &text[at..at + words];
+    let near = &text[at..text.floor_char_boundary(at + 48)];
+    let words = near.find(|c: char| !(c.is_alphabetic() || c == ' ')).unwrap_or(near.len());
+    let window = &near[..words];
     let jump = [" is ", " ist ", " est ", " es ", " lautet "]
         .iter()
         .find_map(|v| window.find(v).filter(|j| *j <= 32));

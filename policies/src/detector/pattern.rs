@@ -20,7 +20,9 @@ pub(super) fn compile(spec: &DetectorSpec, compiler: &mut Compiler) -> Result<Ki
     sources.extend(spec.looks_like.iter().map(|t| ("looks_like", template(t))));
     sources.extend(spec.pattern.iter().map(|p| ("pattern", p.clone())));
     sources.extend(spec.patterns.iter().map(|p| ("patterns", p.clone())));
-    let patterns = sources.into_iter().map(|(field, source)| regex(spec, field, &source));
+    let patterns = sources.into_iter().map(|(field, source)| {
+        Ok(Source { exact: regex(spec, field, &source)?, wider: without_borders(&source) })
+    });
     let patterns = patterns.collect::<Result<Vec<_>, _>>()?;
     let validator = spec.validator.as_deref().map(|name| validator(&spec.id, name)).transpose()?;
     let mut literals = spec.literals.clone();
@@ -29,8 +31,23 @@ pub(super) fn compile(spec: &DetectorSpec, compiler: &mut Compiler) -> Result<Ki
     Ok(Kind::Text(Box::new(Pattern { patterns, validator, literals })))
 }
 
+/// One regular expression.
+struct Source {
+    exact: Regex,
+    /// The same without the borders of words: whatever the exact one finds, this one finds too.
+    wider: Option<Regex>,
+}
+
+impl Source {
+    /// Whether it is worth a search. Borders of words outside ASCII are decided character by character,
+    /// a hundred times slower than the rest.
+    fn may_match(&self, text: &str) -> bool {
+        text.is_ascii() || self.wider.as_ref().is_none_or(|wider| wider.is_match(text))
+    }
+}
+
 struct Pattern {
-    patterns: Vec<Regex>,
+    patterns: Vec<Source>,
     validator: Option<fn(&[u8]) -> bool>,
     literals: Option<Range<u32>>,
 }
@@ -41,8 +58,8 @@ impl Detector for Pattern {
         if waits.is_some_and(|ids| reading.literals_of(ids).next().is_none()) {
             return;
         }
-        for pattern in &self.patterns {
-            for captures in pattern.captures_iter(reading.text) {
+        for pattern in self.patterns.iter().filter(|pattern| pattern.may_match(reading.text)) {
+            for captures in pattern.exact.captures_iter(reading.text) {
                 let value = captures.name("value").or_else(|| captures.get(0));
                 let value = value.expect("group 0 always takes part in a match");
                 if self.validator.is_none_or(|valid| valid(value.as_str().as_bytes())) {
@@ -83,6 +100,32 @@ fn regex(spec: &DetectorSpec, field: &'static str, source: &str) -> Result<Regex
     Ok(built)
 }
 
+/// The expression with nothing in place of each `\b`; `None` where that says no more.
+fn without_borders(source: &str) -> Option<Regex> {
+    let mut wider = String::with_capacity(source.len());
+    let mut chars = source.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('\\', Some('b')) => {
+                chars.next();
+                // `\b{start}` is another kind of border.
+                if chars.peek() == Some(&'{') {
+                    return None;
+                }
+                wider.push_str("(?:)");
+            }
+            ('\\', Some(&escaped)) => {
+                chars.next();
+                wider.extend([c, escaped]);
+            }
+            _ => wider.push(c),
+        }
+    }
+    let has_borders = wider != source;
+    let wider = regex::RegexBuilder::new(&wider).size_limit(PATTERN_BYTES_MAX).build();
+    wider.ok().filter(|_| has_borders)
+}
+
 /// `SM-9999999` as a pattern: 9 a digit, A a letter, the rest as it stands; separators may vary.
 fn template(template: &str) -> String {
     let mut pattern = String::from(r"(?i)\b");
@@ -117,7 +160,12 @@ fn validator(detector: &str, name: &str) -> Result<fn(&[u8]) -> bool, SpecError>
         "digits" => |value| value.iter().any(u8::is_ascii_digit),
         "chosen" => |value| {
             let letters = value.iter().any(u8::is_ascii_alphabetic);
-            letters && std::str::from_utf8(value).is_ok_and(super::password::looks_chosen)
+            // `user:42:profile:v3:9f2c`: the name of an entry in a cache or a database.
+            let mut parts = value.split(|b| *b == b':');
+            let first_is_word = parts.next().is_some_and(|p| p.iter().all(u8::is_ascii_lowercase));
+            let is_path = first_is_word && parts.count() >= 2;
+            let chosen = std::str::from_utf8(value).is_ok_and(super::password::looks_chosen);
+            letters && !is_path && chosen
         },
         _ => {
             return Err(SpecError {

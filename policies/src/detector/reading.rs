@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::digits::{Digits, Window};
 use super::lexicon::{Hit, Lexicon, ListId, Words};
+use super::literals::FoundLiterals;
 use crate::evidence::Likelihood;
 
 /// A view under detection.
@@ -14,16 +15,11 @@ pub(crate) struct Reading<'a> {
     pub(crate) text: &'a str,
     pub(crate) words: Words,
     pub(crate) digits: Digits,
-    /// Literals found: which, and where.
-    pub(crate) literals: Vec<(LiteralId, Range<usize>)>,
+    pub(crate) literals: FoundLiterals,
     pub(crate) lexicon: &'a Lexicon,
     /// Computed when the first detector asks for a column's header.
     pub(crate) tables: OnceCell<Vec<Table>>,
 }
-
-/// A literal that some detector waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LiteralId(pub(crate) u32);
 
 /// Something that a detector believes it has found.
 #[derive(Clone, Debug)]
@@ -93,8 +89,7 @@ impl<'a> Reading<'a> {
 
     /// Literals of one detector.
     pub(crate) fn literals_of(&self, ids: &Range<u32>) -> impl Iterator<Item = &Range<usize>> {
-        let ids = ids.clone();
-        self.literals.iter().filter(move |(id, _)| ids.contains(&id.0)).map(|(_, at)| at)
+        self.literals.of(ids).iter().map(|(_, at)| at)
     }
 
     /// The header cell above a value, if it stands in a table of one separator a column.

@@ -160,12 +160,9 @@ impl ApiKey {
 
 impl Detector for ApiKey {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        for (id, at) in &reading.literals {
-            if let Some(index) =
-                id.0.checked_sub(self.prefixes.start).filter(|_| id.0 < self.prefixes.end)
-            {
-                found.extend(ApiKey::typed(reading, &TOKENS[index as usize], at));
-            }
+        for (id, at) in reading.literals.of(&self.prefixes) {
+            let token = &TOKENS[(id.0 - self.prefixes.start) as usize];
+            found.extend(ApiKey::typed(reading, token, at));
         }
         for hit in reading.hits(self.names) {
             let at = hit.end as usize;

@@ -26,7 +26,7 @@ use super::lexicon::Word;
 use super::reading::Reading;
 use crate::evidence::Likelihood::{self, Likely, VeryLikely};
 use facts::FactSet;
-pub(crate) use features::WordKinds;
+pub(crate) use features::mark_kinds;
 use features::{Reader, Unit};
 pub(crate) use model::TopicModel;
 use model::Weighed;
@@ -82,7 +82,8 @@ pub(crate) struct Passage {
 struct Block<'a> {
     words: &'a [Word],
     facts: FactSet,
-    weighed: Weighed,
+    /// The sums of the words' weights, by topic.
+    sums: [f32; TOPICS.len()],
 }
 
 impl TopicModel {
@@ -96,7 +97,7 @@ impl TopicModel {
 
     fn all_passages(&self, reading: &Reading<'_>, found: &[Span]) -> Vec<Passage> {
         let words = features::words(reading);
-        let mut reader = Reader::new(reading, &self.kinds);
+        let mut reader = Reader::new(reading);
         let blocks = words.chunks(BLOCK_WORDS).map(|words| self.read(words, &mut reader));
         let mut blocks: Vec<Block<'_>> = blocks.collect();
         self.place_facts(found, &mut blocks);
@@ -111,7 +112,8 @@ impl TopicModel {
             self.weigh(&unit, last.as_ref(), reader.lexicon, &mut weighed);
             last = Some(unit);
         }
-        Block { words, facts: FactSet::default(), weighed }
+        let sums = std::array::from_fn(|topic| weighed.of(topic));
+        Block { words, facts: FactSet::default(), sums }
     }
 
     /// Whether a passage is about a topic.
@@ -145,11 +147,12 @@ impl TopicModel {
         }
         let facts = blocks.iter().fold(FactSet::default(), |all, block| all.with(block.facts));
         let facts = self.facts.sums(facts);
+        let share = share_of(words);
         let mut score = self.constants.bias;
         for (topic, score) in score.iter_mut().enumerate() {
-            let text: f32 = blocks.iter().map(|block| block.weighed.of(topic)).sum();
+            let text: f32 = blocks.iter().map(|block| block.sums[topic]).sum();
             let facts = FACT_SHARE * facts[topic] as f32;
-            *score += WEIGHT_STEP * (share_of(words) * text + facts);
+            *score += WEIGHT_STEP * (share * text + facts);
         }
         Some(Passage { range: range_of(blocks)?, score })
     }

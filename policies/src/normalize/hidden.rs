@@ -10,9 +10,12 @@ use super::{Budget, Rewrite, Rewritten};
 /// Overrides end here, if at all.
 const POPS: [char; 4] = ['\u{202c}', '\u{2069}', '\u{202d}', '\n'];
 
+/// The first byte of every tag character, which few others share.
+const TAG_LEAD: u8 = 0xf3;
+
 /// The view with tag characters as the ASCII characters that they stand for.
 pub(super) fn tags(text: &str, budget: &mut Budget) -> Option<Rewritten> {
-    if !text.contains('\u{e0020}') && !text.chars().any(|c| tag(c).is_some()) {
+    if !text.as_bytes().contains(&TAG_LEAD) {
         return None;
     }
     let mut rewrite = Rewrite::default();

@@ -30,6 +30,7 @@ use walk::Walk;
 /// blocks and the items of OpenAI's responses.
 const HOSTED_PARTS: &[&str] = &[
     "additional_tools",
+    "advisor_tool_result",
     "apply_patch_call",
     "apply_patch_call_output",
     "bash_code_execution_tool_result",
@@ -48,6 +49,7 @@ const HOSTED_PARTS: &[&str] = &[
     "mcp_approval_response",
     "mcp_call",
     "mcp_list_tools",
+    "mcp_tool_listing",
     "mcp_tool_result",
     "mcp_tool_use",
     "program",
@@ -56,6 +58,8 @@ const HOSTED_PARTS: &[&str] = &[
     "shell_call",
     "shell_call_output",
     "text_editor_code_execution_tool_result",
+    "tool_addition",
+    "tool_removal",
     "tool_search_call",
     "tool_search_output",
     "tool_search_tool_result",

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sluice_policies::Endpoint;
 
 use super::chat::{flag, is_hosted_part};
-use super::flat::is_data_url;
+use super::flat::{flat, is_data_url};
 use super::translation::{
     Fields,
     Kind::{Inert, Moved, Text},
@@ -25,10 +25,14 @@ use crate::identity::Caller;
 pub(super) use reply::{EventWriter, error, models, whole};
 
 const BODY: Table = &[
+    ("billing_policy", Text),
     ("cache_control", Inert),
+    ("compaction", Text),
     ("container", Moved),
     ("context_management", Text),
     ("diagnostics", Text),
+    ("fallback_credit_token", Text),
+    ("fallbacks", Text),
     ("inference_geo", Text),
     ("max_tokens", Moved),
     ("mcp_servers", Moved),
@@ -44,6 +48,7 @@ const BODY: Table = &[
     ("system", Moved),
     ("temperature", Moved),
     ("thinking", Moved),
+    ("thread", Moved),
     ("tool_choice", Moved),
     ("tools", Moved),
     ("top_k", Moved),
@@ -54,7 +59,8 @@ const BODY: Table = &[
 const METADATA: Table = &[("user_id", Moved)];
 const OUTPUT_CONFIG: Table = &[("effort", Moved), ("format", Moved), ("task_budget", Inert)];
 const FORMAT: Table = &[("name", Text), ("schema", Moved), ("type", Moved)];
-const MESSAGE: Table = &[("content", Moved), ("role", Moved)];
+const MESSAGE: Table =
+    &[("clear_at", Text), ("content", Moved), ("output_config", Text), ("role", Moved)];
 const TOOL: Table = &[
     ("allowed_callers", Text),
     ("cache_control", Moved),
@@ -90,6 +96,10 @@ const SEARCH_RESULT: Table = &[
     ("title", Moved),
     ("type", Moved),
 ];
+const TOOL_REFERENCE: Table = &[("cache_control", Moved), ("tool_name", Moved), ("type", Moved)];
+const BROWSER_STATE: Table =
+    &[("cache_control", Moved), ("state_changes", Moved), ("tabs", Moved), ("type", Moved)];
+const FALLBACK: Table = &[("from", Text), ("to", Text), ("trigger", Text), ("type", Moved)];
 const BASE64_SOURCE: Table = &[("data", Moved), ("media_type", Moved), ("type", Moved)];
 const TEXT_SOURCE: Table = &[("data", Moved), ("media_type", Text), ("type", Moved)];
 const CONTENT_SOURCE: Table = &[("content", Moved), ("type", Moved)];
@@ -144,9 +154,11 @@ pub(super) fn read_to_count(
 }
 
 fn translate(fields: &Fields, hints: Hints, caller: Caller) -> Result<Request, ApiError> {
-    if fields.get("container").is_some_and(|container| !container.is_null()) {
-        let what = "container: what a provider keeps between requests is not served";
-        return Err(ApiError::invalid("container".to_owned(), what));
+    for name in ["container", "thread"] {
+        if fields.get(name).is_some_and(|kept| !kept.is_null()) {
+            let what = format!("{name}: what a provider keeps between requests is not served");
+            return Err(ApiError::invalid(name.to_owned(), what));
+        }
     }
     let mut to = Translation::new(NAMES);
     to.survey("", fields, BODY);
@@ -191,6 +203,8 @@ fn read_message(place: &str, message: &Fields, to: &mut Translation) -> Result<(
     match message.get("role").and_then(Value::as_str) {
         Some("user") => user(place, &at, said, to),
         Some("assistant") => assistant(place, &at, said, to),
+        // It may hold settings alone.
+        Some("system") if said.is_null() => Ok(()),
         Some("system") => {
             let content = content_of(&at, said, to)?;
             to.message(place, json!({"role": "system", "content": content}));
@@ -323,6 +337,21 @@ fn part(at: &str, block: &Fields, to: &mut Translation) -> Result<Vec<Value>, Ap
             let mut parts = titles(at, block, &["title", "source"])?;
             parts.extend(parts_of(at, block.get("content"), to)?);
             parts
+        }
+        "tool_reference" => {
+            to.survey(at, block, TOOL_REFERENCE);
+            vec![json!({"type": "text", "text": text(block, "tool_name", at)?})]
+        }
+        // Models read it as a text that their server writes; any wording will do.
+        "browser_state" => {
+            to.survey(at, block, BROWSER_STATE);
+            let state = only(block, &["state_changes", "tabs"]);
+            vec![json!({"type": "text", "text": flat(&state, None)})]
+        }
+        // Where a provider went on with another model. No model reads it.
+        "fallback" => {
+            to.survey(at, block, FALLBACK);
+            return Ok(Vec::new());
         }
         kind if is_hosted_part(kind) => return Ok(vec![Value::Object(block.clone())]),
         _ => {

@@ -42,6 +42,7 @@ const BODY: Table = &[
     ("model", Moved),
     ("moderation", Text),
     ("parallel_tool_calls", Moved),
+    ("personality", Text),
     ("previous_response_id", Moved),
     ("prompt", Moved),
     ("prompt_cache_key", Moved),
@@ -62,8 +63,13 @@ const BODY: Table = &[
     ("truncation", Text),
     ("user", Moved),
 ];
-const REASONING_CONFIG: Table =
-    &[("context", Text), ("effort", Moved), ("generate_summary", Text), ("summary", Text)];
+const REASONING_CONFIG: Table = &[
+    ("context", Text),
+    ("effort", Moved),
+    ("generate_summary", Text),
+    ("mode", Text),
+    ("summary", Text),
+];
 const TEXT_CONFIG: Table = &[("format", Moved), ("verbosity", Moved)];
 const FORMAT: Table = &[
     ("description", Moved),
@@ -74,6 +80,7 @@ const FORMAT: Table = &[
 ];
 const FUNCTION: Table = &[
     ("allowed_callers", Text),
+    ("async", Inert),
     ("defer_loading", Inert),
     ("description", Moved),
     ("name", Moved),
@@ -84,6 +91,7 @@ const FUNCTION: Table = &[
 ];
 const CUSTOM: Table = &[
     ("allowed_callers", Text),
+    ("async", Inert),
     ("defer_loading", Inert),
     ("description", Moved),
     ("format", Moved),
@@ -117,6 +125,8 @@ const CALL_OUTPUT: Table = &[
     ("call_id", Moved),
     ("caller", Text),
     ("id", Text),
+    ("name", Text),
+    ("namespace", Text),
     ("output", Moved),
     ("status", Text),
     ("type", Moved),
@@ -129,6 +139,8 @@ const REASONING: Table = &[
     ("summary", Moved),
     ("type", Moved),
 ];
+const CONFIGURATION_UPDATE: Table =
+    &[("id", Text), ("reasoning", Moved), ("text", Moved), ("type", Moved)];
 const TEXT_PART: Table = &[
     ("annotations", Text),
     ("logprobs", Text),
@@ -193,8 +205,7 @@ pub(super) fn read(
         to.carry(&fields, name, name);
     }
     to.carry(&fields, "max_output_tokens", "max_completion_tokens");
-    reasoning(&fields, &mut to)?;
-    text_config(&fields, &mut to)?;
+    configuration("", &fields, &mut to)?;
     include(&fields, &mut to)?;
     let customs = tools(&fields, &mut to)?;
     tool_choice(&fields, &mut to)?;
@@ -219,23 +230,28 @@ fn refuse_stored(fields: &Fields) -> Result<(), ApiError> {
     }
 }
 
-fn reasoning(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
+/// How hard the model tries and in which form it answers, by a body or by an item (`at` ends in a dot).
+fn configuration(at: &str, fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
     if let Some(config) = fields.get("reasoning").filter(|it| !it.is_null()) {
-        let config = object(config, "reasoning")?;
-        to.survey("reasoning", config, REASONING_CONFIG);
+        let at = format!("{at}reasoning");
+        let config = object(config, &at)?;
+        to.survey(&at, config, REASONING_CONFIG);
         to.carry(config, "effort", "reasoning_effort");
     }
-    Ok(())
+    match fields.get("text").filter(|it| !it.is_null()) {
+        Some(config) => text_config(&format!("{at}text"), config, to),
+        None => Ok(()),
+    }
 }
 
-fn text_config(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
-    let Some(config) = fields.get("text").filter(|it| !it.is_null()) else { return Ok(()) };
-    let config = object(config, "text")?;
-    to.survey("text", config, TEXT_CONFIG);
+fn text_config(at: &str, config: &Value, to: &mut Translation) -> Result<(), ApiError> {
+    let config = object(config, at)?;
+    to.survey(at, config, TEXT_CONFIG);
     to.carry(config, "verbosity", "verbosity");
     let Some(format) = config.get("format").filter(|it| !it.is_null()) else { return Ok(()) };
-    let format = object(format, "text.format")?;
-    to.survey("text.format", format, FORMAT);
+    let at = format!("{at}.format");
+    let format = object(format, &at)?;
+    to.survey(&at, format, FORMAT);
     let kind = format.get("type").cloned().unwrap_or_default();
     if kind == "json_schema" {
         let schema = only(format, &["description", "name", "schema", "strict"]);
@@ -391,6 +407,11 @@ fn item(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiError
             Ok(())
         }
         "reasoning" => thoughts(place, item, to),
+        // It holds from here on, so the last one is what the answer must keep to.
+        "configuration_update" => {
+            to.survey(place, item, CONFIGURATION_UPDATE);
+            configuration(&format!("{place}."), item, to)
+        }
         "item_reference" => {
             Err(ApiError::stored_state(place, "nothing is stored here; send the item itself"))
         }
@@ -453,6 +474,10 @@ fn thoughts(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiE
             let at = format!("{place}.{name}[{index}]");
             let part = object(part, &at)?;
             to.survey(&at, part, THOUGHT_PART);
+            // A number that began where a word ends would be no number to a detector.
+            if !thought.is_empty() {
+                thought.push_str("\n\n");
+            }
             thought.push_str(text(part, "text", &at)?);
         }
     }

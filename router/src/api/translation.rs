@@ -86,9 +86,13 @@ impl Translation {
         self.native.unscanned.push(Unscanned { kind, place });
     }
 
-    /// Sets a field of the internal form.
+    /// Sets a field of the internal form. What it replaces is not sent, and scanned all the same.
     pub(super) fn put(&mut self, name: &str, value: impl Into<Value>) {
-        self.fields.insert(name.to_owned(), value.into());
+        let before = self.fields.insert(name.to_owned(), value.into());
+        if let Some(before) = before.filter(|before| !is_inert(before)) {
+            let place = super::renamed(name, self.native.names);
+            self.text(place.unwrap_or_else(|| name.to_owned()), &before);
+        }
     }
 
     /// Moves a field under another name, if it is there.

@@ -7,10 +7,12 @@
 //! Not here: policy, audit, the network. Nothing that is said is written anywhere.
 
 use std::io;
+use std::sync::Arc;
 
 use anyhow::Context;
 use sluice_engine::{
-    ChatMessage, Engine, EngineError, GenerationRequest, PromptInput, StreamEvent, TokenStream,
+    ChatMessage, Engine, EngineError, GenerationRequest, PromptInput, Reuse, StreamEvent,
+    TokenStream,
 };
 use tokio::sync::mpsc;
 
@@ -28,7 +30,7 @@ pub(super) struct Args {
 
 /// Loads the model and talks until the person leaves.
 pub(super) fn run(args: &Args) -> Outcome {
-    let loaded = args.model.load()?;
+    let loaded = args.model.load_to_talk()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -119,6 +121,7 @@ async fn say(
     let request = GenerationRequest {
         sampling: sampling.options(),
         max_tokens: sampling.max_tokens,
+        reuse: Some(Reuse { scope: Arc::default(), on_disk: false }),
         ..GenerationRequest::new(PromptInput::messages(conversation.clone()))
     };
     match engine.submit(request) {

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 use sluice::config::parse_bytes;
 use sluice_engine::{
-    BackendChoice, ChatMessage, Engine, EngineOptions, Finish, FinishReason, IoChoice, ModelInfo,
-    SamplingOptions,
+    BackendChoice, ChatMessage, CheckpointOptions, Engine, EngineOptions, Finish, FinishReason,
+    IoChoice, ModelInfo, SamplingOptions,
 };
 use tokio::time::Instant;
 
@@ -135,9 +135,17 @@ pub(super) struct Speeds {
 }
 
 impl ModelArgs {
-    /// Finds and loads the model.
+    /// Finds and loads the model for requests that do not follow from each other.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
-        let options = self.options()?;
+        self.load_as(self.options()?)
+    }
+
+    /// Finds and loads the model for a conversation: what it has read is kept for the next turn.
+    pub(super) fn load_to_talk(&self) -> Result<Loaded, Failure> {
+        self.load_as(EngineOptions { checkpoints: CheckpointOptions::default(), ..self.options()? })
+    }
+
+    fn load_as(&self, options: EngineOptions) -> Result<Loaded, Failure> {
         let start = Instant::now();
         let engine = Engine::load(&options).or_usage()?;
         note_reading(engine.info());
@@ -164,6 +172,11 @@ impl EngineArgs {
             io_depth: self.io_depth.map(usize::from),
             look_ahead: Some(self.look_ahead == LookAhead::Auto),
             active_experts: self.active_experts.map(usize::from),
+            // A single request has no next turn: its memory is the experts'.
+            checkpoints: CheckpointOptions {
+                memory_bytes: Some(0),
+                ..CheckpointOptions::default()
+            },
             ..EngineOptions::default()
         }
     }
@@ -203,7 +216,10 @@ impl Speeds {
         Speeds {
             load_ms: milliseconds(load_time),
             first_token_ms: milliseconds(finish.queued + finish.prefill),
-            prompt_tokens_per_second: per_second(finish.prompt_tokens, finish.prefill),
+            prompt_tokens_per_second: per_second(
+                finish.prompt_tokens - finish.cached_tokens,
+                finish.prefill,
+            ),
             decode_tokens_per_second: per_second(later_tokens, finish.decode),
             expert_hit_rate: finish.experts.hit_rate(),
             expert_bytes_read: finish.experts.bytes_read,
@@ -266,6 +282,7 @@ mod tests {
         Finish {
             reason: FinishReason::Stop,
             prompt_tokens,
+            cached_tokens: 0,
             completion_tokens,
             queued: Duration::from_millis(5),
             prefill: Duration::from_millis(100),

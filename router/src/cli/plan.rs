@@ -73,6 +73,7 @@ fn print(outlook: &Outlook) -> std::io::Result<()> {
     let prompt = format!("buffers, {} prompt tokens a pass", plan.prefill_tokens);
     row("  scratch", sized(plan.scratch_bytes, &prompt))?;
     row("  staging", sized(plan.staging_bytes, "experts under way"))?;
+    row("  checkpoints", sized(plan.checkpoint_bytes, "kept for the next turns of conversations"))?;
     let share = plan.experts_cached as f64 / plan.experts.max(1) as f64 * 100.0;
     let cached = format!("{} of {} experts, {share:.1} %", plan.experts_cached, plan.experts);
     row("  cache", sized(plan.cache_bytes, &cached))?;

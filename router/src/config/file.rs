@@ -23,9 +23,9 @@ use super::listen::ListenSection;
 use super::scalar::{BaseUrl, Bytes, Plain, Secret, SecretName, Span};
 use super::shared_state::SharedStateSection;
 use super::{
-    ApproverKeys, AuditConfig, BundleFiles, Config, Drain, EdgeConfig, Fsync, Offline, PolicyFiles,
-    Protocol, SIGNATURES_MIN, ServerConfig, SharedStateConfig, TaintConfig, Timeouts,
-    UpstreamConfig, UpstreamKind, state_folder,
+    ApproverKeys, AuditConfig, BundleFiles, CheckpointDisk, CheckpointsConfig, Config, Drain,
+    EdgeConfig, Fsync, Offline, PolicyFiles, Protocol, SIGNATURES_MIN, ServerConfig,
+    SharedStateConfig, TaintConfig, Timeouts, UpstreamConfig, UpstreamKind, state_folder,
 };
 use crate::capability::Capabilities;
 use crate::upstream::UpstreamId;
@@ -141,6 +141,7 @@ pub(super) struct UpstreamSection {
     threads: Option<usize>,
     context_tokens: Option<usize>,
     active_experts: Option<usize>,
+    checkpoints: Option<CheckpointsSection>,
     pub(super) base_url: Option<BaseUrl>,
     pub(super) key: Option<SecretName>,
     pub(super) key_file: Option<Plain>,
@@ -167,6 +168,15 @@ pub(super) struct UpstreamSection {
     pub(super) retries: Option<RetriesSection>,
     pub(super) breaker: Option<BreakerSection>,
     pub(super) weight: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointsSection {
+    memory: Option<Bytes>,
+    disk: Option<Bytes>,
+    folder: Option<Plain>,
+    expire: Option<Span>,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq)]
@@ -402,6 +412,7 @@ impl Lowering<'_> {
                 threads: s.threads,
                 context_tokens: s.context_tokens,
                 active_experts: s.active_experts,
+                checkpoints: self.checkpoints(&name, s.checkpoints.unwrap_or_default())?,
             }),
             Kind::OpenAi => {
                 UpstreamKind::Server(Box::new(self.server(&name, Protocol::OpenAi, s)?))
@@ -411,6 +422,27 @@ impl Lowering<'_> {
             }
         };
         Ok(UpstreamConfig { id: UpstreamId::new(&name), kind, capabilities })
+    }
+
+    fn checkpoints(
+        &self,
+        name: &str,
+        s: CheckpointsSection,
+    ) -> Result<CheckpointsConfig, ConfigError> {
+        let disk = match (s.disk, s.folder) {
+            (Some(bytes), Some(folder)) => {
+                Some(CheckpointDisk { folder: self.folder.join(folder.0), bytes: bytes.0 })
+            }
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                let message =
+                    format!("upstreams.{name}.checkpoints: expected disk and folder, got one");
+                let hint = "disk: 4GiB, folder: /var/lib/sluice/checkpoints";
+                return Err(self.error(&["upstreams", name, "checkpoints"], &message, Some(hint)));
+            }
+        };
+        let (memory, expire) = (s.memory.map(|b| b.0), s.expire.map(|s| s.0));
+        Ok(CheckpointsConfig { memory, disk, expire })
     }
 
     /// A field of the other kind would do nothing, and the file would read as if it did.
@@ -436,6 +468,7 @@ impl Lowering<'_> {
                     ("threads", s.threads.is_some()),
                     ("context_tokens", s.context_tokens.is_some()),
                     ("active_experts", s.active_experts.is_some()),
+                    ("checkpoints", s.checkpoints.is_some()),
                 ],
             ),
         };

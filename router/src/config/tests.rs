@@ -37,7 +37,7 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
          identity: {keys: keys.yaml}\n\
          upstreams:\n\
         \x20 edge: {kind: edge, model: models/m, memory: 8GiB, expert_cache: 2GiB, threads: 3, context_tokens: 4096, \
-         active_experts: 2}\n\
+         active_experts: 2, checkpoints: {memory: 1GiB, disk: 4GiB, folder: kept, expire: 30m}}\n\
         \x20 ward:\n\
         \x20   kind: openai\n\
         \x20   base_url: https://llm.ward.internal:8443/v1/\n\
@@ -73,6 +73,10 @@ fn every_field_is_read_and_relative_paths_start_at_the_file() {
     assert_eq!((edge.expert_cache, edge.threads), (Some(2 << 30), Some(3)));
     assert_eq!(edge.active_experts, Some(2));
     assert_eq!(edge.memory, Some(8 << 30));
+    let disk = CheckpointDisk { folder: "/etc/sluice/kept".into(), bytes: 4 << 30 };
+    let expire = Some(Duration::from_secs(1800));
+    let checkpoints = CheckpointsConfig { memory: Some(1 << 30), disk: Some(disk), expire };
+    assert_eq!(edge.checkpoints, checkpoints);
     let ward = server(&config, "ward");
     assert_eq!(ward.base_url.as_text(), "https://llm.ward.internal:8443/v1");
     assert_eq!(ward.models[0], ("fast".to_owned(), "small".to_owned()));
@@ -251,6 +255,10 @@ fn what_would_be_misread_is_refused() {
         ("offline: {declared: yes}\n", "offline.declared: expected a boolean, got string \"yes\""),
         ("- mode\n", "expected a map of fields, got sequence"),
         ("choose: best\n", "expected one of the words (in_order, weighted, least_latency)"),
+        (
+            "upstreams:\n  e: {kind: edge, checkpoints: {disk: 1GiB}}\n",
+            "upstreams.e.checkpoints: expected disk and folder, got one",
+        ),
         ("hedge: {after: soon}\n", "expected p95 or a duration such as 800ms, got \"soon\""),
         ("passthrough: [{path: /v1/x, upstream: a}]\n", "expected a server under upstreams"),
     ] {

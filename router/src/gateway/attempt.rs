@@ -15,6 +15,7 @@ use sluice_policies::{AddressRanges, Decision, Facts, Refusal, RefusalCode, Upst
 use tokio::time::Instant;
 
 use super::meter::{Meter, REPLY_FINDING, Told, Watched};
+use super::reuse::reuse;
 use super::{Ask, Gateway};
 use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Recorded};
@@ -99,7 +100,8 @@ impl Gateway {
         let mut place = None;
         let answer = match (upstream, sealed) {
             (Upstream::Edge(edge), _) => {
-                let answer = edge.answer(&ask.request.chat, &ask.id, shape, urgency).await;
+                let reuse = reuse(ask, decision, this.facts);
+                let answer = edge.answer(&ask.request.chat, &ask.id, shape, urgency, reuse).await;
                 answer.map(|(answer, in_queue)| {
                     place = Some(in_queue);
                     answer

@@ -110,6 +110,7 @@ impl Told {
         let whole = Usage {
             prompt_tokens: usage.prompt_tokens.or(Some(tokens(self.asked_bytes))),
             completion_tokens: usage.completion_tokens.or(Some(tokens(self.said_bytes))),
+            ..usage
         };
         (whole, whole != usage)
     }

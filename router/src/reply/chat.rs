@@ -162,6 +162,13 @@ struct UsageJson {
     prompt_tokens: u64,
     completion_tokens: u64,
     total_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_tokens_details: Option<PromptDetails>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct PromptDetails {
+    cached_tokens: u64,
 }
 
 impl From<Usage> for UsageJson {
@@ -172,6 +179,9 @@ impl From<Usage> for UsageJson {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: usage
+                .cached_tokens
+                .map(|cached_tokens| PromptDetails { cached_tokens }),
         }
     }
 }
@@ -345,13 +355,15 @@ mod tests {
         reply().delta(&mut out, 0, &call(Some("clock"), ""));
         reply().delta(&mut out, 0, &call(None, "{}"));
         reply().finish(&mut out, 0, "tool_calls");
-        let usage = Usage { prompt_tokens: Some(3), completion_tokens: Some(2) };
+        let usage =
+            Usage { prompt_tokens: Some(3), completion_tokens: Some(2), cached_tokens: Some(1) };
         reply().done(&mut out, Some(usage));
         let choice = |index: u32, delta: Value, reason: Value| {
             chunk(json!([{"index": index, "delta": delta, "finish_reason": reason}]))
         };
         let mut last = chunk(json!([]));
-        last["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
+        last["usage"] = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
+                               "prompt_tokens_details": {"cached_tokens": 1}});
         let named = json!({"tool_calls": [{"index": 0, "id": "call_1_0_0", "type": "function",
                                            "function": {"name": "clock", "arguments": ""}}]});
         let expected = [

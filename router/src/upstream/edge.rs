@@ -16,7 +16,7 @@ use futures_util::stream::{self, SelectAll};
 use futures_util::{Stream, StreamExt};
 use hyper::StatusCode;
 use sluice_engine::{
-    Delta, Engine, EngineError, Finish, FinishReason, Forecast, StreamEvent, TokenStream,
+    Delta, Engine, EngineError, Finish, FinishReason, Forecast, Reuse, StreamEvent, TokenStream,
 };
 use sluice_policies::Quality;
 
@@ -82,6 +82,7 @@ impl EdgeUpstream {
             running,
             waiting,
             experts: self.engine.expert_use(),
+            checkpoints: self.engine.checkpoint_use(),
             cache_bytes: self.engine.info().expert_cache_bytes,
         }
     }
@@ -94,9 +95,11 @@ impl EdgeUpstream {
         reply_id: &str,
         shape: Shape,
         urgency: Urgency,
+        reuse: Option<Reuse>,
     ) -> Result<(Answer, InQueue), UpstreamError> {
         let mut asked = request::read(&chat.fields, chat.endpoint)?;
         asked.request.wanted_within = urgency.within;
+        asked.request.reuse = reuse;
         self.admit(urgency)?;
         let scored = asked.request.logprobs.is_some();
         let reply = ChatReply {
@@ -367,6 +370,7 @@ fn reason(reason: FinishReason) -> &'static str {
 /// Adds a choice that has ended. The prompt is read once for all.
 fn count(usage: &mut Usage, finish: &Finish) {
     usage.prompt_tokens = Some(finish.prompt_tokens as u64);
+    usage.cached_tokens = Some(finish.cached_tokens as u64);
     let before = usage.completion_tokens.unwrap_or(0);
     usage.completion_tokens = Some(before + finish.completion_tokens as u64);
 }

@@ -52,6 +52,7 @@ pub(super) fn usage(json: &Value) -> Usage {
     Usage {
         prompt_tokens: json["prompt_tokens"].as_u64(),
         completion_tokens: json["completion_tokens"].as_u64(),
+        cached_tokens: json["prompt_tokens_details"]["cached_tokens"].as_u64(),
     }
 }
 

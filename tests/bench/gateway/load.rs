@@ -12,11 +12,16 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::upstream;
+
 /// What is asked for.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     Whole,
+    /// Events as fast as they are taken.
     Streamed,
+    /// Events with a pause before each, as a model writes.
+    Paced,
 }
 
 impl Kind {
@@ -24,6 +29,15 @@ impl Kind {
         match self {
             Kind::Whole => "whole",
             Kind::Streamed => "streamed",
+            Kind::Paced => "streamed, an event every 5 ms",
+        }
+    }
+
+    /// The model that the upstream knows this kind of answer by.
+    fn model(self) -> &'static str {
+        match self {
+            Kind::Whole | Kind::Streamed => "m",
+            Kind::Paced => upstream::PACED,
         }
     }
 }
@@ -35,6 +49,8 @@ pub(crate) struct Measured {
     whole: Vec<f64>,
     /// Milliseconds to the first byte of each reply's body.
     first: Vec<f64>,
+    /// Milliseconds from the moment at which the upstream wrote an event to that at which it was here.
+    chunks: Vec<f64>,
     pub(crate) cpu_seconds: f64,
 }
 
@@ -42,6 +58,7 @@ impl Measured {
     pub(crate) fn add(&mut self, other: Measured) {
         self.whole.extend(other.whole);
         self.first.extend(other.first);
+        self.chunks.extend(other.chunks);
         self.cpu_seconds += other.cpu_seconds;
     }
 
@@ -49,19 +66,29 @@ impl Measured {
         1000.0 * self.cpu_seconds / self.whole.len() as f64
     }
 
-    /// Medians and the slowest hundredth, and what the median is above another's.
+    /// Medians and the slowest hundredth, each followed by what it is above another's.
     pub(crate) fn latencies(&mut self, than: Option<&mut Measured>) -> String {
-        let above = than.map(|than| share(&mut than.whole, 0.5));
-        let (p50, p99) = (share(&mut self.whole, 0.5), share(&mut self.whole, 0.99));
-        let first = share(&mut self.first, 0.5);
-        let above = above.map(|bare| format!("{:+.2}", p50 - bare)).unwrap_or_default();
-        format!("{p50:>9.2} {above:>9} {p99:>9.2} {first:>9.2}")
+        let mut of_none = Measured::default();
+        let than = than.unwrap_or(&mut of_none);
+        let figures = [
+            (share(&mut self.whole, 0.5), share(&mut than.whole, 0.5)),
+            (share(&mut self.whole, 0.99), share(&mut than.whole, 0.99)),
+            (share(&mut self.first, 0.5), share(&mut than.first, 0.5)),
+            (share(&mut self.chunks, 0.5), share(&mut than.chunks, 0.5)),
+        ];
+        let in_words = |(here, bare): (Option<f64>, Option<f64>)| {
+            let above = here.zip(bare).map(|(here, bare)| format!("{:+.2}", here - bare));
+            let here = here.map(|here| format!("{here:.2}"));
+            format!("{:>8} {:>7}", here.unwrap_or_default(), above.unwrap_or_default())
+        };
+        figures.map(in_words).join(" ")
     }
 }
 
-fn share(values: &mut [f64], share: f64) -> f64 {
+fn share(values: &mut [f64], share: f64) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * share) as usize]
+    let last = values.len().checked_sub(1)?;
+    Some(values[(last as f64 * share) as usize])
 }
 
 /// Asks on so many connections for so long.
@@ -95,7 +122,7 @@ async fn client(address: SocketAddr, size: usize, kind: Kind, end: Instant) -> M
     while Instant::now() < end {
         let body = body(size, kind);
         let started = Instant::now();
-        let first = ask(&mut sender, address, body).await;
+        let first = ask(&mut sender, address, body, &mut measured.chunks).await;
         measured.first.push(1000.0 * (first - started).as_secs_f64());
         measured.whole.push(1000.0 * started.elapsed().as_secs_f64());
     }
@@ -110,8 +137,13 @@ async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     sender
 }
 
-/// Asks once; gives back when the first piece of the body came.
-async fn ask(sender: &mut SendRequest<Full<Bytes>>, address: SocketAddr, body: Bytes) -> Instant {
+/// Asks once; gives back when the first piece of the body came, and adds how long events were under way.
+async fn ask(
+    sender: &mut SendRequest<Full<Bytes>>,
+    address: SocketAddr,
+    body: Bytes,
+    chunks: &mut Vec<f64>,
+) -> Instant {
     let request = Request::post("/v1/chat/completions")
         .header("host", address.to_string())
         .header("content-type", "application/json")
@@ -122,8 +154,14 @@ async fn ask(sender: &mut SendRequest<Full<Bytes>>, address: SocketAddr, body: B
     let mut body = response.into_body();
     let mut first = None;
     while let Some(frame) = body.frame().await {
-        frame.unwrap();
+        let frame = frame.unwrap();
         first.get_or_insert_with(Instant::now);
+        let text = std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap();
+        for written in text.split(upstream::WRITTEN).skip(1) {
+            let digits = written.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            let nanos: u64 = digits.parse().unwrap();
+            chunks.push(upstream::now_nanos().saturating_sub(nanos) as f64 / 1e6);
+        }
     }
     first.expect("a body")
 }
@@ -138,9 +176,9 @@ fn body(size: usize, kind: Kind) -> Bytes {
     while text.len() + PROSE.len() < size {
         text.push_str(PROSE);
     }
-    let stream = kind == Kind::Streamed;
+    let stream = kind != Kind::Whole;
     let body = serde_json::json!({
-        "model": "m",
+        "model": kind.model(),
         "messages": [{"role": "user", "content": text}],
         "stream": stream,
     });

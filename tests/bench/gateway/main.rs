@@ -3,11 +3,13 @@
 //! All of them stand before the same upstream, which answers at once. They take turns, round by round, so
 //! that a machine that gets busier is busier for all; ratios are what to read. CPU is that of whole
 //! processes, from the kernel's accounts: the number that holds on a noisy machine. Texts are ordinary
-//! prose, each request another, so that no memory of earlier scans helps. Inside: `peers` (what is
+//! prose, each request another, so that no memory of earlier scans helps. Events carry the moment at which
+//! they were written, so that what is added to each is seen. Neither scan nor audit can be switched off
+//! in the gateway; beside the whole set stands one without any pack. Inside: `peers` (what is
 //! started), `load` (clients), `upstream`, `proxy`.
 //!
 //! `cargo bench -p sluice-tests --bench gateway`; the gateway is `$SLUICE_BINARY`, or the release build.
-//! `-- --seconds 1 --rounds 3 --connections 16` changes how long; nginx is left out where there is none.
+//! `-- --seconds 1 --rounds 3 --connections 16 --sizes 1,32,400` (KiB) changes how much; nginx is left out where there is none.
 //! Not part of the tests: it measures, and asserts only that everything answered.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends where an unwrap fails")]
@@ -23,8 +25,8 @@ use std::time::Duration;
 use load::{Kind, Measured};
 use peers::Peer;
 
-/// Body sizes, bytes.
-const SIZES: [usize; 3] = [1 << 10, 32 << 10, 400 << 10];
+/// Body sizes, KiB.
+const SIZES: [usize; 3] = [1, 32, 400];
 /// As many clients as the memory is measured with.
 const MANY: usize = 256;
 
@@ -32,17 +34,22 @@ struct Args {
     seconds: f64,
     rounds: usize,
     connections: usize,
+    sizes: Vec<usize>,
 }
 
 impl Args {
     fn read(mut words: impl Iterator<Item = String>) -> Args {
-        let mut args = Args { seconds: 1.0, rounds: 3, connections: 16 };
+        let sizes = SIZES.to_vec();
+        let mut args = Args { seconds: 1.0, rounds: 3, connections: 16, sizes };
         while let Some(word) = words.next() {
             let mut value = || words.next().expect("a value after the flag");
             match word.as_str() {
                 "--seconds" => args.seconds = value().parse().unwrap(),
                 "--rounds" => args.rounds = value().parse().unwrap(),
                 "--connections" => args.connections = value().parse().unwrap(),
+                "--sizes" => {
+                    args.sizes = value().split(',').map(|size| size.parse().unwrap()).collect();
+                }
                 // What cargo says to every bench.
                 "--bench" => {}
                 other => panic!("unknown flag {other}"),
@@ -76,15 +83,15 @@ async fn compare(args: &Args) {
         "{} rounds of {} s for each, {} connections; ratios of CPU are to {}",
         args.rounds, args.seconds, args.connections, peers[0].name
     );
-    for kind in [Kind::Whole, Kind::Streamed] {
-        for size in SIZES {
-            measure(&peers, upstream.address, size, kind, args).await;
+    for kind in [Kind::Whole, Kind::Streamed, Kind::Paced] {
+        for size in &args.sizes {
+            measure(&peers, upstream.address, size << 10, kind, args).await;
         }
     }
     println!("\nresident memory after {MANY} connections at 1 KiB");
     for peer in &peers {
         let length = Duration::from_secs_f64(args.seconds);
-        load::run(peer.address, SIZES[0], Kind::Whole, MANY, length).await;
+        load::run(peer.address, 1 << 10, Kind::Whole, MANY, length).await;
         println!("  {:<26} {:>7.1} MiB", peer.name, peer.resident_mib());
     }
 }
@@ -92,8 +99,8 @@ async fn compare(args: &Args) {
 async fn measure(peers: &[Peer], upstream: SocketAddr, size: usize, kind: Kind, args: &Args) {
     println!("\n{} KiB, {}", size >> 10, kind.in_words());
     println!(
-        "  {:<26} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}",
-        "", "CPU s/1k", "ratio", "p50 ms", "+p50", "p99 ms", "first ms"
+        "  {:<26} {:>9} {:>7} {:>8} {:>7} {:>8} {:>7} {:>8} {:>7} {:>8} {:>7}",
+        "", "CPU s/1k", "ratio", "p50 ms", "+", "p99 ms", "+", "first ms", "+", "chunk ms", "+"
     );
     let length = Duration::from_secs_f64(args.seconds);
     let mut direct = Measured::default();

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -15,6 +16,12 @@ use tokio::net::TcpListener;
 
 /// Events of a streamed answer.
 const EVENTS: usize = 64;
+/// The pause before each, where one is wanted.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The model whose events are paced.
+pub(crate) const PACED: &str = "paced";
+/// What stands before the moment at which an event was written, nanoseconds since 1970.
+pub(crate) const WRITTEN: &str = "\"written\":";
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -46,9 +53,10 @@ where
 
 async fn answer(request: Request<Incoming>) -> Response<Body> {
     let body = request.into_body().collect().await.unwrap().to_bytes();
-    let asks_for_events = body.windows(STREAM.len()).rev().any(|window| window == STREAM);
-    let (kind, body) = match asks_for_events {
-        true => ("text/event-stream", events()),
+    let says = |what: &[u8]| body.windows(what.len()).rev().any(|window| window == what);
+    let paced = format!("\"model\":\"{PACED}\"");
+    let (kind, body) = match says(STREAM) {
+        true => ("text/event-stream", events(says(paced.as_bytes()))),
         false => ("application/json", Full::new(Bytes::from(whole())).boxed()),
     };
     Response::builder().header("content-type", kind).body(body).unwrap()
@@ -64,22 +72,33 @@ fn whole() -> String {
     )
 }
 
-fn events() -> Body {
+fn events(paced: bool) -> Body {
     let event = |delta: &str, finish: &str| {
-        Bytes::from(format!(
-            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"
-        ))
+        format!(
+            "data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,{WRITTEN}{},\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n",
+            now_nanos()
+        )
     };
-    let mut pieces = vec![event(r#"{"content":" word"}"#, "null"); EVENTS];
-    pieces.push(event("{}", "\"stop\""));
-    pieces.push(Bytes::from_static(b"data: [DONE]\n\n"));
     // Each on its own, as a model that writes gives them.
-    let pieces = stream::unfold(pieces.into_iter(), |mut pieces| async {
+    let pieces = stream::unfold(0, move |number| async move {
+        if paced && number < EVENTS {
+            tokio::time::sleep(PAUSE).await;
+        }
         tokio::task::yield_now().await;
-        let piece = pieces.next()?;
-        Some((Ok::<_, Infallible>(Frame::data(piece)), pieces))
+        let piece = match number {
+            ..EVENTS => event(r#"{"content":" word"}"#, "null"),
+            EVENTS => event("{}", "\"stop\""),
+            _ if number == EVENTS + 1 => "data: [DONE]\n\n".to_owned(),
+            _ => return None,
+        };
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(piece))), number + 1))
     });
     BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(pieces))))
+}
+
+pub(crate) fn now_nanos() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock behind 1970");
+    now.as_nanos() as u64
 }
 
 /// A stream that only its body polls: sharing it between threads is nobody's plan, and `BoxBody` asks.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::kernels::Portable;
 use super::*;
+use crate::kv_cache::KvCache;
 use crate::quant::dequantise_row;
 use crate::quant::tests::sample;
 use crate::tensor::DType;
@@ -109,9 +110,12 @@ proptest! {
             prop_assert!(same(&avx2.dot_float(dtype, &bytes, rows), &portable), "{dtype}");
         }
 
+        let mut cache = KvCache::new(48);
+        cache.append(&x, &x);
+        let kv = HeadRows { cache: &cache, at: 24, positions: 3 };
         let attended = |k: &dyn Fn(&mut [f32])| { let mut out = vec![0.0; 24]; k(&mut out); out };
-        let portable = attended(&|o| Portable.attend(o, &w[..24], &x, &x, 48));
-        prop_assert!(same(&portable, &attended(&|o| avx2.attend(o, &w[..24], &x, &x, 48))));
+        let portable = attended(&|o| Portable.attend(o, &w[..24], kv));
+        prop_assert!(same(&portable, &attended(&|o| avx2.attend(o, &w[..24], kv))));
 
         let token = DeltaToken { q: &w[..12], k: &w[12..24], v: &w[24..40], decay: 0.9, beta: 0.4 };
         let (mut out, mut state) = (vec![0.0; 16], x.clone());

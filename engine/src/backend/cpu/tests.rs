@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::{ExpertWeights, HeadOrder, Reference, silu};
 use super::*;
+use crate::kv_cache::KvCache;
 use crate::quant::dequantise_row;
 use crate::quant::tests::sample;
 use crate::tensor::{AlignedBytes, DType, Matrix, MatrixShape};
@@ -129,20 +130,14 @@ fn experts_match_the_reference_and_do_not_depend_on_their_neighbours() {
 #[test]
 fn attention_matches_the_reference_in_one_go_and_row_by_row() {
     let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16 };
-    let (n, past) = (5, 3);
-    let (q, keys, values) = (numbers(9, n * 64), numbers(10, 8 * 32), numbers(11, 8 * 32));
+    let (n, past) = (5, 130);
+    let (q, keys, values) = (numbers(9, n * 64), numbers(10, 135 * 32), numbers(11, 135 * 32));
     let run = |b: &mut dyn Backend, from: usize, to: usize| {
         let mut out = vec![0.0; (to - from) * 64];
-        let kv = ..(past + to) * 32;
-        b.attention(
-            shape,
-            &mut [AttentionJob {
-                q: &q[from * 64..to * 64],
-                keys: &keys[kv],
-                values: &values[kv],
-                out: &mut out,
-            }],
-        );
+        let mut kv = KvCache::new(32);
+        kv.append(&keys[..(past + to) * 32], &values[..(past + to) * 32]);
+        let q = &q[from * 64..to * 64];
+        b.attention(shape, &mut [AttentionJob { q, kv: &kv, out: &mut out }]);
         out
     };
     let exact = run(&mut Reference, 0, n);

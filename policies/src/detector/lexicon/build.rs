@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry;
 
 use super::hash::{self, Folded, Heads, Sieve};
-use super::{Lexicon, ListId, Phrase, SetId, Table, pair};
+use super::{Lexicon, ListId, Marks, Phrase, SetId, Table, pair};
 use crate::detector::letters::{fold_table, is_unspaced};
 
 /// Collects terms until [`LexiconBuilder::build`].
@@ -17,6 +17,8 @@ pub(crate) struct LexiconBuilder {
     list_count: u16,
     /// Lists whose words count only with a capital.
     capital: Vec<ListId>,
+    /// Lists whose words are marked, each with its mark.
+    marking: Vec<(ListId, Marks)>,
     sets: Vec<Vec<String>>,
 }
 
@@ -34,6 +36,11 @@ impl LexiconBuilder {
         let id = self.list(terms);
         self.capital.push(id);
         id
+    }
+
+    /// Words of the list get a mark instead of being hits of it; a list gives one mark at most.
+    pub(crate) fn mark(&mut self, list: ListId, mark: Marks) {
+        self.marking.push((list, mark));
     }
 
     /// Opens a new set: its words make no hits.
@@ -60,6 +67,7 @@ impl LexiconBuilder {
             list_count: usize::from(self.list_count),
             entries: Vec::new(),
             names_only: Vec::new(),
+            marks: Vec::new(),
             sets: Vec::new(),
         };
         for (list, term) in &self.terms {
@@ -71,7 +79,16 @@ impl LexiconBuilder {
         }
         let is_name = |lists: &Vec<ListId>| lists.iter().all(|list| self.capital.contains(list));
         lexicon.names_only = lexicon.entries.iter().map(is_name).collect();
+        lexicon.marks = lexicon.entries.iter_mut().map(|lists| self.take_marks(lists)).collect();
         lexicon
+    }
+
+    /// The marks of a term; its lists that do nothing but mark are struck out.
+    fn take_marks(&self, lists: &mut Vec<ListId>) -> Marks {
+        let mark = |list: &ListId| self.marking.iter().find(|(marking, _)| marking == list);
+        let marks = lists.iter().filter_map(mark).fold(0, |all, (_, mark)| all | mark);
+        lists.retain(|list| mark(list).is_none());
+        marks
     }
 }
 

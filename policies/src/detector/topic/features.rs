@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use super::super::compile::Compiler;
 use super::super::letters::is_unspaced;
-use super::super::lexicon::{Lexicon, ListId, Word};
+use super::super::lexicon::{Lexicon, Marks, Word};
 use super::super::reading::Reading;
 use super::machine::{self, Machine};
 
@@ -54,39 +54,23 @@ const KINDS: [(&str, &[&str]); 5] = [
 /// The number of names among kinds of words.
 const NAME_KIND: usize = KINDS.len();
 
-/// The lists that say of what kind a word is.
-pub(crate) struct WordKinds {
-    lists: Vec<(ListId, usize)>,
+/// Marks the words of each kind in the lexicon, with a bit of the kind's number.
+pub(crate) fn mark_kinds(compiler: &mut Compiler) {
+    for list in ["given_names", "surnames"] {
+        let list = compiler.shipped_names(list);
+        compiler.lexicon.mark(list, 1 << NAME_KIND);
+    }
+    for (kind, (_, names)) in KINDS.iter().enumerate() {
+        for name in *names {
+            let list = compiler.shipped_list(name);
+            compiler.lexicon.mark(list, 1 << kind);
+        }
+    }
 }
 
-impl WordKinds {
-    /// Registers the lists.
-    pub(crate) fn new(compiler: &mut Compiler) -> WordKinds {
-        let names =
-            ["given_names", "surnames"].map(|list| (compiler.shipped_names(list), NAME_KIND));
-        let mut lists = names.to_vec();
-        for (kind, (_, names)) in KINDS.iter().enumerate() {
-            lists.extend(names.iter().map(|name| (compiler.shipped_list(name), kind)));
-        }
-        WordKinds { lists }
-    }
-
-    /// Whether a feature of a model file is a kind.
-    pub(super) fn is_kind(name: &str) -> bool {
-        KINDS.iter().any(|(kind, _)| *kind == name)
-    }
-
-    /// Starts of words that are of some kind, sorted.
-    fn starts(&self, reading: &Reading<'_>) -> Vec<(u32, usize)> {
-        let hits = self
-            .lists
-            .iter()
-            .flat_map(|&(list, kind)| reading.hits(list).map(move |hit| (hit.start, kind)));
-        let mut starts: Vec<(u32, usize)> = hits.collect();
-        starts.sort_unstable();
-        starts.dedup();
-        starts
-    }
+/// Whether a feature of a model file is a kind.
+pub(super) fn is_kind(name: &str) -> bool {
+    KINDS.iter().any(|(kind, _)| *kind == name)
 }
 
 impl Feature {
@@ -179,7 +163,7 @@ pub(super) struct Unit<'a> {
     text: &'a str,
     hash: u64,
     /// A bit for each kind.
-    kinds: u8,
+    kinds: Marks,
     is_number: bool,
 }
 
@@ -239,24 +223,24 @@ pub(super) fn each_piece_of(lexicon: &Lexicon, name: &str, mut each: impl FnMut(
 pub(super) struct Reader<'a> {
     text: &'a str,
     pub(super) lexicon: &'a Lexicon,
-    starts: Vec<(u32, usize)>,
-    /// The first of `starts` that is not before the next word.
-    next: usize,
+    /// The words of some kind that are not before the next word.
+    marked: &'a [(u32, Marks)],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(reading: &Reading<'a>, kinds: &WordKinds) -> Reader<'a> {
-        let starts = kinds.starts(reading);
-        Reader { text: reading.text, lexicon: reading.lexicon, starts, next: 0 }
+    pub(super) fn new(reading: &'a Reading<'_>) -> Reader<'a> {
+        Reader { text: reading.text, lexicon: reading.lexicon, marked: &reading.words.marked }
     }
 
     /// The next word.
     #[inline]
     pub(super) fn unit(&mut self, word: &Word) -> Unit<'a> {
-        let mut kinds = 0u8;
-        while let Some((start, kind)) = self.starts.get(self.next).filter(|s| s.0 <= word.start) {
-            kinds |= u8::from(*start == word.start) << kind;
-            self.next += 1;
+        let mut kinds = 0;
+        while let Some(((start, marks), rest)) =
+            self.marked.split_first().filter(|((start, _), _)| *start <= word.start)
+        {
+            kinds |= if *start == word.start { *marks } else { 0 };
+            self.marked = rest;
         }
         let text = &self.text[word.start as usize..word.end as usize];
         let machine = Machine::of(word.hash);

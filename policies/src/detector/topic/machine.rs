@@ -126,7 +126,7 @@ mod tests {
         let compiled = Compiled::new(Vec::new()).unwrap();
         let reading = compiled.read(text);
         let words = words(&reading);
-        let names = Reader::new(&reading, &compiled.topics().kinds).names(&words);
+        let names = Reader::new(&reading).names(&words);
         names.into_iter().filter(|name| !name.contains(' ') && !name.starts_with('~')).collect()
     }
 

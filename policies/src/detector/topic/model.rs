@@ -6,7 +6,7 @@
 //! `!person_name !health_terms` (both). Lines that begin with `=` hold constants.
 
 use super::facts::FactWeights;
-use super::features::{Feature, Unit, WordKinds, each_piece_of};
+use super::features::{Feature, Unit, each_piece_of, is_kind};
 use super::{PIECE_SHARE, TOPICS};
 use crate::detector::lexicon::Lexicon;
 
@@ -33,7 +33,6 @@ pub(crate) struct TopicModel {
     words: Box<[Slot<i16>]>,
     pub(super) constants: Constants,
     pub(super) facts: FactWeights,
-    pub(super) kinds: WordKinds,
 }
 
 /// What a model says of all passages.
@@ -74,11 +73,10 @@ impl TopicModel {
     /// The model that ships, for these detectors.
     pub(crate) fn shipped<'a>(
         lexicon: &Lexicon,
-        kinds: WordKinds,
         detectors: impl Iterator<Item = &'a str>,
     ) -> TopicModel {
         let mut model =
-            TopicModel::parse(SHIPPED, lexicon, kinds).expect("the shipped model is well formed");
+            TopicModel::parse(SHIPPED, lexicon).expect("the shipped model is well formed");
         model.facts.bind(detectors);
         model
     }
@@ -87,11 +85,7 @@ impl TopicModel {
     ///
     /// # Errors
     /// The number of the line that is not of that form.
-    pub(super) fn parse(
-        file: &str,
-        lexicon: &Lexicon,
-        kinds: WordKinds,
-    ) -> Result<TopicModel, usize> {
+    pub(super) fn parse(file: &str, lexicon: &Lexicon) -> Result<TopicModel, usize> {
         let mut lines = Vec::new();
         for (index, line) in file.lines().enumerate().filter(|(_, l)| !l.starts_with("# ")) {
             let (name, numbers) = line.split_once('\t').ok_or(index + 1)?;
@@ -105,7 +99,6 @@ impl TopicModel {
             words: table(words),
             constants: Constants { bias: [0.0; TOPICS.len()], likely: never, very_likely: never },
             facts: FactWeights::default(),
-            kinds,
         };
         // Words come last: they take what their pieces weigh.
         lines.sort_by_key(|(.., is_word)| *is_word);
@@ -222,7 +215,7 @@ fn sieve_bit(feature: Feature) -> usize {
 
 /// The feature is a word, a number or a name, and nothing else.
 fn is_word(name: &str) -> bool {
-    !name.contains(' ') && !name.starts_with(['~', '!', '=']) && !WordKinds::is_kind(name)
+    !name.contains(' ') && !name.starts_with(['~', '!', '=']) && !is_kind(name)
 }
 
 fn read_columns<T: std::str::FromStr>(text: &str, columns: &mut [T]) -> Option<()> {

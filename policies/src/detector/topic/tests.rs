@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::detector::Scanner;
-use crate::detector::compile::{Compiled, Compiler};
+use crate::detector::compile::Compiled;
 use crate::detector::lexicon::LexiconBuilder;
 
 /// The scores of all passages of a text by the shipped model, also of harmless ones.
@@ -35,8 +35,7 @@ fn a_long_text_is_read_passage_by_passage() {
 #[test]
 fn a_model_file_that_is_not_one_is_refused_with_the_line() {
     let lexicon = LexiconBuilder::default().build();
-    let kinds = || WordKinds::new(&mut Compiler::default());
-    let parse = |file: &str| TopicModel::parse(file, &lexicon, kinds()).map(|_| ());
+    let parse = |file: &str| TopicModel::parse(file, &lexicon).map(|_| ());
     assert_eq!(
         parse("# comment\nsalary\t1\t2\t3\t4\t5\t6\n!phone !iban\t1\t2\t3\t4\t5\t6\n"),
         Ok(())
@@ -51,8 +50,8 @@ fn every_feature_is_read_back_from_its_name() {
     let compiled = Compiled::new(Vec::new()).unwrap();
     let reading = compiled.read("Anna's Größe: 1234 mg of lisinopril, 患者 said пациент");
     let words = features::words(&reading);
-    let names = Reader::new(&reading, &compiled.topics().kinds).names(&words);
-    let mut reader = Reader::new(&reading, &compiled.topics().kinds);
+    let names = Reader::new(&reading).names(&words);
+    let mut reader = Reader::new(&reading);
     let (mut read, mut last) = (Vec::new(), None);
     for word in words.iter() {
         let unit = reader.unit(word);

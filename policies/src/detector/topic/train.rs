@@ -341,7 +341,7 @@ fn count_passages(
     numbers: &mut Numbers,
     row: usize,
 ) -> Vec<Counted> {
-    let mut reader = Reader::new(reading, &scanner.compiled.topics().kinds);
+    let mut reader = Reader::new(reading);
     let words = features::words(reading);
     let blocks: Vec<&[Word]> = words.chunks(BLOCK_WORDS).collect();
     let mut count_block = |words: &&[Word]| -> Vec<u32> {

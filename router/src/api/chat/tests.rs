@@ -79,7 +79,8 @@ fn every_string_of_a_body_is_in_some_text() {
                 {"id": "w-id", "type": "function",
                  "function": {"name": "w-call", "arguments": "{\"w\":\"w-args\"}"}}]},
             {"role": "user", "content": [
-                {"type": "text", "text": "w-part", "w-part-extra": "w-part-value"},
+                {"type": "text", "text": "w-part", "w-part-extra": "w-part-value",
+                 "prompt_cache_breakpoint": {"mode": "w-mode"}},
                 {"type": "w-type", "w-what": "w-new-part"},
                 {"type": "file", "file": {"filename": "w-file.pdf", "file_data": "AAAA"}},
                 {"type": "image_url", "image_url": {"url": "https://w-url", "detail": "w-detail"}}]},
@@ -115,6 +116,10 @@ fn what_cannot_be_read_is_named_by_its_kind() {
             vec![Image, RemoteUrl],
         ),
         (part(json!({"type": "input_audio", "input_audio": {"data": "AA"}})), vec![Audio]),
+        (
+            part(json!({"type": "text", "text": "a", "prompt_cache_breakpoint": {"ttl": "30m"}})),
+            vec![],
+        ),
         (part(json!({"type": "file", "file": {"file_id": "f"}})), vec![FileReference]),
         (part(json!({"type": "file", "file": {"file_data": "AA"}})), vec![EncryptedFile]),
         (part(json!({"type": "video", "video": "AA"})), vec![UnknownField]),

@@ -236,7 +236,7 @@ impl<'a> Walk<'a> {
     fn part_field(&mut self, kind: &str, name: &str, value: &Value) {
         match name {
             "type" => {}
-            "cache_control" => self.inert(value),
+            "cache_control" | "prompt_cache_breakpoint" => self.inert(value),
             "token_ids" if kind == "token_ids" => self.opaque(ContentKind::TokenIds),
             "image_url" if kind == "image_url" => self.image(value),
             "input_audio" if kind == "input_audio" => {

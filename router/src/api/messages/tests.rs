@@ -41,6 +41,9 @@ fn the_tables_are_sorted() {
         IMAGE,
         DOCUMENT,
         SEARCH_RESULT,
+        TOOL_REFERENCE,
+        BROWSER_STATE,
+        FALLBACK,
         BASE64_SOURCE,
         TEXT_SOURCE,
         CONTENT_SOURCE,
@@ -57,6 +60,31 @@ fn the_tables_are_sorted() {
 
 #[test]
 fn every_string_of_a_body_is_in_some_text() {
+    let messages = json!([
+        {"role": "user", "content": "w-plain", "w-msg": "w-msg-value"},
+        {"role": "system", "clear_at": "w-clear", "output_config": {"effort": "w-late-effort"}},
+        {"role": "assistant", "content": [
+            {"type": "thinking", "thinking": "w-thought", "signature": "w-signature"},
+            {"type": "text", "text": "w-said"},
+            {"type": "fallback", "from": {"model": "w-from"}, "to": {"model": "w-to"}},
+            {"type": "server_tool_use", "name": "w-server", "input": {"q": "w-query"}},
+            {"type": "tool_use", "id": "w-id", "name": "w-use", "input": {"w-arg": "w-value"},
+             "caller": {"type": "w-caller"}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "w-id2", "content": [
+                {"type": "text", "text": "w-result"}, {"type": "w-new", "x": "w-new-part"},
+                {"type": "tool_reference", "tool_name": "w-reference"},
+                {"type": "browser_state", "tabs": [{"tab_id": "w-tab", "title": "w-tab-title"}],
+                 "state_changes": [{"type": "w-change", "url": "w-change-url"}]}]},
+            {"type": "document", "title": "w-title", "context": "w-context",
+             "source": {"type": "text", "data": "w-data", "media_type": "text/plain"}},
+            {"type": "document", "source": {"type": "content", "content": "w-doc-content"}},
+            {"type": "document", "source": {"type": "url", "url": "w-doc-url"}},
+            {"type": "search_result", "title": "w-sr", "source": "w-sr-source",
+             "content": [{"type": "text", "text": "w-sr-text"}]},
+            {"type": "image", "source": {"type": "url", "url": "w-image-url"}, "w-im": 1},
+            {"type": "image", "source": {"type": "file", "file_id": "w-file"}}]},
+    ]);
     let body = json!({
         "model": "w-model", "max_tokens": 9, "metadata": {"user_id": "w-user", "w-meta": "w-m"},
         "system": [{"type": "text", "text": "w-system", "citations": [{"cited_text": "w-cited"}]}],
@@ -67,27 +95,10 @@ fn every_string_of_a_body_is_in_some_text() {
             {"name": "w-tool", "description": "w-desc", "input_examples": [{"w-ex": "w-example"}],
              "input_schema": {"properties": {"w-prop": {}}}, "w-tool-extra": "w-te"},
             {"type": "web_search_20250305", "name": "w-hosted"}],
-        "mcp_servers": [{"url": "w-mcp"}],
-        "messages": [
-            {"role": "user", "content": "w-plain", "w-msg": "w-msg-value"},
-            {"role": "assistant", "content": [
-                {"type": "thinking", "thinking": "w-thought", "signature": "w-signature"},
-                {"type": "text", "text": "w-said"},
-                {"type": "server_tool_use", "name": "w-server", "input": {"q": "w-query"}},
-                {"type": "tool_use", "id": "w-id", "name": "w-use", "input": {"w-arg": "w-value"},
-                 "caller": {"type": "w-caller"}}]},
-            {"role": "user", "content": [
-                {"type": "tool_result", "tool_use_id": "w-id2", "content": [
-                    {"type": "text", "text": "w-result"}, {"type": "w-new", "x": "w-new-part"}]},
-                {"type": "document", "title": "w-title", "context": "w-context",
-                 "source": {"type": "text", "data": "w-data", "media_type": "text/plain"}},
-                {"type": "document", "source": {"type": "content", "content": "w-doc-content"}},
-                {"type": "document", "source": {"type": "url", "url": "w-doc-url"}},
-                {"type": "search_result", "title": "w-sr", "source": "w-sr-source",
-                 "content": [{"type": "text", "text": "w-sr-text"}]},
-                {"type": "image", "source": {"type": "url", "url": "w-image-url"}, "w-im": 1},
-                {"type": "image", "source": {"type": "file", "file_id": "w-file"}}]},
-        ],
+        "mcp_servers": [{"url": "w-mcp"}], "compaction": {"instructions": "w-compaction"},
+        "fallbacks": [{"model": "w-fallback"}], "billing_policy": {"bill_to": "w-bill"},
+        "fallback_credit_token": "w-credit",
+        "messages": messages,
     });
     let request = asked(&body).unwrap_or_else(|error| panic!("{}", error.message));
     let scanned: String = request.prompt.texts.iter().map(|t| format!("{}\n", t.text)).collect();
@@ -118,6 +129,8 @@ fn what_cannot_be_read_is_named_by_its_kind() {
         (document(json!({"type": "file", "file_id": "f"})), vec![FileReference]),
         (document(json!({"type": "text", "data": "words"})), vec![]),
         (json!([{"type": "container_upload", "file_id": "f"}]), vec![HostedTool]),
+        (json!([{"type": "tool_addition", "tool": {"name": "f"}}]), vec![HostedTool]),
+        (json!([{"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}}]), vec![]),
         (json!([{"type": "text", "text": "a"}, {"type": "new", "x": 1}]), vec![UnknownField]),
         (
             json!([{"type": "tool_result", "tool_use_id": "t",
@@ -188,6 +201,11 @@ fn wrong_bodies_are_turned_away_by_the_field() {
         (
             json!({"model": "m", "max_tokens": 1, "messages": message, "container": "c"}),
             "container",
+        ),
+        (
+            json!({"model": "m", "max_tokens": 1, "messages": message,
+                   "thread": {"type": "create"}}),
+            "thread",
         ),
         (
             json!({"model": "m", "max_tokens": 1, "messages": message, "tool_choice": {}}),

@@ -33,6 +33,7 @@ fn the_tables_are_sorted() {
         MESSAGE,
         FUNCTION_CALL,
         CALL_OUTPUT,
+        CONFIGURATION_UPDATE,
         REASONING,
         TEXT_PART,
         THOUGHT_PART,
@@ -51,7 +52,8 @@ fn every_string_of_a_body_is_in_some_text() {
         "model": "w-model", "instructions": "w-instructions", "user": "w-user",
         "metadata": {"w-key": "w-value"}, "truncation": "w-trunc", "w-unknown": ["w-deep"],
         "moderation": {"model": "w-moderation"}, "stream_options": {"w-so": true},
-        "reasoning": {"effort": "low", "summary": "w-summary", "w-r": 1},
+        "personality": "w-personality",
+        "reasoning": {"effort": "low", "summary": "w-summary", "mode": "w-mode", "w-r": 1},
         "text": {"format": {"type": "json_schema", "name": "w-schema", "schema": {"w-s": 1},
                             "w-f": "w-format"}},
         "tools": [
@@ -68,7 +70,10 @@ fn every_string_of_a_body_is_in_some_text() {
              "text": "w-thought"}], "encrypted_content": "w-encrypted"},
             {"type": "function_call", "call_id": "w-call", "name": "w-called",
              "arguments": "{\"a\":\"w-arg\"}", "namespace": "w-ns"},
-            {"type": "function_call_output", "call_id": "w-call2", "output": "w-output"},
+            {"type": "function_call_output", "call_id": "w-call2", "output": "w-output",
+             "name": "w-output-of", "namespace": "w-output-ns"},
+            {"type": "configuration_update", "id": "w-update", "w-cu": 1,
+             "text": {"format": {"type": "json_schema", "name": "w-late", "schema": {}}}},
             {"type": "custom_tool_call", "call_id": "w-c", "name": "w-n", "input": "w-input"},
             {"type": "web_search_call", "action": {"query": "w-query"}},
             {"type": "w-new-item", "x": "w-item"}],
@@ -156,6 +161,32 @@ fn items_of_one_turn_become_one_message() {
         (place("q").as_str(), place("r").as_str()),
         ("input[0].content", "input[5].content")
     );
+}
+
+#[test]
+fn thoughts_are_kept_apart() {
+    let read = request(json!([{"type": "reasoning",
+        "content": [{"type": "reasoning_text", "text": "one"}],
+        "summary": [{"type": "summary_text", "text": "two"}, {"type": "summary_text", "text": "3"}]}]));
+    assert_eq!(read.chat.fields["messages"][0]["reasoning_content"], "one\n\ntwo\n\n3");
+}
+
+#[test]
+fn a_configuration_holds_until_the_next_one() {
+    let update =
+        |effort: &str| json!({"type": "configuration_update", "reasoning": {"effort": effort}});
+    let form = json!({"type": "configuration_update", "text": {"format": {"type": "text"}}});
+    let say = json!({"role": "user", "content": "a"});
+    let body = json!({"model": "m", "reasoning": {"effort": "high"},
+        "text": {"format": {"type": "json_object"}},
+        "input": [say, update("low"), form, update("medium")]});
+    let read = asked(&body).ok().unwrap().0;
+    assert_eq!(read.chat.fields["reasoning_effort"], "medium");
+    assert_eq!(read.chat.fields["response_format"]["type"], "text");
+    assert_eq!(read.chat.fields["messages"].as_array().unwrap().len(), 1);
+    let wrong = json!({"type": "configuration_update", "text": 1});
+    let error = asked(&json!({"model": "m", "input": [wrong]})).err().unwrap();
+    assert_eq!(error.param.as_deref(), Some("input[0].text"));
 }
 
 /// The events of a reply to this body that comes in these chunks.

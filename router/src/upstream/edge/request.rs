@@ -52,6 +52,7 @@ pub(super) fn read(fields: &Fields, endpoint: Endpoint) -> Result<Asked, Upstrea
         format: format(fields)?,
         logprobs: logprobs(fields)?,
         wanted_within: None,
+        reuse: None,
     };
     Ok(Asked { request, choices: whole_number(fields, "n")?.unwrap_or(1) })
 }

@@ -194,7 +194,10 @@ fn one_event_is_looked_into_without_changing_it() {
     assert!(seen.finished && !seen.done);
     let usage = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
     assert_eq!(text(usage, &mut seen), (String::new(), true));
-    assert_eq!(seen.usage, Usage { prompt_tokens: Some(3), completion_tokens: Some(2) });
+    assert_eq!(
+        seen.usage,
+        Usage { prompt_tokens: Some(3), completion_tokens: Some(2), cached_tokens: None }
+    );
     assert!(!seen.event(b"data: [DONE]\n\n", &mut Vec::new()));
     assert!(seen.done);
     // A last chunk that has both a choice and the usage belongs to the client.

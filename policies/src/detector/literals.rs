@@ -1,0 +1,223 @@
+//! Finds every literal that some detector waits for, whatever its case, in one pass over a text.
+//!
+//! Literals are few and rare, so the pass asks at each byte one question only: may a literal start
+//! here? A sieve of the literals' first four letters answers for five places at a time, a table of
+//! pairs for the literals of two letters; what they let through is compared. (Of the first three
+//! letters every third word has some literal's. An automaton over all literals finds the same, but
+//! every step of it waits for the one before.)
+//!
+//! Invariant: all occurrences are found, also those that overlap.
+
+use std::ops::Range;
+
+use crate::swar;
+
+/// A literal that some detector waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LiteralId(pub(crate) u32);
+
+/// All literals of all detectors.
+pub(crate) struct Literals {
+    /// A bit for each hash of a head that some literal has.
+    sieve: Box<[u64]>,
+    /// A bit for each literal of two bytes.
+    pairs: Box<[u64]>,
+    /// Literals by their heads, sorted by them.
+    heads: Vec<(Head, LiteralId)>,
+    texts: Vec<Box<[u8]>>,
+    /// Literals of one byte, each looked for on its own.
+    single: Vec<LiteralId>,
+}
+
+/// Occurrences in one text, by literal and in order of their start.
+#[derive(Default)]
+pub(crate) struct FoundLiterals(Vec<(LiteralId, Range<usize>)>);
+
+/// The first four bytes of a literal, letters in lower case; shorter literals end in zeros.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Head(u32);
+
+/// Bytes of a head.
+const HEAD_BYTES: usize = 4;
+/// Heads that eight bytes hold.
+const HEADS_OF_EIGHT: usize = 8 - HEAD_BYTES + 1;
+/// 32 KiB: of the places of a text one in a hundred passes.
+const SIEVE_BITS: usize = 1 << 18;
+/// One for each pair of bytes.
+const PAIR_BITS: usize = 1 << 16;
+/// Folds letters, and a few signs that comparing tells apart.
+const FOLD: u64 = 0x2020_2020_2020_2020;
+
+impl FoundLiterals {
+    /// Occurrences of the literals with these ids.
+    pub(crate) fn of(&self, ids: &Range<u32>) -> &[(LiteralId, Range<usize>)] {
+        let first = self.0.partition_point(|(id, _)| id.0 < ids.start);
+        let rest = &self.0[first..];
+        &rest[..rest.partition_point(|(id, _)| id.0 < ids.end)]
+    }
+}
+
+impl Head {
+    /// The head of eight folded bytes.
+    fn of(eight: u64) -> Head {
+        Head(eight as u32)
+    }
+
+    /// The head of a literal of so many bytes that begins like this one.
+    fn of_len(self, len: usize) -> Head {
+        Head(if len >= HEAD_BYTES { self.0 } else { self.0 & ((1 << (8 * len)) - 1) })
+    }
+
+    fn bit(self) -> Bit {
+        Bit((self.0.wrapping_mul(0x9e37_79b1) >> 14) as usize)
+    }
+
+    fn pair_bit(self) -> Bit {
+        Bit(self.0 as usize % PAIR_BITS)
+    }
+}
+
+/// The number of a bit in a table.
+#[derive(Clone, Copy)]
+struct Bit(usize);
+
+impl Bit {
+    fn set(self, table: &mut [u64]) {
+        table[self.0 / 64] |= 1 << (self.0 % 64);
+    }
+
+    fn of(self, table: &[u64]) -> u64 {
+        table[self.0 / 64] >> (self.0 % 64) & 1
+    }
+}
+
+impl Literals {
+    pub(crate) fn new(literals: &[String]) -> Literals {
+        let mut all = Literals {
+            sieve: vec![0; SIEVE_BITS / 64].into_boxed_slice(),
+            pairs: vec![0; PAIR_BITS / 64].into_boxed_slice(),
+            heads: Vec::new(),
+            texts: literals.iter().map(|literal| literal.as_bytes().into()).collect(),
+            single: Vec::new(),
+        };
+        for (id, literal) in (0..).map(LiteralId).zip(literals) {
+            all.add(id, literal.as_bytes());
+        }
+        all.heads.sort_unstable();
+        all
+    }
+
+    fn add(&mut self, id: LiteralId, literal: &[u8]) {
+        if literal.len() < 2 {
+            self.single.extend((!literal.is_empty()).then_some(id));
+            return;
+        }
+        let head = Head::of(swar::load(literal, 0) | FOLD).of_len(literal.len());
+        self.heads.push((head, id));
+        match literal.len() {
+            2 => head.pair_bit().set(&mut self.pairs),
+            // Whatever comes behind.
+            3 => (0..=0xff).for_each(|last| {
+                Head(head.0 | (last | 0x20) << 24).bit().set(&mut self.sieve);
+            }),
+            _ => head.bit().set(&mut self.sieve),
+        }
+    }
+
+    /// Every occurrence of every literal.
+    pub(crate) fn find(&self, text: &str) -> FoundLiterals {
+        let mut found = FoundLiterals::default();
+        let bytes = text.as_bytes();
+        for at in (0..bytes.len()).step_by(HEADS_OF_EIGHT) {
+            let eight = swar::load(bytes, at) | FOLD;
+            let may_start = |offset: usize| {
+                let head = Head::of(eight >> (8 * offset));
+                head.bit().of(&self.sieve) | head.pair_bit().of(&self.pairs)
+            };
+            // One branch for all of them: most texts take none.
+            if (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | may_start(offset)) != 0 {
+                for offset in (0..HEADS_OF_EIGHT).filter(|offset| may_start(*offset) != 0) {
+                    let head = Head::of(eight >> (8 * offset));
+                    self.compare(bytes, at + offset, head, &mut found);
+                }
+            }
+        }
+        for &id in &self.single {
+            let literal = char::from(self.texts[id.0 as usize][0]);
+            let cases = [literal.to_ascii_lowercase(), literal.to_ascii_uppercase()];
+            let cases = if cases[0] == cases[1] { &cases[..1] } else { &cases };
+            let places = cases.iter().flat_map(|case| text.match_indices(*case));
+            found.0.extend(places.map(|(at, _)| (id, at..at + 1)));
+        }
+        found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
+        found
+    }
+
+    #[cold]
+    fn compare(&self, bytes: &[u8], at: usize, head: Head, found: &mut FoundLiterals) {
+        for head in (2..=HEAD_BYTES).map(|len| head.of_len(len)) {
+            let first = self.heads.partition_point(|(known, _)| *known < head);
+            for (_, id) in self.heads[first..].iter().take_while(|(known, _)| *known == head) {
+                let range = at..at + self.texts[id.0 as usize].len();
+                let here = bytes.get(range.clone());
+                if here.is_some_and(|here| here.eq_ignore_ascii_case(&self.texts[id.0 as usize])) {
+                    found.0.push((*id, range));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn found(literals: &[&str], text: &str) -> Vec<(usize, usize)> {
+        let literals: Vec<String> = literals.iter().map(|l| (*l).to_owned()).collect();
+        let all = Literals::new(&literals).find(text);
+        let all = all.of(&(0..literals.len() as u32)).iter();
+        all.map(|(id, range)| (id.0 as usize, range.start)).collect()
+    }
+
+    #[test]
+    fn every_literal_is_found_whatever_its_case_and_what_overlaps_it() {
+        assert_eq!(found(&["sk-", "SK-live", "k-l"], "a Sk-LIVE"), [(0, 2), (1, 2), (2, 3)]);
+        assert_eq!(
+            found(&["@", "SK", "ort"], "sk@sk ORT ort"),
+            [(0, 2), (1, 0), (1, 3), (2, 6), (2, 10)]
+        );
+        assert_eq!(found(&["паспорт", "护照"], "护照 и паспорт"), [(0, 10), (1, 0)]);
+        // A sign that differs from another in the same bit as letters' cases do.
+        assert!(found(&["[a]", "`b`"], "{a} @b@").is_empty());
+        assert!(found(&["abc"], "ab").is_empty());
+    }
+
+    #[test]
+    fn the_ids_of_one_detector_are_its_own() {
+        let literals = ["ab", "bc", "cd"].map(str::to_owned);
+        let all = Literals::new(&literals).find("cdabcd");
+        let middle: Vec<_> = all.of(&(1..2)).to_vec();
+        assert_eq!(middle, [(LiteralId(1), 3..5)]);
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_looking_at_every_place_finds(
+            literals in prop::collection::vec("[a-cA-C@_é]{1,5}", 1..6),
+            text in "[a-cA-C@_é ]{0,40}",
+        ) {
+            let mut expected = Vec::new();
+            for (id, literal) in literals.iter().enumerate() {
+                let places = 0..text.len().saturating_sub(literal.len() - 1);
+                let is_here = |at: &usize| {
+                    text.as_bytes()[*at..at + literal.len()].eq_ignore_ascii_case(literal.as_bytes())
+                };
+                expected.extend(places.filter(is_here).map(|at| (id, at)));
+            }
+            let literals: Vec<&str> = literals.iter().map(String::as_str).collect();
+            prop_assert_eq!(found(&literals, &text), expected);
+        }
+    }
+}
