@@ -218,6 +218,63 @@ mod tests {
         }
     }
 
+    /// Numbers without order, the same in every run (Marsaglia's xorshift with 64 bits).
+    struct Draw(u64);
+
+    impl Draw {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 16) as usize % bound
+        }
+    }
+
+    /// The texts of the corpus that never go to a cloud when a model says them.
+    fn private_texts(policy: &PolicySet) -> Vec<String> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/corpus");
+        let mut texts = Vec::new();
+        for file in ["everyday", "general", "layouts", "names", "prompts", "varied"] {
+            let rows = std::fs::read_to_string(format!("{folder}/{file}.jsonl"));
+            for row in rows.expect("the corpus is readable").lines() {
+                let row: serde_json::Value = serde_json::from_str(row).expect("a line is a row");
+                texts.extend(row["text"].as_str().map(str::to_owned));
+            }
+        }
+        texts.retain(|text| text.len() <= OVERLAP_BYTES / 2 && holds_finding(policy, text));
+        texts
+    }
+
+    /// What the whole reply holds is found in its chunks, wherever they begin and whatever went before.
+    #[test]
+    fn finds_in_any_chunks_what_the_whole_reply_holds() {
+        let policy = policy();
+        let mut draw = Draw(0x5eed);
+        let (mut missed, mut tried) = (Vec::new(), 0);
+        for text in private_texts(&policy).iter().step_by(3) {
+            let lead = "The museum opens at ten. ".repeat(draw.below(2 * STEP_BYTES / 25));
+            let reply = format!("{lead}\n\n{text}\n\nIs there anything else?");
+            if !holds_finding(&policy, &reply) {
+                continue;
+            }
+            let mut scan = ReplyScan::new(policy.clone());
+            let chunk_bytes_max = [4, 30, 300, 6000][draw.below(4)];
+            let mut rest = reply.as_str();
+            while !rest.is_empty() {
+                let (chunk, behind) =
+                    rest.split_at(rest.ceil_char_boundary(1 + draw.below(chunk_bytes_max)));
+                scan.feed(&said(chunk));
+                rest = behind;
+            }
+            tried += 1;
+            if !scan.finish() {
+                missed.push(format!("{} bytes before {text:?}", lead.len()));
+            }
+        }
+        assert!(tried > 300, "{tried}");
+        assert!(missed.is_empty(), "{} of {tried}:\n{}", missed.len(), missed.join("\n"));
+    }
+
     #[test]
     fn texts_of_different_channels_are_not_mixed() {
         let mut scan = ReplyScan::new(policy());
