@@ -130,7 +130,7 @@ impl PolicySet {
 
     /// Evaluates this set over what was seen of a request, under whatever set that was.
     ///
-    /// The same set gives the classification that it gave to the request itself, [`Finding::span`]
+    /// The same set gives the classification that it gave to the request itself, [`Finding::text`]
     /// apart.
     pub fn classify_evidence(&self, evidence: &Evidence) -> Classification {
         let Evidence { findings, unscanned, context, scan_incomplete, detector_failed } = evidence;
@@ -322,9 +322,10 @@ mod tests {
                 let mut whole = set.classify(&prompt);
                 let json = serde_json::to_string(&set.evidence(&prompt, &whole)).unwrap();
                 let replayed = set.classify_evidence(&serde_json::from_str(&json).unwrap());
-                whole.findings.iter_mut().for_each(|f| (f.text, f.span) = (0, 0..0));
+                whole.findings.iter_mut().for_each(|f| f.text = 0);
                 let order = |c: &mut Classification| {
-                    c.findings.sort_by_key(|f| (f.place.clone(), f.detector.clone(), f.likelihood));
+                    let key = |f: &Finding| (f.place.clone(), f.detector.clone(), f.span.start);
+                    c.findings.sort_by_key(key);
                 };
                 let mut replayed = replayed;
                 order(&mut whole);
