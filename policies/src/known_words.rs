@@ -12,8 +12,8 @@ pub struct KnownWords<V> {
     words: Vec<(&'static str, V)>,
     bytes_min: usize,
     bytes_max: usize,
-    /// By the first byte of a word in lower case.
-    begins: [bool; 256],
+    /// Lengths of the words that begin with a byte, one bit each; the last is for all that are longer.
+    lengths: [u64; 256],
 }
 
 impl<V: Copy> KnownWords<V> {
@@ -24,9 +24,11 @@ impl<V: Copy> KnownWords<V> {
         assert!(words.windows(2).all(|two| two[0].0 != two[1].0), "a word stands there twice");
         let lengths = || words.iter().map(|(word, _)| word.len());
         let (bytes_min, bytes_max) = (lengths().min().unwrap_or(0), lengths().max().unwrap_or(0));
-        let mut begins = [false; 256];
-        words.iter().for_each(|(word, _)| begins[usize::from(word.as_bytes()[0])] = true);
-        KnownWords { words, bytes_min, bytes_max, begins }
+        let mut of_first = [0; 256];
+        for (word, _) in &words {
+            of_first[usize::from(word.as_bytes()[0])] |= length_bit(word);
+        }
+        KnownWords { words, bytes_min, bytes_max, lengths: of_first }
     }
 
     /// The words of a text that are known, in their order: whole words of letters, in any case.
@@ -44,7 +46,7 @@ impl<V: Copy> KnownWords<V> {
             return self.find_lower(&word.to_lowercase());
         }
         let first = word.as_bytes().first()?.to_ascii_lowercase();
-        if !self.begins[usize::from(first)] {
+        if self.lengths[usize::from(first)] & length_bit(word) == 0 {
             return None;
         }
         let mut buffer = [0; LOWER_BYTES_MAX];
@@ -66,6 +68,10 @@ impl<V: Copy> KnownWords<V> {
 
 /// Longer ASCII words are copied to be looked up.
 const LOWER_BYTES_MAX: usize = 32;
+
+fn length_bit(word: &str) -> u64 {
+    1 << word.len().min(63)
+}
 
 fn is_letter(c: char) -> bool {
     if c.is_ascii() { c.is_ascii_alphabetic() } else { c.is_alphabetic() }

@@ -158,7 +158,8 @@ async fn ask(
         first.get_or_insert_with(Instant::now);
         let text = std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap();
         for written in text.split(upstream::WRITTEN).skip(1) {
-            let digits = written.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+            // An event that came in two pieces is left out.
+            let Some((digits, _)) = written.split_once(',') else { continue };
             let nanos: u64 = digits.parse().unwrap();
             chunks.push(upstream::now_nanos().saturating_sub(nanos) as f64 / 1e6);
         }
