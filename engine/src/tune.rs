@@ -2,7 +2,7 @@
 //!
 //! Hits are not speed: a larger cache can push out what the system needs, more threads can wait for each
 //! other. So every setting is tried by writing tokens, one setting at a time, and one takes the place of
-//! the best so far only if it is faster by [`MARGIN`]: two runs of the same differ by a little. Not here:
+//! the best so far only if it is faster by a margin: two runs of the same differ by a little. Not here:
 //! where the result is kept.
 
 use std::path::Path;
