@@ -70,6 +70,22 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request as it comes: one of its own, not yet admitted.
+    fn new(hints: Hints, prompt: Prompt, chat: ChatBody, caller: Caller) -> Request {
+        let Hints { session, request_id: id, client, .. } = hints;
+        Request {
+            id,
+            prompt: Arc::new(prompt),
+            alone: None,
+            chat,
+            session,
+            session_of_body: None,
+            caller,
+            client,
+            allowance: None,
+        }
+    }
+
     /// What this request alone sends.
     pub fn own_prompt(&self) -> &Prompt {
         self.alone.as_ref().unwrap_or(&self.prompt)

@@ -182,6 +182,7 @@ impl HoldBack {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dice::Dice;
 
     fn policy() -> Arc<PolicySet> {
         Arc::new(PolicySet::shipped().expect("the shipped policies are valid"))
@@ -218,18 +219,6 @@ mod tests {
         }
     }
 
-    /// Numbers without order, the same in every run (Marsaglia's xorshift with 64 bits).
-    struct Draw(u64);
-
-    impl Draw {
-        fn below(&mut self, bound: usize) -> usize {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 >> 16) as usize % bound
-        }
-    }
-
     /// The texts of the corpus that never go to a cloud when a model says them.
     fn private_texts(policy: &PolicySet) -> Vec<String> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/corpus");
@@ -249,20 +238,21 @@ mod tests {
     #[test]
     fn finds_in_any_chunks_what_the_whole_reply_holds() {
         let policy = policy();
-        let mut draw = Draw(0x5eed);
+        let dice = Dice::new(0x5eed);
+        let below = |bound: usize| (dice.unit() * bound as f64) as usize;
         let (mut missed, mut tried) = (Vec::new(), 0);
         for text in private_texts(&policy).iter().step_by(3) {
-            let lead = "The museum opens at ten. ".repeat(draw.below(2 * STEP_BYTES / 25));
+            let lead = "The museum opens at ten. ".repeat(below(2 * STEP_BYTES / 25));
             let reply = format!("{lead}\n\n{text}\n\nIs there anything else?");
             if !holds_finding(&policy, &reply) {
                 continue;
             }
             let mut scan = ReplyScan::new(policy.clone());
-            let chunk_bytes_max = [4, 30, 300, 6000][draw.below(4)];
+            let chunk_bytes_max = [4, 30, 300, 6000][below(4)];
             let mut rest = reply.as_str();
             while !rest.is_empty() {
                 let (chunk, behind) =
-                    rest.split_at(rest.ceil_char_boundary(1 + draw.below(chunk_bytes_max)));
+                    rest.split_at(rest.ceil_char_boundary(1 + below(chunk_bytes_max)));
                 scan.feed(&said(chunk));
                 rest = behind;
             }

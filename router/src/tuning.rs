@@ -13,6 +13,7 @@ use sluice_engine::tune::{Tuned, key};
 use sluice_engine::{EngineError, EngineOptions};
 
 use crate::config::state_folder;
+use crate::durable;
 
 /// The file in the state folder.
 const FILE: &str = "tuned.json";
@@ -97,10 +98,7 @@ fn keep(folder: &Path, key: String, model: &Path, settings: &Tuned) -> io::Resul
     let model = absolute(model);
     entries.retain(|_, entry| entry.model != model);
     entries.insert(key, Entry { model, settings: settings.clone() });
-    std::fs::create_dir_all(folder)?;
-    let partial = file.with_extension("json.partial");
-    std::fs::write(&partial, serde_json::to_vec_pretty(&entries)?)?;
-    std::fs::rename(&partial, &file)
+    durable::replace(&file, &serde_json::to_vec_pretty(&entries)?)
 }
 
 fn read(file: &Path) -> io::Result<Entries> {

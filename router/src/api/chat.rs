@@ -199,19 +199,7 @@ pub(super) fn request(
     prompt.context = context(std::mem::take(&mut hints.context), &fields, &model, &caller);
     let raw = None;
     let chat = ChatBody { fields, model, stream, include_usage, endpoint, raw, unknown, native };
-    let Hints { session, request_id: id, client, .. } = hints;
-    let prompt = Arc::new(prompt);
-    Ok(Request {
-        id,
-        prompt,
-        alone: None,
-        chat,
-        session,
-        session_of_body: None,
-        caller,
-        client,
-        allowance: None,
-    })
+    Ok(Request::new(hints, prompt, chat, caller))
 }
 
 /// The same request with other fields: a body in which placeholders stand for values.

@@ -6,8 +6,6 @@
 //! says what the endpoint does with it. Where it may go, and that text that never goes to a cloud goes
 //! nowhere through here, is the gateway's.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use serde_json::{Map, Value};
@@ -40,12 +38,12 @@ pub struct RawBody {
 pub fn read(
     body: Bytes,
     content_type: Option<HeaderValue>,
-    hints: Hints,
+    mut hints: Hints,
     caller: Caller,
     to: &Passthrough,
 ) -> Result<Request, ApiError> {
     let json = serde_json::from_slice::<Value>(&body).ok();
-    let mut prompt = Prompt { context: hints.context, ..Prompt::default() };
+    let mut prompt = Prompt { context: std::mem::take(&mut hints.context), ..Prompt::default() };
     let place = || "body".to_owned();
     let (bytes, content_type) = match &json {
         Some(value) => {
@@ -79,19 +77,7 @@ pub fn read(
         unknown: Vec::new(),
         native: Native::default(),
     };
-    let Hints { session, request_id: id, client, .. } = hints;
-    let prompt = Arc::new(prompt);
-    Ok(Request {
-        id,
-        prompt,
-        alone: None,
-        chat,
-        session,
-        session_of_body: None,
-        caller,
-        client,
-        allowance: None,
-    })
+    Ok(Request::new(hints, prompt, chat, caller))
 }
 
 /// Tells what a value refers to that is not in its text.
