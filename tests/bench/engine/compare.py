@@ -34,6 +34,8 @@ import time
 
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 READ_AHEAD_KIB = 128
+# Loop devices are whole sectors, bytes.
+SECTOR = 512
 
 
 def size(text):
@@ -132,6 +134,9 @@ def remove_group(folder):
 @contextlib.contextmanager
 def small_read_ahead(path):
     """The file as a read-only loop device with a small read-ahead; the file itself where that fails."""
+    if os.path.getsize(path) % SECTOR:
+        sys.exit(f"error: {path} ends within a sector, and a loop device would cut its end off; "
+                 f"hint: truncate -s %{SECTOR} {path} adds zeros that no reader looks at")
     try:
         made = subprocess.run(
             ["losetup", "--find", "--show", "--read-only", "--direct-io=on", path],

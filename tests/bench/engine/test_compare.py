@@ -24,6 +24,14 @@ def program(folder, name, text):
 
 
 class Compare(unittest.TestCase):
+    def test_a_file_whose_end_a_loop_device_would_cut_off_is_refused_with_advice(self):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"x" * 513)
+            file.flush()
+            with self.assertRaises(SystemExit) as refused, compare.small_read_ahead(file.name):
+                self.fail("a loop device was made")
+            self.assertIn("truncate -s %512", str(refused.exception))
+
     def test_sizes_have_units(self):
         self.assertEqual(compare.size("3GiB"), 3 << 30)
         self.assertEqual(compare.size("1.5MiB"), 3 << 19)
