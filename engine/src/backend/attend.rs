@@ -60,7 +60,7 @@ pub(super) trait Lanes: Copy {
         // Adding and subtracting 1.5 · 2^23 rounds to the nearest whole number.
         const ROUND: f32 = 12_582_912.0;
         // ln 2 in two parts; the first has so few digits that its products are exact.
-        const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+        const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
         // Taylor's terms from the seventh to the third: at ln 2 / 2 what follows is below 2^-27.
         const TERMS: [f32; 5] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0];
         let x = Self::splat(LOWEST).max(self);
