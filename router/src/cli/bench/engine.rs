@@ -5,8 +5,8 @@
 //! bytes a token show how far they share what each layer reads.
 //!
 //! Prompts are random tokens, as in llama.cpp's `llama-bench`, of which `tests/bench/engine` makes the
-//! comparison; each run has others. As there, a run before the first is not counted: what it reads into
-//! memory is what a process that has served for a while holds. Every run's speed is told, not only the median: who compares two
+//! comparison; each run has others. As there, what comes before the first run is not counted: some prompts
+//! bring into memory what a process that has served for a while holds. Every run's speed is told, not only the median: who compares two
 //! programs wants to see how they scatter.
 
 use std::time::Duration;
@@ -93,7 +93,7 @@ pub(in crate::cli) fn run(args: &Args) -> Outcome {
     let steps = 2 * args.runs + 1;
     let mut done = 1;
     let loaded = args.model.load_for(args.streams)?;
-    together(&loaded, args.prompt_tokens, 1, args.runs, 1)?;
+    warm_up(&loaded, args)?;
     progress.update(done, steps);
     let mut most = rss_bytes(std::process::id());
     let mut all = |tokens: u32, replies: u32, streams: u16| -> Result<Vec<Run>, Failure> {
@@ -149,6 +149,19 @@ struct Run {
     finishes: Vec<Finish>,
     before: ExpertUse,
     after: ExpertUse,
+}
+
+/// Reads prompts until one finds all its experts in memory, or until there were enough.
+fn warm_up(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
+    const TOKENS: u32 = 1024;
+    for run in 0..(TOKENS / args.prompt_tokens).max(1) {
+        let before = loaded.engine.expert_use().misses;
+        together(loaded, args.prompt_tokens, 1, args.runs + u64::from(run), 1)?;
+        if loaded.engine.expert_use().misses == before {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Several generations at once, each with a prompt of its own.
