@@ -1,4 +1,5 @@
-//! Prints how fast each type of weights is multiplied, for one input row and for eight at once.
+//! Prints how fast each type of weights is multiplied: for one input row and for eight at once, from the
+//! processor's cache and from memory.
 //!
 //! `cargo bench -p sluice-engine --bench dot`; a table of GB/s and weights a second on one thread.
 
@@ -9,10 +10,10 @@ use sluice_engine::speed::{SpeedOptions, measure};
 
 fn main() -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for inputs in [1, 8] {
+    for (inputs, rows) in [(1, 1024), (1, 1 << 17), (8, 1024)] {
         let duration = Duration::from_millis(150);
-        let options = SpeedOptions { rows: 1024, cols: 2048, inputs, duration };
-        writeln!(out, "\n{inputs} input rows, weights [1024, 2048], one thread")?;
+        let options = SpeedOptions { rows, cols: 2048, inputs, duration };
+        writeln!(out, "\n{inputs} input rows, weights [{rows}, 2048], one thread")?;
         writeln!(
             out,
             "{:8} {:>8} {:>12} {:>12} {:>7}",

@@ -6,6 +6,7 @@
 //! Not here: anything that costs little (rotary positions, gates' top-k, residual sums): those are
 //! plain functions in `model`.
 
+mod attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

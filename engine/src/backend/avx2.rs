@@ -6,13 +6,16 @@
 
 pub(super) mod blocks;
 mod k;
+mod lanes;
 
 use std::arch::x86_64::*;
 
-use super::kernels::{self, DeltaToken, HeadRows, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
+use super::attend::{HeadBlock, Softmax};
+use super::kernels::{self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
 use crate::quant::f16_to_f32;
 use crate::tensor::DType;
 pub(super) use k::Factors;
+use lanes::Register;
 
 /// Proof that the processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -49,9 +52,16 @@ impl Kernels for Avx2 {
         unsafe { quantise(x, scales, qs, sums) }
     }
 
-    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
+    fn attend(
+        self,
+        out: &mut [f32],
+        q: &[f32],
+        dim: usize,
+        block: HeadBlock<'_>,
+        state: &mut Softmax,
+    ) {
         // SAFETY: as above.
-        unsafe { attend(out, q, kv) }
+        unsafe { attend(out, q, dim, block, state) }
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
@@ -93,6 +103,7 @@ fn dot_floats<const N: usize, const B: usize>(
     let (chunks, rest) = w.as_chunks::<LANES>();
     let pairs = chunks.len() / 2 * 2;
     for (c, chunk) in chunks[..pairs].iter().enumerate() {
+        blocks::ask_ahead([chunks], c);
         let w = eight(chunk);
         for (acc, x) in acc.iter_mut().zip(x) {
             // SAFETY: `x` is at least as long as `w` (asserted above).
@@ -127,8 +138,8 @@ fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend(out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
-    kernels::attend(out, q, kv);
+fn attend(out: &mut [f32], q: &[f32], dim: usize, block: HeadBlock<'_>, state: &mut Softmax) {
+    super::attend::attend::<Register>(out, q, dim, block, state);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -13,8 +13,9 @@ use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
+use super::attend::{HeadBlock, Softmax};
 use super::avx2::{Avx2, Factors, blocks};
-use super::kernels::{DeltaToken, HeadRows, Kernels, LANES, RowQ8, sum_lanes};
+use super::kernels::{DeltaToken, Kernels, LANES, RowQ8, sum_lanes};
 use crate::quant::{BlockQ4_0, BlockQ8_0};
 use crate::tensor::DType;
 
@@ -64,8 +65,15 @@ impl Kernels for Avx512 {
         self.0.quantise(x, scales, qs, sums);
     }
 
-    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
-        self.0.attend(out, q, kv);
+    fn attend(
+        self,
+        out: &mut [f32],
+        q: &[f32],
+        dim: usize,
+        block: HeadBlock<'_>,
+        state: &mut Softmax,
+    ) {
+        self.0.attend(out, q, dim, block, state);
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
@@ -101,6 +109,7 @@ fn dot_pairs<B: Pod, const R: usize, const N: usize, const ZERO: i8>(
     let zero = _mm512_set1_epi8(ZERO);
     let mut acc = [[_mm512_setzero_ps(); N]; R];
     for b in 0..blocks {
+        blocks::ask_ahead(w, b);
         let activations = group(x, b, zero);
         for p in 0..R / 2 {
             // SAFETY: every row has `blocks` blocks (checked by `same_length`).
@@ -212,6 +221,7 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
     let mut acc = [[_mm512_setzero_ps(); N]; R];
     let mut mins = [[_mm512_setzero_ps(); N]; R];
     for b in 0..blocks {
+        blocks::ask_ahead(w, b);
         for p in 0..R / 2 {
             // SAFETY: every row has `blocks` blocks (checked by `same_length`).
             let rows = unsafe { [w[2 * p].get_unchecked(b), w[2 * p + 1].get_unchecked(b)] };

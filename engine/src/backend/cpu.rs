@@ -4,13 +4,14 @@
 //! bits on any number of threads. Rows of activations are quantised once per region, in 8 bits with a
 //! scale for 32 values; weights are never decoded to memory.
 
+mod attention;
 mod inputs;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
-use super::kernels::{DeltaToken, HeadRows, Kernels, Portable};
+use super::kernels::{DeltaToken, Kernels, Portable};
 use super::pool::{Pool, Scattered};
 use super::{AttentionJob, AttentionShape, Backend, DeltaJob, DeltaShape, ExpertJob, Projection};
 use crate::tensor::MatrixRef;
@@ -158,7 +159,7 @@ impl Backend for Cpu {
     }
 
     fn attention(&mut self, shape: AttentionShape, jobs: &mut [AttentionJob<'_>]) {
-        with_kernels!(self.isa, k => self.attention_with(k, shape, jobs));
+        with_kernels!(self.isa, k => attention::run(&mut self.pool, k, shape, jobs));
     }
 
     fn delta_rule(&mut self, shape: DeltaShape, jobs: &mut [DeltaJob<'_>]) {
@@ -267,39 +268,6 @@ impl Cpu {
                     out.write(i * rows + r, v);
                 }
             });
-        });
-    }
-
-    fn attention_with<K: Kernels>(
-        &mut self,
-        k: K,
-        shape: AttentionShape,
-        jobs: &mut [AttentionJob<'_>],
-    ) {
-        let AttentionShape { heads, kv_heads, head_dim } = shape;
-        // First task of each job: one task a new row and head.
-        let mut starts = vec![0];
-        for job in jobs.iter() {
-            assert_eq!(job.q.len(), job.out.len(), "attention output length");
-            assert_eq!(job.kv.stride(), kv_heads * head_dim, "keys of another shape");
-            starts.push(starts[starts.len() - 1] + job.q.len() / head_dim);
-        }
-        let total = starts[jobs.len()];
-        let jobs: Vec<_> =
-            jobs.iter_mut().map(|j| (j.q, j.kv, Scattered::new(&mut *j.out))).collect();
-        self.pool.run(total, |task| {
-            let j = starts.partition_point(|s| *s <= task) - 1;
-            let (q, cache, out) = &jobs[j];
-            let at = task - starts[j];
-            let (t, head) = (at / heads, at % heads);
-            let new = q.len() / (heads * head_dim);
-            let positions = cache.positions() - new + t + 1;
-            let kv = HeadRows { cache, at: head / (heads / kv_heads) * head_dim, positions };
-            // SAFETY: each task writes the output of its own row and head.
-            #[expect(unsafe_code, reason = "disjoint outputs, see above")]
-            let out = unsafe { out.slice(at * head_dim, head_dim) };
-            let q = &q[at * head_dim..(at + 1) * head_dim];
-            k.attend(out, q, kv);
         });
     }
 

@@ -4,7 +4,7 @@
 //! multiply-adds. A processor-specific twin (`avx2`) must give the same bits; the property test beside
 //! it holds it to that, so that a model's tokens do not depend on the processor.
 
-use crate::kv_cache::KvCache;
+use super::attend::{HeadBlock, Softmax, attend};
 use crate::quant::{Block, f16_to_f32, with_block};
 use crate::tensor::DType;
 
@@ -41,8 +41,15 @@ pub(super) trait Kernels: Copy + Send + Sync {
     fn dot_float<const N: usize>(self, dtype: DType, w: &[u8], x: [&[f32]; N]) -> [f32; N];
     /// Quantises one row to 8 bits; `scales` [cols / 32], `qs` [cols], `sums` [cols / 16].
     fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]);
-    /// Attention of one query; see [`attend`].
-    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>);
+    /// Adds a block of positions to the attention of a few queries; see [`attend`](super::attend).
+    fn attend(
+        self,
+        out: &mut [f32],
+        q: &[f32],
+        dim: usize,
+        block: HeadBlock<'_>,
+        state: &mut Softmax,
+    );
     /// One head's delta rule for one token; see [`delta_step`].
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]);
 }
@@ -87,8 +94,15 @@ impl Kernels for Portable {
         quantise(x, scales, qs, sums);
     }
 
-    fn attend(self, out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
-        attend(out, q, kv);
+    fn attend(
+        self,
+        out: &mut [f32],
+        q: &[f32],
+        dim: usize,
+        block: HeadBlock<'_>,
+        state: &mut Softmax,
+    ) {
+        attend::<[f32; LANES]>(out, q, dim, block, state);
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
@@ -229,49 +243,6 @@ pub(super) fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut 
             *sum = qs.iter().map(|q| i16::from(*q)).sum();
         }
     }
-}
-
-/// What one query looks at: the keys and values of its head, up to its own position.
-#[derive(Clone, Copy)]
-pub(super) struct HeadRows<'a> {
-    pub(super) cache: &'a KvCache,
-    /// Where the head's features begin in a position.
-    pub(super) at: usize,
-    /// Positions to look at, from the first.
-    pub(super) positions: usize,
-}
-
-/// Softmax attention of one query, one pass with a running maximum. `q`, `out` [head_dim].
-///
-/// Source: Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv 1805.02867).
-#[inline(always)]
-pub(super) fn attend(out: &mut [f32], q: &[f32], kv: HeadRows<'_>) {
-    let dim = q.len();
-    let scale = 1.0 / (dim as f32).sqrt();
-    let (mut max, mut total) = (f32::NEG_INFINITY, 0.0_f32);
-    out.fill(0.0);
-    let (stride, head) = (kv.cache.stride(), kv.at..kv.at + dim);
-    let mut left = kv.positions;
-    for (keys, values) in kv.cache.blocks() {
-        let rows = keys.chunks_exact(stride).zip(values.chunks_exact(stride)).take(left);
-        left -= rows.len();
-        for (key, value) in rows {
-            let score = dot_lanes(q, &key[head.clone()]) * scale;
-            if score > max {
-                let shrink = (max - score).exp();
-                total *= shrink;
-                out.iter_mut().for_each(|o| *o *= shrink);
-                max = score;
-            }
-            let p = (score - max).exp();
-            total += p;
-            for (o, v) in out.iter_mut().zip(&value[head.clone()]) {
-                *o = p.mul_add(*v, *o);
-            }
-        }
-    }
-    let inverse = 1.0 / total;
-    out.iter_mut().for_each(|o| *o *= inverse);
 }
 
 #[inline(always)]

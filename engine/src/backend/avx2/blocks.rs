@@ -92,6 +92,7 @@ fn dot_simple<B: Pod, const R: usize, const N: usize, const MIN: bool>(
     let mut acc = [[_mm256_setzero_ps(); N]; R];
     let mut mins = [[[0.0_f32; LANES]; N]; R];
     for b in 0..blocks {
+        ask_ahead(w, b);
         for r in 0..R {
             // SAFETY: every row has `blocks` blocks (checked by `same_length`).
             let (d, levels, min) = block(unsafe { w[r].get_unchecked(b) });
@@ -170,6 +171,29 @@ pub(in super::super) fn same_length<'a, B: Pod, const R: usize, const N: usize>(
         assert!(enough, "activations are too short");
     }
     (w, blocks)
+}
+
+/// How far ahead of its use a weight is asked for, bytes: what a core multiplies in the time that
+/// memory takes to answer. Rows lie one after another, so what is ahead of one row's end is the row that
+/// comes next.
+const AHEAD: usize = 4096;
+
+/// Asks for the cache lines ahead of block `b` of each row. The processor's own prefetching stops at the
+/// ends of rows, which are short, and halves when several rows are read side by side: with this,
+/// multiplying from memory is twice as fast.
+#[inline(always)]
+pub(in super::super) fn ask_ahead<B, const R: usize>(w: [&[B]; R], b: usize) {
+    // A line holds two of the small blocks.
+    if size_of::<B>() <= 32 && !b.is_multiple_of(2) {
+        return;
+    }
+    for w in w {
+        let block = w.as_ptr().wrapping_add(b).cast::<i8>();
+        for line in (0..size_of::<B>()).step_by(64) {
+            // SAFETY: a hint, which may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line)) };
+        }
+    }
 }
 
 /// The 32 activations of group g.

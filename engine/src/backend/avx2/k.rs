@@ -9,7 +9,8 @@ use bytemuck::Pod;
 use super::super::avx512;
 use super::super::kernels::{LANES, RowQ8};
 use super::blocks::{
-    SIGNED, WITH_MIN, bytes, f16, folded, group_of, nibbles, products, same_length, table,
+    SIGNED, WITH_MIN, ask_ahead, bytes, f16, folded, group_of, nibbles, products, same_length,
+    table,
 };
 use crate::quant::{
     BlockIq4Xs, BlockQ2K, BlockQ3K, BlockQ4K, BlockQ5K, BlockQ6K, LEVELS_IQ4, scales_and_mins,
@@ -53,6 +54,7 @@ fn dot_k<
     let mut acc = [[_mm256_setzero_ps(); N]; R];
     let mut mins = [[_mm256_setzero_ps(); N]; R];
     for b in 0..blocks {
+        ask_ahead(w, b);
         for r in 0..R {
             // SAFETY: every row has `blocks` blocks (checked by `same_length`).
             let w = unsafe { w[r].get_unchecked(b) };

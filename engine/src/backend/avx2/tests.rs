@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::super::attend::QUERIES;
 use super::super::avx512::Avx512;
 use super::super::kernels::Portable;
 use super::*;
-use crate::kv_cache::KvCache;
 use crate::quant::dequantise_row;
 use crate::quant::tests::sample;
 use crate::tensor::DType;
@@ -121,18 +121,37 @@ proptest! {
             prop_assert!(same(&avx2.dot_float(dtype, &bytes, rows), &portable), "{dtype}");
         }
 
-        let mut cache = KvCache::new(48);
-        cache.append(&x, &x);
-        let kv = HeadRows { cache: &cache, at: 24, positions: 3 };
-        let attended = |k: &dyn Fn(&mut [f32])| { let mut out = vec![0.0; 24]; k(&mut out); out };
-        let portable = attended(&|o| Portable.attend(o, &w[..24], kv));
-        prop_assert!(same(&portable, &attended(&|o| avx2.attend(o, &w[..24], kv))));
-
         let token = DeltaToken { q: &w[..12], k: &w[12..24], v: &w[24..40], decay: 0.9, beta: 0.4 };
         let (mut out, mut state) = (vec![0.0; 16], x.clone());
         Portable.delta_step(&mut out, &mut state, token, &mut [0.0; 32]);
         let (mut fast_out, mut fast_state) = (vec![0.0; 16], x.clone());
         avx2.delta_step(&mut fast_out, &mut fast_state, token, &mut [0.0; 32]);
         prop_assert!(same(&out, &fast_out) && same(&state, &fast_state));
+    }
+
+    /// Two blocks: whole and in part, features that are whole vectors and that are not, scores that
+    /// grow, shrink and leave the range of exponents.
+    #[test]
+    fn attention_gives_the_portable_bits(
+        q in prop::collection::vec(-3.0_f32..3.0, QUERIES * 88),
+        rows in prop::collection::vec(-2.0_f32..2.0, 64 * 96),
+        (dim, queries, positions) in (1_usize..=88, 1..=QUERIES, 1_usize..=64),
+        sharp in prop::sample::select(vec![0.1_f32, 1.0, 100.0]),
+    ) {
+        let Some(avx2) = Avx2::new() else { return Ok(()) };
+        let q: Vec<f32> = q[..queries * dim].iter().map(|q| q * sharp).collect();
+        let attended = |attend: &dyn Fn(&mut [f32], HeadBlock<'_>, &mut Softmax)| {
+            let (mut out, mut state) = (vec![0.0; q.len()], Softmax::new());
+            for positions in [64, positions] {
+                let (keys, values) = (&rows[64 - positions..], &rows[..]);
+                let block = HeadBlock { keys, values, stride: 94, at: 5, positions };
+                attend(&mut out, block, &mut state);
+            }
+            state.finish(&mut out, dim);
+            out
+        };
+        let portable = attended(&|out, block, state| Portable.attend(out, &q, dim, block, state));
+        let fast = attended(&|out, block, state| avx2.attend(out, &q, dim, block, state));
+        prop_assert!(same(&portable, &fast), "{portable:?} {fast:?}");
     }
 }

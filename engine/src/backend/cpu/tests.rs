@@ -127,26 +127,35 @@ fn experts_match_the_reference_and_do_not_depend_on_their_neighbours() {
     assert_eq!(other, other_alone);
 }
 
+/// Groups of two, seven and one query; several tasks of tokens; scores that are flat and sharp.
 #[test]
 fn attention_matches_the_reference_in_one_go_and_row_by_row() {
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16 };
-    let (n, past) = (5, 130);
-    let (q, keys, values) = (numbers(9, n * 64), numbers(10, 135 * 32), numbers(11, 135 * 32));
-    let run = |b: &mut dyn Backend, from: usize, to: usize| {
-        let mut out = vec![0.0; (to - from) * 64];
-        let mut kv = KvCache::new(32);
-        kv.append(&keys[..(past + to) * 32], &values[..(past + to) * 32]);
-        let q = &q[from * 64..to * 64];
-        b.attention(shape, &mut [AttentionJob { q, kv: &kv, out: &mut out }]);
-        out
-    };
-    let exact = run(&mut Reference, 0, n);
-    let fast = run(&mut Cpu::new(3), 0, n);
-    for (e, f) in exact.iter().zip(&fast) {
-        assert!((e - f).abs() < 1e-5, "{e} {f}");
+    let (n, past) = (37, 100);
+    for (heads, kv_heads, head_dim) in [(4, 2, 16), (14, 2, 80), (3, 3, 20)] {
+        let shape = AttentionShape { heads, kv_heads, head_dim };
+        let (width, stride) = (heads * head_dim, kv_heads * head_dim);
+        let all = (n + past) * stride;
+        let (q, keys, values) = (numbers(9, n * width), numbers(10, all), numbers(11, all));
+        for sharp in [1.0, 30.0] {
+            let q: Vec<f32> = q.iter().map(|q| q * sharp).collect();
+            let run = |b: &mut dyn Backend, from: usize, to: usize| {
+                let mut out = vec![0.0; (to - from) * width];
+                let mut kv = KvCache::new(stride);
+                kv.append(&keys[..(past + to) * stride], &values[..(past + to) * stride]);
+                let q = &q[from * width..to * width];
+                b.attention(shape, &mut [AttentionJob { q, kv: &kv, out: &mut out }]);
+                out
+            };
+            let exact = run(&mut Reference, 0, n);
+            let fast = run(&mut Cpu::new(3), 0, n);
+            for (e, f) in exact.iter().zip(&fast) {
+                assert!((e - f).abs() < 1e-5 * sharp, "{shape:?} {sharp}: {e} {f}");
+            }
+            let rows: Vec<f32> = (0..n).flat_map(|t| run(&mut Cpu::new(1), t, t + 1)).collect();
+            assert_eq!(fast, rows);
+            assert_eq!(fast, run(&mut Cpu::portable(2), 0, n));
+        }
     }
-    let rows: Vec<f32> = (0..n).flat_map(|t| run(&mut Cpu::new(1), t, t + 1)).collect();
-    assert_eq!(fast, rows);
 }
 
 proptest! {

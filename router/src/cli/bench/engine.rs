@@ -5,7 +5,8 @@
 //! bytes a token show how far they share what each layer reads.
 //!
 //! Prompts are random tokens, as in llama.cpp's `llama-bench`, of which `tests/bench/engine` makes the
-//! comparison; each run has others. Every run's speed is told, not only the median: who compares two
+//! comparison; each run has others. As there, a run before the first is not counted: what it reads into
+//! memory is what a process that has served for a while holds. Every run's speed is told, not only the median: who compares two
 //! programs wants to see how they scatter.
 
 use std::time::Duration;
@@ -89,9 +90,11 @@ pub(in crate::cli) fn run(args: &Args) -> Outcome {
     let before = Busy::now();
     let started = Instant::now();
     let mut progress = Progress::new("measuring", Unit::Items);
-    let steps = 2 * args.runs;
-    let mut done = 0;
+    let steps = 2 * args.runs + 1;
+    let mut done = 1;
     let loaded = args.model.load_for(args.streams)?;
+    together(&loaded, args.prompt_tokens, 1, args.runs, 1)?;
+    progress.update(done, steps);
     let mut most = rss_bytes(std::process::id());
     let mut all = |tokens: u32, replies: u32, streams: u16| -> Result<Vec<Run>, Failure> {
         (0..args.runs)
