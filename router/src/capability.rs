@@ -77,6 +77,27 @@ impl Capabilities {
     }
 }
 
+/// Needs that cost a reading of the text, so that they are looked for only where an upstream may lack them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Look {
+    length: bool,
+    languages: bool,
+}
+
+impl Look {
+    /// Everything, for whoever does not know the upstreams yet.
+    pub const ALL: Look = Look { length: true, languages: true };
+
+    /// What decides between upstreams of these capabilities.
+    pub fn for_upstreams<'c>(all: impl Iterator<Item = &'c Capabilities>) -> Look {
+        let none = Look { length: false, languages: false };
+        all.fold(none, |look, can| Look {
+            length: look.length || can.context_tokens.is_some(),
+            languages: look.languages || !can.languages.is_empty(),
+        })
+    }
+}
+
 /// What a request needs, and what it says of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Needs {
@@ -93,8 +114,14 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Reads the needs of a body in the internal form, and of the prompt that was made of it.
-    pub fn of(fields: &Map<String, Value>, prompt: &Prompt, endpoint: Endpoint) -> Needs {
+    /// Reads the needs of a body in the internal form, and of the prompt that was made of it. What is not
+    /// looked for counts as not needed.
+    pub fn of(
+        fields: &Map<String, Value>,
+        prompt: &Prompt,
+        endpoint: Endpoint,
+        look: Look,
+    ) -> Needs {
         let filled =
             |name| fields.get(name).and_then(Value::as_array).is_some_and(|l| !l.is_empty());
         let format = fields.get("response_format").and_then(|format| format["type"].as_str());
@@ -102,12 +129,18 @@ impl Needs {
         let asked = prompt.texts.iter().filter(|text| text.role == Role::User);
         Needs {
             said: RequestFacts::of(prompt),
-            prompt_tokens_min: prompt.texts.iter().map(|text| tokens_min(&text.text)).sum(),
+            prompt_tokens_min: match look.length {
+                true => prompt.texts.iter().map(|text| tokens_min(&text.text)).sum(),
+                false => 0,
+            },
             tools: filled("tools") || filled("functions"),
             structured_output: matches!(format, Some("json_object" | "json_schema")),
             embeddings: endpoint == Endpoint::Embeddings,
             picture: pictures.map(|picture| picture.place.clone()),
-            languages: language::of(asked.map(|text| text.text.as_str())),
+            languages: match look.languages {
+                true => language::of(asked.map(|text| text.text.as_str())),
+                false => &[],
+            },
         }
     }
 
@@ -155,9 +188,9 @@ mod tests {
     use super::*;
     use crate::api::chat::prompt_from_json;
 
-    fn needs(body: Value) -> Needs {
+    fn needs(body: Value, look: Look) -> Needs {
         let prompt = prompt_from_json(&body).unwrap();
-        Needs::of(body.as_object().unwrap(), &prompt, Endpoint::Chat)
+        Needs::of(body.as_object().unwrap(), &prompt, Endpoint::Chat, look)
     }
 
     fn can(change: impl FnOnce(&mut Capabilities)) -> Capabilities {
@@ -199,7 +232,26 @@ mod tests {
             (german, can(|c| c.languages = vec!["en".into(), "de".into()]), vec![]),
             (say("1 + 1"), can(|c| c.languages = vec!["en".into()]), vec![]),
         ] {
-            assert_eq!(needs(body.clone()).lacking(&can), lacking, "{body}");
+            assert_eq!(needs(body.clone(), Look::ALL).lacking(&can), lacking, "{body}");
+            // Looked for only as far as these capabilities ask, the answer is the same.
+            let look = Look::for_upstreams([&Capabilities::default(), &can].into_iter());
+            assert_eq!(needs(body.clone(), look).lacking(&can), lacking, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_read_only_for_what_an_upstream_may_lack() {
+        let look = |can: &[Capabilities]| Look::for_upstreams(can.iter());
+        let short = can(|c| c.context_tokens = Some(500));
+        let english = can(|c| c.languages = vec!["en".into()]);
+        for (upstreams, length, languages) in [
+            (vec![], false, false),
+            (vec![Capabilities::default()], false, false),
+            (vec![Capabilities::default(), short.clone()], true, false),
+            (vec![english.clone(), Capabilities::default()], false, true),
+            (vec![english, short], true, true),
+        ] {
+            assert_eq!(look(&upstreams), Look { length, languages }, "{upstreams:?}");
         }
     }
 

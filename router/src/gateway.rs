@@ -31,7 +31,7 @@ use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
 use crate::api::{ApiError, Request, WantedHeaders};
 use crate::audit::{AuditLog, RefusalRecord};
-use crate::capability::Needs;
+use crate::capability::{Look, Needs};
 use crate::config::{Choose, Hedge, Passthrough};
 use crate::dice::Dice;
 use crate::identity::Callers;
@@ -54,6 +54,8 @@ pub struct Gateway {
     network: Network,
     dice: Dice,
     wanted: WantedHeaders,
+    /// What the upstreams make worth looking for in a request.
+    look: Look,
 }
 
 /// What a gateway is put together from.
@@ -137,7 +139,8 @@ impl Gateway {
         let servers = parts.upstreams.iter().filter_map(Upstream::server);
         let wanted = WantedHeaders::of(servers.map(|server| &server.config().connection));
         let (network, dice) = (Network::new(parts.offline_declared), Dice::new(parts.seed));
-        Gateway { parts, network, dice, wanted }
+        let look = Look::for_upstreams(parts.upstreams.iter().map(Upstream::capabilities));
+        Gateway { parts, network, dice, wanted, look }
     }
 
     /// What outlives a reload.
@@ -210,7 +213,7 @@ impl Gateway {
         let mut stripped = request.chat.strip(&classification.strip);
         let taint = self.taint(&request).await;
         let endpoint = request.chat.endpoint;
-        let needs = Needs::of(&request.chat.fields, request.own_prompt(), endpoint);
+        let needs = Needs::of(&request.chat.fields, request.own_prompt(), endpoint, self.look);
         let facts = self.facts(&request, &needs, taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {

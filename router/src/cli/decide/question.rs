@@ -12,7 +12,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 use sluice::api::chat::prompt_from_fields;
 use sluice::api::{ApiError, Hints};
-use sluice::capability::Needs;
+use sluice::capability::{Look, Needs};
 use sluice_policies::{Endpoint, Prompt, RequestContext};
 
 /// Who is taken to call where nothing says: a caller that the gateway knows, without any tags.
@@ -67,7 +67,7 @@ impl Question {
     }
 
     fn about(id: Value, prompt: Prompt, body: &Map<String, Value>) -> Question {
-        let needs = Needs::of(body, &prompt, Endpoint::Chat);
+        let needs = Needs::of(body, &prompt, Endpoint::Chat, Look::ALL);
         Question { id, prompt, needs }
     }
 }
