@@ -31,6 +31,10 @@ pub(crate) trait Block: Pod {
 
     /// Values 32g to 32g + 31.
     fn group(&self, g: usize) -> Group;
+
+    /// The f16 numbers in the block: its scale and that of its minimums, or its scale twice. All else
+    /// is small integers.
+    fn numbers(&self) -> [[u8; 2]; 2];
 }
 
 /// 32 neighbouring values as small integers and what scales them:
@@ -120,40 +124,43 @@ fn decode<B: Block>(row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Whether all values of some whole rows are numbers and not absurd: above 1e30 no weight is, and sums
-/// of products stay below the largest f32.
+/// No weight is as large, and sums of products of smaller ones stay below the largest f32.
+const ABSURD: f32 = 1e30;
+
+/// Whether all values of some whole rows are numbers and not absurd.
 ///
 /// Of blocks only the scales are looked at; everything else in them is a small integer.
 pub(crate) fn is_finite(dtype: DType, rows: &[u8]) -> bool {
-    const LARGEST: f32 = 1e30;
-    fn blocks<B: Block>(rows: &[u8]) -> bool {
-        let blocks: &[B] = bytemuck::cast_slice(rows);
-        blocks.iter().all(|block| {
-            let Group { scale, min_scale, .. } = block.group(0);
-            scale.abs() < LARGEST && (!B::HAS_MIN || min_scale.abs() < LARGEST)
-        })
-    }
     // As integers the magnitudes are in order, NaN above all: nothing is decoded, and there is no branch
     // for each value.
-    fn halves(rows: &[u8], least: u16) -> bool {
-        let magnitude = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & 0x7fff;
+    let magnitude = |bytes: [u8; 2]| u16::from_le_bytes(bytes) & 0x7fff;
+    let halves = |least: u16| {
         rows.as_chunks::<2>()
             .0
             .chunks(4096)
-            .all(|part| part.iter().fold(0, |max, bytes| magnitude(bytes).max(max)) < least)
+            .all(|part| part.iter().fold(0, |max, bytes| magnitude(*bytes).max(max)) < least)
+    };
+    fn blocks<B: Block>(rows: &[u8], magnitude: impl Fn([u8; 2]) -> u16) -> bool {
+        let largest = |block: &B| {
+            let [scale, min] = block.numbers().map(&magnitude);
+            scale.max(min)
+        };
+        bytemuck::cast_slice(rows).chunks(1024).all(|part| {
+            part.iter().fold(0, |max, block| largest(block).max(max)) < f16::INFINITY.to_bits()
+        })
     }
     fn singles(rows: &[u8]) -> bool {
         let magnitude = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes) & 0x7fff_ffff;
         rows.as_chunks::<4>().0.chunks(2048).all(|part| {
-            part.iter().fold(0, |max, bytes| magnitude(bytes).max(max)) < LARGEST.to_bits()
+            part.iter().fold(0, |max, bytes| magnitude(bytes).max(max)) < ABSURD.to_bits()
         })
     }
     let floats = || match dtype {
         DType::F32 => singles(rows),
-        DType::F16 => halves(rows, f16::INFINITY.to_bits()),
-        _ => halves(rows, bf16::from_f32(LARGEST).to_bits()),
+        DType::F16 => halves(f16::INFINITY.to_bits()),
+        _ => halves(bf16::from_f32(ABSURD).to_bits()),
     };
-    with_block!(dtype, B => blocks::<B>(rows), _ => floats())
+    with_block!(dtype, B => blocks::<B>(rows, magnitude), _ => floats())
 }
 
 fn decode_floats(dtype: DType, row: &[u8], out: &mut [f32]) {

@@ -5,6 +5,7 @@
 //! through a bounce buffer. A pack's experts start on 4 KiB and their buffers too, so that only the
 //! last block of an expert is ever copied.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,8 +15,13 @@ use std::path::{Path, PathBuf};
 use super::ReadAt;
 use crate::tensor::{ALIGNMENT, AlignedBytes};
 
-/// Largest piece of an unaligned read that is bounced at once.
+/// Largest piece of an unaligned read that is bounced at once: the matrices of most experts are smaller.
 const BOUNCE_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// Where a thread's unaligned reads land, used again and again: fresh pages cost as much as a copy.
+    static BOUNCE: RefCell<AlignedBytes> = RefCell::default();
+}
 
 /// A file opened with O_DIRECT.
 pub(super) struct DirectAt {
@@ -55,21 +61,30 @@ impl DirectAt {
 
     /// Reads any range through a buffer of whole blocks.
     fn read_bounced(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
-            let skip = (at % ALIGNMENT as u64) as usize;
-            let wanted = (buf.len() - done).min(BOUNCE_BYTES);
-            let mut bounce = AlignedBytes::zeroed((skip + wanted).next_multiple_of(ALIGNMENT));
-            let got = self.read_blocks(bounce.as_mut_slice(), at - skip as u64)?;
-            let part = bounce.as_slice().get(skip..got.min(skip + wanted)).unwrap_or_default();
-            if part.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            buf[done..done + part.len()].copy_from_slice(part);
-            done += part.len();
+        if buf.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        BOUNCE.with_borrow_mut(|bounce| {
+            if bounce.len() == 0 {
+                *bounce = AlignedBytes::zeroed(BOUNCE_BYTES + 2 * ALIGNMENT);
+            }
+            let mut done = 0;
+            while done < buf.len() {
+                let at = offset + done as u64;
+                let skip = (at % ALIGNMENT as u64) as usize;
+                let wanted = (buf.len() - done).min(BOUNCE_BYTES);
+                let blocks =
+                    &mut bounce.as_mut_slice()[..(skip + wanted).next_multiple_of(ALIGNMENT)];
+                let got = self.read_blocks(blocks, at - skip as u64)?;
+                let part = blocks.get(skip..got.min(skip + wanted)).unwrap_or_default();
+                if part.is_empty() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                buf[done..done + part.len()].copy_from_slice(part);
+                done += part.len();
+            }
+            Ok(())
+        })
     }
 }
 

@@ -145,6 +145,11 @@ impl Block for BlockQ2K {
             ..Group::scaled(f16_to_f32(self.d), two_bits(&self.qs, g).map(|q| q as i8))
         }
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d, self.dmin]
+    }
 }
 
 impl BlockQ3K {
@@ -186,6 +191,11 @@ impl Block for BlockQ3K {
         let sub = [scales[2 * g], scales[2 * g + 1]].map(i16::from);
         Group { sub, ..Group::scaled(f16_to_f32(self.d), levels) }
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
+    }
 }
 
 impl Block for BlockQ4K {
@@ -195,6 +205,11 @@ impl Block for BlockQ4K {
     #[inline(always)]
     fn group(&self, g: usize) -> Group {
         group_with_min(self.d, self.dmin, &self.scales, g, four_bits(&self.qs, g))
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d, self.dmin]
     }
 }
 
@@ -207,6 +222,11 @@ impl Block for BlockQ5K {
         let low = four_bits(&self.qs, g);
         let levels = std::array::from_fn(|l| low[l] | (((self.qh[l] >> g) & 1) << 4));
         group_with_min(self.d, self.dmin, &self.scales, g, levels)
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d, self.dmin]
     }
 }
 
@@ -225,5 +245,10 @@ impl Block for BlockQ6K {
         });
         let sub = [self.scales[2 * g], self.scales[2 * g + 1]].map(i16::from);
         Group { sub, ..Group::scaled(f16_to_f32(self.d), levels) }
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
     }
 }

@@ -4,9 +4,10 @@
 //! Microscaling Formats v1.0 for E2M1 and E8M0.
 
 use bytemuck::{Pod, Zeroable};
+use half::f16;
 
 use super::simple::nibbles;
-use super::{Block, Group, f16_to_f32};
+use super::{ABSURD, Block, Group, f16_to_f32};
 
 /// Levels of IQ4_NL and IQ4_XS: denser near zero, where weights are.
 pub(crate) const LEVELS_IQ4: [i8; 16] =
@@ -56,6 +57,11 @@ impl Block for BlockIq4Nl {
     fn group(&self, _: usize) -> Group {
         Group::scaled(f16_to_f32(self.d), chosen(&LEVELS_IQ4, &self.qs))
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
+    }
 }
 
 impl BlockIq4Xs {
@@ -78,6 +84,11 @@ impl Block for BlockIq4Xs {
         let scale = f16_to_f32(self.d) * f32::from(self.scales()[g]);
         Group::scaled(scale, chosen(&LEVELS_IQ4, &self.qs[g]))
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
+    }
 }
 
 impl BlockMxfp4 {
@@ -95,5 +106,10 @@ impl Block for BlockMxfp4 {
     #[inline(always)]
     fn group(&self, _: usize) -> Group {
         Group::scaled(self.scale(), chosen(&LEVELS_MXFP4, &self.qs))
+    }
+
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        let number = if self.scale() < ABSURD { 0.0 } else { f32::INFINITY };
+        [f16::from_f32(number).to_le_bytes(); 2]
     }
 }

@@ -74,6 +74,11 @@ impl Block for BlockQ4_0 {
     fn group(&self, _: usize) -> Group {
         Group::scaled(f16_to_f32(self.d), nibbles(&self.qs).map(|q| q - 8))
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
+    }
 }
 
 impl Block for BlockQ4_1 {
@@ -85,6 +90,11 @@ impl Block for BlockQ4_1 {
         let min_scale = -f16_to_f32(self.m);
         Group { min_scale, ..Group::scaled(f16_to_f32(self.d), nibbles(&self.qs)) }
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d, self.m]
+    }
 }
 
 impl Block for BlockQ5_0 {
@@ -93,6 +103,11 @@ impl Block for BlockQ5_0 {
     #[inline(always)]
     fn group(&self, _: usize) -> Group {
         Group::scaled(f16_to_f32(self.d), five_bits(&self.qs, self.qh).map(|q| q - 16))
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
     }
 }
 
@@ -105,6 +120,11 @@ impl Block for BlockQ5_1 {
         let min_scale = -f16_to_f32(self.m);
         Group { min_scale, ..Group::scaled(f16_to_f32(self.d), five_bits(&self.qs, self.qh)) }
     }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d, self.m]
+    }
 }
 
 impl Block for BlockQ8_0 {
@@ -113,5 +133,10 @@ impl Block for BlockQ8_0 {
     #[inline(always)]
     fn group(&self, _: usize) -> Group {
         Group::scaled(f16_to_f32(self.d), self.qs)
+    }
+
+    #[inline(always)]
+    fn numbers(&self) -> [[u8; 2]; 2] {
+        [self.d; 2]
     }
 }
