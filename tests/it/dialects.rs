@@ -2,6 +2,8 @@
 
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::cloud::{Cloud, Script, http};
 use crate::gateway::{CARD, Gateway, Reply, shows_card, with_cloud, with_upstreams};
@@ -432,4 +434,31 @@ async fn several_prompts_of_a_completion_are_one_reply_and_go_one_way() {
     let body = json!({"model": "auto", "prompt": ["a", "b"]}).to_string();
     let failed = gateway.send(Method::POST, "/v1/completions", &[], body).await;
     assert_eq!(failed.status, 400, "{}", failed.text());
+}
+
+#[tokio::test]
+async fn several_prompts_are_streamed_side_by_side() {
+    let cloud = Cloud::start(Script::Answer).await;
+    cloud.first([Script::StallMidStream]);
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let body =
+        json!({"model": "auto", "prompt": ["A river", "A hill"], "stream": true}).to_string();
+    let mut client = TcpStream::connect(gateway.traffic).await.unwrap();
+    let length = body.len();
+    let head =
+        format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    client.write_all((head + &body).as_bytes()).await.unwrap();
+    // The first says no more after one event; the second is not held up by that.
+    let mut said = String::new();
+    while !(said.contains("\"index\":0") && said.contains("\"index\":1")) {
+        let mut bytes = [0; 4096];
+        let count = client.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "the stream ended: {said}");
+        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    drop(client);
+    cloud.hung_up().await;
+    gateway.idle().await;
+    assert_eq!(cloud.requests(), 2);
+    assert_eq!(gateway.audit_lines(4).await.len(), 4);
 }

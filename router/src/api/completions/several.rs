@@ -1,20 +1,21 @@
 //! Several texts in one request: each is answered by itself, and the client gets one reply.
 //!
 //! All were classified together, so none goes where another may not. Choices are numbered as OpenAI has it:
-//! those of the first text, then those of the second. Whole replies come a few at a time; streams come one
-//! after the other, so that a reader holds back one upstream and not many.
+//! those of the first text, then those of the second. A few are answered at a time, streams side by side:
+//! as they come, each choice in its order. They are read only as fast as the client reads.
 //!
 //! What fails before a reply has begun fails all of them; what breaks off later ends the stream.
 
-use std::collections::VecDeque;
+use std::future::ready;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
 use crate::api::{Request, Voice};
-use crate::reply::{ByteStream, Reply, ReplyBody};
+use crate::reply::{Reply, ReplyBody};
 use crate::upstream::sse;
 
 /// Texts that are answered at the same time.
@@ -30,7 +31,7 @@ where
     let streams = first.is_some_and(|chat| chat.stream);
     let each = first.and_then(|chat| chat.fields.get("n")).and_then(Value::as_u64).unwrap_or(1);
     match streams {
-        true => streamed(asked.into(), each, ask).await,
+        true => streamed(asked, each, ask).await,
         false => whole(asked, each, ask).await,
     }
 }
@@ -115,12 +116,57 @@ fn add_decision(first: &mut Reply, next: &Reply) {
     }
 }
 
-/// Streams one after the other.
-struct Chain<F> {
-    ask: F,
-    rest: VecDeque<(Request, Voice)>,
-    current: ByteStream,
-    number: u64,
+/// What comes of one text.
+enum Part {
+    /// Whole events.
+    Events(Bytes),
+    /// An error instead of a stream.
+    Failed(Bytes),
+}
+
+fn parts(body: ReplyBody) -> BoxStream<'static, Part> {
+    match body {
+        ReplyBody::Stream(events) => {
+            events.filter_map(|Ok(frame)| ready(frame.into_data().ok().map(Part::Events))).boxed()
+        }
+        ReplyBody::Whole(error) => stream::once(ready(Part::Failed(error))).boxed(),
+    }
+}
+
+async fn streamed<F, R>(asked: Vec<(Request, Voice)>, each: u64, ask: F) -> Reply
+where
+    F: Fn(Request) -> R + Send + 'static,
+    R: Future<Output = Reply> + Send + 'static,
+{
+    let mut asked = asked.into_iter();
+    let Some((request, voice)) = asked.next() else {
+        return Reply::error(&crate::api::ApiError::internal());
+    };
+    let mut reply = voice.say(ask(request).await);
+    let first = match reply.body {
+        ReplyBody::Stream(_) => parts(reply.body),
+        ReplyBody::Whole(_) => return reply,
+    };
+    let rest = asked.map(move |(request, voice)| {
+        let reply = ask(request);
+        stream::once(async move { voice.say(reply.await).body }).flat_map(parts).boxed()
+    });
+    let all = stream::iter(std::iter::once(first).chain(rest).zip(0_u64..));
+    let parts = all.flat_map_unordered(AT_ONCE, |(parts, number)| {
+        parts.map(move |part| (number, part)).boxed()
+    });
+    let merged = Merged { parts: parts.boxed(), each, id: None, usage: None, over: false };
+    reply.body = ReplyBody::Stream(Box::pin(stream::unfold(merged, |mut merged| async {
+        let bytes = merged.next().await?;
+        Some((Ok(Frame::data(bytes)), merged))
+    })));
+    reply
+}
+
+/// Streams side by side.
+struct Merged {
+    /// Of each text, by its number.
+    parts: BoxStream<'static, (u64, Part)>,
     each: u64,
     /// The reply's name, which all events carry.
     id: Option<Value>,
@@ -128,43 +174,24 @@ struct Chain<F> {
     over: bool,
 }
 
-async fn streamed<F, R>(mut asked: VecDeque<(Request, Voice)>, each: u64, ask: F) -> Reply
-where
-    F: Fn(Request) -> R + Send + Sync + 'static,
-    R: Future<Output = Reply> + Send + 'static,
-{
-    let Some((request, voice)) = asked.pop_front() else {
-        return Reply::error(&crate::api::ApiError::internal());
-    };
-    let mut reply = voice.say(ask(request).await);
-    let current = match reply.body {
-        ReplyBody::Stream(events) => events,
-        ReplyBody::Whole(_) => return reply,
-    };
-    let (number, over) = (0, false);
-    let chain = Chain { ask, rest: asked, current, number, each, id: None, usage: None, over };
-    reply.body = ReplyBody::Stream(Box::pin(stream::unfold(chain, |mut chain| async {
-        let bytes = chain.next().await?;
-        Some((Ok(Frame::data(bytes)), chain))
-    })));
-    reply
-}
-
-impl<F, R> Chain<F>
-where
-    F: Fn(Request) -> R,
-    R: Future<Output = Reply>,
-{
+impl Merged {
     async fn next(&mut self) -> Option<Bytes> {
         while !self.over {
             let mut out = Vec::new();
-            match self.current.next().await {
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        self.relay(&bytes, &mut out);
-                    }
+            match self.parts.next().await {
+                Some((number, Part::Events(bytes))) => self.relay(number, &bytes, &mut out),
+                Some((_, Part::Failed(error))) => {
+                    self.over = true;
+                    let error = serde_json::from_slice(&error);
+                    sse::write(&mut out, None, &error.unwrap_or_else(|_| json!({"error": {}})));
                 }
-                None => self.go_on(&mut out).await,
+                None => {
+                    self.over = true;
+                    if let Some(usage) = self.usage.take() {
+                        sse::write(&mut out, None, &usage);
+                    }
+                    out.extend_from_slice(b"data: [DONE]\n\n");
+                }
             }
             if !out.is_empty() {
                 return Some(out.into());
@@ -174,7 +201,7 @@ where
     }
 
     /// Passes whole events on; the end and the counts wait for those of all.
-    fn relay(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+    fn relay(&mut self, number: u64, bytes: &[u8], out: &mut Vec<u8>) {
         for event in sse::events(bytes) {
             let data = sse::data(event);
             if data == Some("[DONE]") {
@@ -199,28 +226,8 @@ where
                 }
                 continue;
             }
-            renumber(&mut json, self.number.saturating_mul(self.each));
+            renumber(&mut json, number.saturating_mul(self.each));
             sse::write(out, None, &json);
-        }
-    }
-
-    /// The stream of one text has ended: the next begins, or all is said.
-    async fn go_on(&mut self, out: &mut Vec<u8>) {
-        let Some((request, voice)) = self.rest.pop_front() else {
-            self.over = true;
-            if let Some(usage) = self.usage.take() {
-                sse::write(out, None, &usage);
-            }
-            return out.extend_from_slice(b"data: [DONE]\n\n");
-        };
-        self.number += 1;
-        match voice.say((self.ask)(request).await).body {
-            ReplyBody::Stream(events) => self.current = events,
-            ReplyBody::Whole(error) => {
-                self.over = true;
-                let error = serde_json::from_slice(&error).unwrap_or_else(|_| json!({"error": {}}));
-                sse::write(out, None, &error);
-            }
         }
     }
 }

@@ -5,8 +5,8 @@
 //! bytes a token show how far they share what each layer reads.
 //!
 //! Prompts are random tokens, as in llama.cpp's `llama-bench`, of which `tests/bench/engine` makes the
-//! comparison; each run has others. As there, what comes before the first run is not counted: some prompts
-//! bring into memory what a process that has served for a while holds. Every run's speed is told, not only the median: who compares two
+//! comparison; each run has others. As there, what comes before the first run is not counted: a prompt warms
+//! the cache, or several where it can hold all experts. Every run's speed is told, not only the median: who compares two
 //! programs wants to see how they scatter.
 
 use std::time::Duration;
@@ -151,12 +151,15 @@ struct Run {
     after: ExpertUse,
 }
 
-/// Reads prompts until one finds all its experts in memory, or until there were enough.
+/// Reads a prompt; where memory holds all experts, several, until one finds all of its own.
 fn warm_up(loaded: &Loaded, args: &Args) -> Result<(), Failure> {
     const TOKENS: u32 = 1024;
-    for run in 0..(TOKENS / args.prompt_tokens).max(1) {
+    let info = loaded.engine.info();
+    let all_fit = info.expert_cache_bytes >= info.expert_bytes;
+    let prompts = if all_fit { (TOKENS / args.prompt_tokens).max(1) } else { 1 };
+    for run in args.runs..args.runs + u64::from(prompts) {
         let before = loaded.engine.expert_use().misses;
-        together(loaded, args.prompt_tokens, 1, args.runs + u64::from(run), 1)?;
+        together(loaded, args.prompt_tokens, 1, run, 1)?;
         if loaded.engine.expert_use().misses == before {
             break;
         }
