@@ -315,16 +315,23 @@ fn said_back(body: &[u8], tool: Option<&str>) -> Vec<u8> {
 }
 
 fn whole_answer(request: &serde_json::Value) -> Vec<u8> {
+    let mut choice = serde_json::json!({"index": 0, "finish_reason": "stop"});
+    match request["prompt"].is_null() {
+        true => {
+            choice["message"] = serde_json::json!({"role": "assistant", "content": WORDS.concat()})
+        }
+        false => choice["text"] = WORDS.concat().into(),
+    }
     let body = serde_json::json!({
         "id": "chatcmpl-cloud", "object": "chat.completion", "created": 1, "model": request["model"],
-        "choices": [{"index": 0, "finish_reason": "stop",
-                     "message": {"role": "assistant", "content": WORDS.concat()}}],
+        "choices": [choice],
         "usage": {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9},
     });
     http("200 OK", "application/json", body.to_string().as_bytes())
 }
 
 fn stream_answer(request: &serde_json::Value) -> Vec<u8> {
+    let data = if request["prompt"].is_null() { data } else { text };
     let mut body: Vec<u8> = WORDS.iter().flat_map(|word| chunked(&data(word, None))).collect();
     body.extend(chunked(&data("", Some("stop"))));
     if request["stream_options"]["include_usage"] == true {
@@ -342,6 +349,15 @@ fn data(word: &str, finish: Option<&str>) -> Vec<u8> {
     let chunk = serde_json::json!({
         "id": "chatcmpl-cloud", "object": "chat.completion.chunk", "created": 1,
         "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": finish}],
+    });
+    format!("data: {chunk}\n\n").into_bytes()
+}
+
+/// As completions have it.
+fn text(word: &str, finish: Option<&str>) -> Vec<u8> {
+    let chunk = serde_json::json!({
+        "id": "cmpl-cloud", "object": "text_completion", "created": 1,
+        "choices": [{"index": 0, "text": word, "finish_reason": finish}],
     });
     format!("data: {chunk}\n\n").into_bytes()
 }
