@@ -121,9 +121,12 @@ impl Lanes for [f32; LANES] {
     }
 }
 
-/// One head's part of a cache's block.
+/// A few queries, and one head's part of a block of what they look at.
 #[derive(Clone, Copy)]
-pub(super) struct HeadBlock<'a> {
+pub(super) struct Step<'a> {
+    /// [queries, dim], at most [`QUERIES`] of them.
+    pub(super) q: &'a [f32],
+    pub(super) dim: usize,
     /// [positions, stride]
     pub(super) keys: &'a [f32],
     /// [positions, stride]
@@ -158,25 +161,19 @@ impl Softmax {
     }
 }
 
-/// Adds a block to `out`, the weighted sums of values so far: `q` and `out` [queries, dim], at most
-/// [`QUERIES`] of them.
+/// Adds a block to `out` [queries, dim], the weighted sums of values so far.
 #[inline(always)]
-pub(super) fn attend<V: Lanes>(
-    out: &mut [f32],
-    q: &[f32],
-    dim: usize,
-    block: HeadBlock<'_>,
-    state: &mut Softmax,
-) {
+pub(super) fn attend<V: Lanes>(out: &mut [f32], step: Step<'_>, state: &mut Softmax) {
+    let Step { q, dim, .. } = step;
     assert!(q.len() == out.len() && q.len() <= QUERIES * dim, "a few queries and their outputs");
     let mut from = 0;
     while from < q.len() / dim {
-        let left = q.len() / dim - from;
-        let (q, out) = (&q[from * dim..], &mut out[from * dim..]);
+        let (left, out) = (q.len() / dim - from, &mut out[from * dim..]);
+        let step = Step { q: &q[from * dim..], ..step };
         from += match left {
-            4.. => few::<V, 4, 2>(out, q, dim, block, state, from),
-            2.. => few::<V, 2, 4>(out, q, dim, block, state, from),
-            _ => few::<V, 1, 8>(out, q, dim, block, state, from),
+            4.. => few::<V, 4, 2>(out, step, state, from),
+            2.. => few::<V, 2, 4>(out, step, state, from),
+            _ => few::<V, 1, 8>(out, step, state, from),
         };
     }
 }
@@ -186,14 +183,13 @@ pub(super) fn attend<V: Lanes>(
 #[inline(always)]
 fn few<V: Lanes, const Q: usize, const W: usize>(
     out: &mut [f32],
-    q: &[f32],
-    dim: usize,
-    block: HeadBlock<'_>,
+    step: Step<'_>,
     state: &mut Softmax,
     from: usize,
 ) -> usize {
+    let dim = step.dim;
     let mut weights = [[f32::NEG_INFINITY; BLOCK_POSITIONS]; Q];
-    scores::<V, Q, W>(&mut weights, q, dim, block);
+    scores::<V, Q, W>(&mut weights, step);
     let mut shrinks = [0.0; Q];
     for i in 0..Q {
         let (max, total) = (&mut state.max[from + i], &mut state.total[from + i]);
@@ -212,10 +208,10 @@ fn few<V: Lanes, const Q: usize, const W: usize>(
     }
     let whole = dim / (W * LANES) * (W * LANES);
     for d in (0..whole).step_by(W * LANES) {
-        add_values::<V, Q, W>(out, dim, d, block, &weights, &shrinks);
+        add_values::<V, Q, W>(out, d, step, &weights, &shrinks);
     }
     for d in (whole..dim).step_by(LANES) {
-        add_values::<V, Q, 1>(out, dim, d, block, &weights, &shrinks);
+        add_values::<V, Q, 1>(out, d, step, &weights, &shrinks);
     }
     Q
 }
@@ -224,21 +220,20 @@ fn few<V: Lanes, const Q: usize, const W: usize>(
 #[inline(always)]
 fn scores<V: Lanes, const Q: usize, const W: usize>(
     scores: &mut [[f32; BLOCK_POSITIONS]; Q],
-    q: &[f32],
-    dim: usize,
-    block: HeadBlock<'_>,
+    step: Step<'_>,
 ) {
+    let Step { q, dim, .. } = step;
     let scale = 1.0 / (dim as f32).sqrt();
-    let key = |p: usize| &block.keys[p * block.stride + block.at..][..dim];
+    let key = |p: usize| &step.keys[p * step.stride + step.at..][..dim];
     let queries = std::array::from_fn(|i| &q[i * dim..(i + 1) * dim]);
-    let whole = block.positions / W * W;
+    let whole = step.positions / W * W;
     for p in (0..whole).step_by(W) {
         let products = products::<V, Q, W>(queries, std::array::from_fn(|w| key(p + w)));
         for (scores, products) in scores.iter_mut().zip(products) {
             scores[p..p + W].copy_from_slice(&products.map(|product| product * scale));
         }
     }
-    for p in whole..block.positions {
+    for p in whole..step.positions {
         let products = products::<V, Q, 1>(queries, [key(p)]);
         for (scores, [product]) in scores.iter_mut().zip(products) {
             scores[p] = product * scale;
@@ -285,12 +280,12 @@ fn products<V: Lanes, const Q: usize, const W: usize>(
 #[inline(always)]
 fn add_values<V: Lanes, const Q: usize, const W: usize>(
     out: &mut [f32],
-    dim: usize,
     d: usize,
-    block: HeadBlock<'_>,
+    step: Step<'_>,
     weights: &[[f32; BLOCK_POSITIONS]; Q],
     shrinks: &[f32; Q],
 ) {
+    let dim = step.dim;
     let end = (d + W * LANES).min(dim);
     let load = |row: &[f32], w: usize| match row[w * LANES..].first_chunk() {
         Some(eight) => V::load(eight),
@@ -303,9 +298,9 @@ fn add_values<V: Lanes, const Q: usize, const W: usize>(
             acc[i][w] = load(&out[i * dim + d..i * dim + end], w).mul(shrink);
         }
     }
-    for p in 0..block.positions {
-        let at = p * block.stride + block.at;
-        let value = &block.values[at + d..at + end];
+    for p in 0..step.positions {
+        let at = p * step.stride + step.at;
+        let value = &step.values[at + d..at + end];
         let mut weight = [V::splat(0.0); Q];
         for i in 0..Q {
             weight[i] = V::splat(weights[i][p]);

@@ -10,7 +10,7 @@ mod lanes;
 
 use std::arch::x86_64::*;
 
-use super::attend::{HeadBlock, Softmax};
+use super::attend::{Softmax, Step};
 use super::kernels::{self, DeltaToken, Kernels, LANES, RowQ8, bf16_to_f32, sum_lanes};
 use crate::quant::f16_to_f32;
 use crate::tensor::DType;
@@ -52,16 +52,9 @@ impl Kernels for Avx2 {
         unsafe { quantise(x, scales, qs, sums) }
     }
 
-    fn attend(
-        self,
-        out: &mut [f32],
-        q: &[f32],
-        dim: usize,
-        block: HeadBlock<'_>,
-        state: &mut Softmax,
-    ) {
+    fn attend(self, out: &mut [f32], step: Step<'_>, state: &mut Softmax) {
         // SAFETY: as above.
-        unsafe { attend(out, q, dim, block, state) }
+        unsafe { attend(out, step, state) }
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {
@@ -138,8 +131,8 @@ fn quantise(x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend(out: &mut [f32], q: &[f32], dim: usize, block: HeadBlock<'_>, state: &mut Softmax) {
-    super::attend::attend::<Register>(out, q, dim, block, state);
+fn attend(out: &mut [f32], step: Step<'_>, state: &mut Softmax) {
+    super::attend::attend::<Register>(out, step, state);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 
 use bytemuck::Pod;
 
-use super::attend::{HeadBlock, Softmax};
+use super::attend::{Softmax, Step};
 use super::avx2::{Avx2, Factors, blocks};
 use super::kernels::{DeltaToken, Kernels, LANES, RowQ8, sum_lanes};
 use crate::quant::{BlockQ4_0, BlockQ8_0};
@@ -65,15 +65,8 @@ impl Kernels for Avx512 {
         self.0.quantise(x, scales, qs, sums);
     }
 
-    fn attend(
-        self,
-        out: &mut [f32],
-        q: &[f32],
-        dim: usize,
-        block: HeadBlock<'_>,
-        state: &mut Softmax,
-    ) {
-        self.0.attend(out, q, dim, block, state);
+    fn attend(self, out: &mut [f32], step: Step<'_>, state: &mut Softmax) {
+        self.0.attend(out, step, state);
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {

@@ -4,7 +4,7 @@
 //! multiply-adds. A processor-specific twin (`avx2`) must give the same bits; the property test beside
 //! it holds it to that, so that a model's tokens do not depend on the processor.
 
-use super::attend::{HeadBlock, Softmax, attend};
+use super::attend::{Softmax, Step, attend};
 use crate::quant::{Block, f16_to_f32, with_block};
 use crate::tensor::DType;
 
@@ -42,14 +42,7 @@ pub(super) trait Kernels: Copy + Send + Sync {
     /// Quantises one row to 8 bits; `scales` [cols / 32], `qs` [cols], `sums` [cols / 16].
     fn quantise(self, x: &[f32], scales: &mut [f32], qs: &mut [i8], sums: &mut [i16]);
     /// Adds a block of positions to the attention of a few queries; see [`attend`](super::attend).
-    fn attend(
-        self,
-        out: &mut [f32],
-        q: &[f32],
-        dim: usize,
-        block: HeadBlock<'_>,
-        state: &mut Softmax,
-    );
+    fn attend(self, out: &mut [f32], step: Step<'_>, state: &mut Softmax);
     /// One head's delta rule for one token; see [`delta_step`].
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]);
 }
@@ -94,15 +87,8 @@ impl Kernels for Portable {
         quantise(x, scales, qs, sums);
     }
 
-    fn attend(
-        self,
-        out: &mut [f32],
-        q: &[f32],
-        dim: usize,
-        block: HeadBlock<'_>,
-        state: &mut Softmax,
-    ) {
-        attend::<[f32; LANES]>(out, q, dim, block, state);
+    fn attend(self, out: &mut [f32], step: Step<'_>, state: &mut Softmax) {
+        attend::<[f32; LANES]>(out, step, state);
     }
 
     fn delta_step(self, out: &mut [f32], state: &mut [f32], token: DeltaToken<'_>, u: &mut [f32]) {

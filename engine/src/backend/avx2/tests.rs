@@ -140,18 +140,18 @@ proptest! {
     ) {
         let Some(avx2) = Avx2::new() else { return Ok(()) };
         let q: Vec<f32> = q[..queries * dim].iter().map(|q| q * sharp).collect();
-        let attended = |attend: &dyn Fn(&mut [f32], HeadBlock<'_>, &mut Softmax)| {
+        let attended = |attend: &dyn Fn(&mut [f32], Step<'_>, &mut Softmax)| {
             let (mut out, mut state) = (vec![0.0; q.len()], Softmax::new());
             for positions in [64, positions] {
                 let (keys, values) = (&rows[64 - positions..], &rows[..]);
-                let block = HeadBlock { keys, values, stride: 94, at: 5, positions };
-                attend(&mut out, block, &mut state);
+                let step = Step { q: &q, dim, keys, values, stride: 94, at: 5, positions };
+                attend(&mut out, step, &mut state);
             }
             state.finish(&mut out, dim);
             out
         };
-        let portable = attended(&|out, block, state| Portable.attend(out, &q, dim, block, state));
-        let fast = attended(&|out, block, state| avx2.attend(out, &q, dim, block, state));
+        let portable = attended(&|out, step, state| Portable.attend(out, step, state));
+        let fast = attended(&|out, step, state| avx2.attend(out, step, state));
         prop_assert!(same(&portable, &fast), "{portable:?} {fast:?}");
     }
 }

@@ -3,7 +3,7 @@
 //! A task is some tokens' queries of a few heads that look at the same keys and values: while a block of
 //! these is in the core's cache, all queries of the task pass over it.
 
-use super::super::attend::{HeadBlock, QUERIES, Softmax};
+use super::super::attend::{QUERIES, Softmax, Step};
 use super::super::kernels::Kernels;
 use super::super::pool::{Pool, Scattered};
 use super::super::{AttentionJob, AttentionShape};
@@ -70,9 +70,10 @@ fn some_tokens<K: Kernels>(k: K, shape: AttentionShape, job: &Job<'_>, first: us
         for token in tokens.clone() {
             let positions = (before + token + 1).saturating_sub(earlier).min(BLOCK_POSITIONS);
             if positions > 0 {
+                let (q, at) = (&job.q[range(token)], kv_head * dim);
                 let stride = job.cache.stride();
-                let block = HeadBlock { keys, values, stride, at: kv_head * dim, positions };
-                k.attend(out(token), &job.q[range(token)], dim, block, &mut states[token - first]);
+                let step = Step { q, dim, keys, values, stride, at, positions };
+                k.attend(out(token), step, &mut states[token - first]);
             }
         }
     }
