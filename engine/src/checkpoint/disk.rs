@@ -210,6 +210,8 @@ impl<W: Fn()> Worker<W> {
                     if let Err(error) = &read {
                         tracing::warn!(%error, "a checkpoint could not be read and was dropped");
                     }
+                    // Before whoever asked hears of it, for the same reason.
+                    drop(file);
                     let failed = read.is_err();
                     let state = read.ok().and_then(|()| match fresh.position() == position {
                         true => Some(fresh),
