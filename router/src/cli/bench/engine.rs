@@ -5,9 +5,9 @@
 //! bytes a token show how far they share what each layer reads.
 //!
 //! Prompts are random tokens, as in llama.cpp's `llama-bench`, of which `tests/bench/engine` makes the
-//! comparison; each run has others. As there, what comes before the first run is not counted: a prompt warms
-//! the cache, or several where it can hold all experts. Every run's speed is told, not only the median: who compares two
-//! programs wants to see how they scatter.
+//! comparison; each run has others. As there, what comes before the first run is not counted: a prompt
+//! warms the cache, or several where it can hold all experts. Every run's speed is told, not only the
+//! median: who compares two programs wants to see how they scatter.
 
 use std::time::Duration;
 
@@ -90,10 +90,9 @@ pub(in crate::cli) fn run(args: &Args) -> Outcome {
     let before = Busy::now();
     let started = Instant::now();
     let mut progress = Progress::new("measuring", Unit::Items);
-    let steps = 2 * args.runs + 1;
-    let mut done = 1;
     let loaded = args.model.load_for(args.streams)?;
     warm_up(&loaded, args)?;
+    let (mut done, steps) = (1, 2 * args.runs + 1);
     progress.update(done, steps);
     let mut most = rss_bytes(std::process::id());
     let mut all = |tokens: u32, replies: u32, streams: u16| -> Result<Vec<Run>, Failure> {
