@@ -428,11 +428,13 @@ async fn several_prompts_of_a_completion_are_one_reply_and_go_one_way() {
         assert_eq!(completions(&reply, stream).len(), 4);
         assert!(!cloud.seen().contains("My secret hill") && !shows_card(&cloud.seen()));
     }
-    cloud.follow(Script::Raw(crate::cloud::http(
-        "400 No",
-        "application/json",
-        br#"{"error":{"message":"no"}}"#,
-    )));
+    let no = http("400 No", "application/json", br#"{"error":{"message":"no"}}"#);
+    cloud.follow(Script::Raw(no));
+    // What fails after a stream has begun ends it.
+    cloud.first([Script::Answer]);
+    let body = json!({"model": "auto", "prompt": ["c", "d"], "stream": true}).to_string();
+    let broken = gateway.send(Method::POST, "/v1/completions", &[], body).await.text();
+    assert!(broken.contains("\"error\":{") && !broken.contains("[DONE]"), "{broken}");
     let body = json!({"model": "auto", "prompt": ["a", "b"]}).to_string();
     let failed = gateway.send(Method::POST, "/v1/completions", &[], body).await;
     assert_eq!(failed.status, 400, "{}", failed.text());
