@@ -185,6 +185,11 @@ impl Engine {
         self.shared.speeds.queue_time(load.running + ahead)
     }
 
+    /// Generations that are computed together; further ones wait.
+    pub fn running_max(&self) -> usize {
+        self.shared.queue.running_max()
+    }
+
     /// Generations that may wait; a further one is refused as `Busy`.
     pub fn waiting_max(&self) -> usize {
         self.shared.queue.waiting_max()

@@ -26,6 +26,7 @@ use crate::capability::Capabilities;
 use crate::metrics::EngineNow;
 use crate::reply::{ChatReply, Choice, error_event};
 use crate::reply_scan::{Channel, ReplyText};
+use admission::{Arrival, Arrivals};
 pub(crate) use admission::{InQueue, Urgency};
 use request::Asked;
 
@@ -34,6 +35,7 @@ pub struct EdgeUpstream {
     id: UpstreamId,
     engine: Engine,
     stopped: Arc<AtomicBool>,
+    arrivals: Arrivals,
     /// What it can do: its model's, and less where the config says so.
     pub capabilities: Capabilities,
 }
@@ -43,7 +45,13 @@ impl EdgeUpstream {
     pub fn new(id: UpstreamId, engine: Engine) -> EdgeUpstream {
         let context_tokens = u64::try_from(engine.info().context_tokens).ok();
         let capabilities = Capabilities::of_engine(context_tokens, engine.calls_tools());
-        EdgeUpstream { id, engine, stopped: Arc::default(), capabilities }
+        EdgeUpstream {
+            id,
+            engine,
+            stopped: Arc::default(),
+            arrivals: Arrivals::default(),
+            capabilities,
+        }
     }
 
     /// Its name.
@@ -100,14 +108,14 @@ impl EdgeUpstream {
         let mut asked = request::read(&chat.fields, chat.endpoint)?;
         asked.request.wanted_within = urgency.within;
         asked.request.reuse = reuse;
-        self.admit(urgency)?;
+        let arrival = self.admit(urgency)?;
         let scored = asked.request.logprobs.is_some();
         let reply = ChatReply {
             id: reply_id.to_owned(),
             created: jiff::Timestamp::now().as_second(),
             model: self.engine.info().name.clone(),
         };
-        let streams = self.submit(asked).await?;
+        let streams = self.submit(asked, arrival).await?;
         let place = self.place(streams.first());
         let choices = Choices::new(streams);
         let answer = match shape.stream {
@@ -122,12 +130,9 @@ impl EdgeUpstream {
     }
 
     /// Turns away whose share of the queue is taken, before anything is read.
-    fn admit(&self, urgency: Urgency) -> Result<(), UpstreamError> {
-        let waiting = self.engine.forecast().waiting;
-        match urgency.is_admitted(waiting, self.engine.waiting_max()) {
-            true => Ok(()),
-            false => Err(self.crowded(urgency.in_words(), waiting)),
-        }
+    fn admit(&self, urgency: Urgency) -> Result<Arrival, UpstreamError> {
+        let crowded = |waiting| self.crowded(urgency.in_words(), waiting);
+        self.arrivals.admit(urgency, &self.engine).map_err(crowded)
     }
 
     fn crowded(&self, what: &'static str, waiting: usize) -> UpstreamError {
@@ -158,9 +163,17 @@ impl EdgeUpstream {
 
     /// Long prompts take milliseconds to tokenise, and large schemas to compile: not on a thread that
     /// serves sockets.
-    async fn submit(&self, asked: Asked) -> Result<Vec<TokenStream>, UpstreamError> {
+    async fn submit(
+        &self,
+        asked: Asked,
+        arrival: Arrival,
+    ) -> Result<Vec<TokenStream>, UpstreamError> {
         let engine = self.engine.clone();
-        let submit = move || engine.submit_choices(asked.request, asked.choices);
+        let submit = move || {
+            let submitted = engine.submit_choices(asked.request, asked.choices);
+            drop(arrival);
+            submitted
+        };
         match tokio::task::spawn_blocking(submit).await {
             Ok(Ok(streams)) => Ok(streams),
             Ok(Err(error)) => Err(self.failed(Arc::new(error))),
