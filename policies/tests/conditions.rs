@@ -119,6 +119,19 @@ fn nearness_is_measured_in_sentences_characters_and_messages() {
 }
 
 #[test]
+fn a_sentence_may_go_on_in_the_next_part_of_a_message() {
+    let parts = |parts: [&str; 2]| {
+        let mut prompt = messages(&parts);
+        prompt.texts.iter_mut().for_each(|text| text.message = Some(0));
+        prompt
+    };
+    assert!(matches("sentence", &parts(["The alphaword and the beta", "word."])));
+    assert!(matches("sentence", &parts(["The alphaword and ", "Betaword."])));
+    assert!(!matches("sentence", &parts(["The alphaword.", "the betaword."])));
+    assert!(!matches("sentence", &parts(["The alphaword", "Betaword"])));
+}
+
+#[test]
 fn characters_are_not_bytes() {
     let far = format!("alphaword {} betaword", "é".repeat(20));
     assert!(matches("characters", &messages(&[&far])), "20 letters of two bytes each lie between");

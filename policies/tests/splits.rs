@@ -2,9 +2,6 @@
 //!
 //! Every private row of the corpus that holds enough by itself is cut at places that a seeded generator
 //! draws, so that a run tries the same cuts again. What the cut text is must be at least what the whole is.
-//!
-//! Not promised, and met once in a thousand cuts: a value that stands in two fields of data, cut once more
-//! inside a field; a rule about one sentence, cut inside the word that makes it one about a person.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +9,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use sluice_policies::{PolicySet, Prompt, Role, Text};
+
+/// It is private by a rule about one sentence. Two messages are never one sentence, two parts of a message
+/// may be.
+const OF_ONE_SENTENCE: &str = "Mein Mitarbeiter ist bei ver.di";
 
 static SHIPPED: LazyLock<PolicySet> =
     LazyLock::new(|| PolicySet::shipped().unwrap_or_else(|error| panic!("{error}")));
@@ -94,15 +95,17 @@ fn a_private_text_stays_private_wherever_it_is_cut() {
     let mut hidden = Vec::new();
     let mut tried = 0;
     for text in private_texts() {
-        for cut in [Cut::Messages, Cut::Parts, Cut::Turns] {
+        for cut in [Cut::Messages, Cut::Parts, Cut::Turns].into_iter().cycle().take(9) {
             let parts = parts(&text, &mut draw);
+            if text == OF_ONE_SENTENCE && !matches!(cut, Cut::Parts) {
+                continue;
+            }
             tried += 1;
             if !never_cloud(&prompt(&parts, cut)) {
                 hidden.push(format!("{cut:?} {parts:?}"));
             }
         }
     }
-    assert!(tried > 2000, "{tried}");
-    let few = hidden.len() * 500 <= tried;
-    assert!(few, "{} of {tried} cuts:\n{}", hidden.len(), hidden.join("\n"));
+    assert!(tried > 6000, "{tried}");
+    assert!(hidden.is_empty(), "{} of {tried} cuts:\n{}", hidden.len(), hidden.join("\n"));
 }

@@ -91,17 +91,16 @@ impl<'a> Scene<'a> {
         }
         let mut scene = Scene { context: &prompt.context, unscanned, hits: Vec::new() };
         let Some((&last, _)) = by_text.last_key_value() else { return scene };
-        let mut offset = 0;
-        let mut sentence = 0;
+        let (mut ruler, mut before) = (Ruler::default(), None);
         for (index, text) in prompt.texts.iter().enumerate().take(last + 1) {
-            let mut ruler = Ruler::new(&text.text, offset, sentence);
+            let message = message_number(text, index);
+            ruler.begin(&text.text, before == Some(message));
+            before = Some(message);
             if let Some(found) = by_text.get_mut(&index) {
                 found.sort_by_key(|n| (n.finding.span.start, n.finding.span.end));
-                let message = message_number(text, index);
                 scene.hits.extend(found.iter().map(|numbered| ruler.hit(numbered, message)));
             }
-            sentence = ruler.sentence + 1;
-            offset = ruler.offset_after();
+            ruler.finish();
         }
         scene
     }
@@ -128,20 +127,35 @@ fn message_number(text: &Text, index: usize) -> u32 {
     }
 }
 
-/// Turns byte positions of one text into character and sentence numbers, in one pass forward.
+/// Turns byte positions of the texts of a prompt, one by one, into character and sentence numbers, in
+/// one pass forward.
+#[derive(Default)]
 struct Ruler<'a> {
     text: &'a str,
     is_ascii: bool,
-    /// Byte up to which characters and sentences are counted.
+    /// Byte of the text up to which characters and sentences are counted.
     at: usize,
     /// Character number at `at`.
     offset: usize,
+    /// Sentence number at `at`.
     sentence: u32,
+    /// The number that no sentence has yet.
+    unused: u32,
 }
 
 impl<'a> Ruler<'a> {
-    fn new(text: &'a str, offset: usize, sentence: u32) -> Self {
-        Ruler { text, is_ascii: text.is_ascii(), at: 0, offset, sentence }
+    /// Goes to the text behind this one, of the same message or not.
+    fn begin(&mut self, text: &'a str, same_message: bool) {
+        let is_cut = same_message && goes_on(self.text, text);
+        (self.text, self.is_ascii, self.at) = (text, text.is_ascii(), 0);
+        if !is_cut {
+            self.new_sentences(1);
+        }
+    }
+
+    fn new_sentences(&mut self, count: u32) {
+        self.unused += count;
+        self.sentence = self.unused - 1;
     }
 
     fn hit(&mut self, numbered: &Numbered<'_>, message: u32) -> Hit {
@@ -162,16 +176,28 @@ impl<'a> Ruler<'a> {
 
     fn advance(&mut self, to: usize) {
         let Some(passed) = self.text.get(self.at..to) else { return };
-        self.sentence += sentence_ends(passed, self.text.as_bytes().get(to).copied());
+        let ends = sentence_ends(passed, self.text.as_bytes().get(to).copied());
+        if ends > 0 {
+            self.new_sentences(ends);
+        }
         self.offset += if self.is_ascii { passed.len() } else { passed.chars().count() };
         self.at = to;
     }
 
-    fn offset_after(&self) -> usize {
-        let rest = &self.text[self.at..];
-        // One more than the text: the space that any reader would put between two texts.
-        self.offset + 1 + if self.is_ascii { rest.len() } else { rest.chars().count() }
+    /// Goes to the end of the text.
+    fn finish(&mut self) {
+        self.advance(self.text.len());
+        // The space that any reader would put between two texts.
+        self.offset += 1;
     }
+}
+
+/// Whether the next part of a message goes on in the sentence that this one leaves open: inside a word,
+/// or between two words with the space on one side.
+fn goes_on(text: &str, next: &str) -> bool {
+    let is_open = text.trim_end_matches(' ').ends_with(|c: char| c.is_alphanumeric() || c == ',');
+    let is_middle = |c: char| c == ' ' || c.is_alphanumeric() && !c.is_uppercase();
+    is_open && (text.ends_with(' ') && !next.is_empty() || next.starts_with(is_middle))
 }
 
 /// Words before a full stop that do not end a sentence.
@@ -290,6 +316,23 @@ impl Visitor<'_> for NearVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_that_is_cut_over_parts_is_one() {
+        for (text, next, one) in [
+            ("My employee has joi", "ned the union", true),
+            ("My employee ", "Anna has joined", true),
+            ("My employee", " Anna has joined", true),
+            ("My employee, ", "Anna, has joined", true),
+            ("I have an employee", "How do unions work?", false),
+            ("I have an employee.", "how do unions work?", false),
+            ("I have an employee. ", "how do unions work?", false),
+            ("{\"employee\": 1}", "how do unions work?", false),
+            ("My employee ", "", false),
+        ] {
+            assert_eq!(goes_on(text, next), one, "{text:?} {next:?}");
+        }
+    }
 
     #[test]
     fn counts_sentences_but_not_abbreviations() {

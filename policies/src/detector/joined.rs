@@ -59,12 +59,17 @@ impl Joined {
         let mut all = Vec::new();
         let windows_of_all = (every.len() > 1).then(|| windows(prompt, &every));
         for window in windows_of_all.into_iter().flatten() {
-            all.push(Joined::new(prompt, window, "", true));
+            let glued = Joined::new(prompt, window, "", true);
+            all.extend(glued.values_of_data());
+            all.push(glued);
             all.push(Joined::new(prompt, window, "\n", false));
         }
         if users.len() > 1 && users.len() < every.len() {
-            let windows = windows(prompt, &users);
-            all.extend(windows.map(|window| Joined::new(prompt, window, "", true)));
+            for window in windows(prompt, &users) {
+                let glued = Joined::new(prompt, window, "", true);
+                all.extend(glued.values_of_data());
+                all.push(glued);
+            }
         }
         all.extend(Joined::dictated(prompt));
         all.extend(Joined::values(prompt));
@@ -113,30 +118,68 @@ impl Joined {
     /// A value cut over fields of data, arguments of tools or texts that hold nothing else: pairs and
     /// triples of neighbouring values, each behind the names of its fields.
     fn values(prompt: &Prompt) -> Option<Joined> {
-        let mut joined = Joined { over_borders_only: true, ..Joined::default() };
         let values: Vec<Value<'_>> = values_of(prompt).take(VALUES_MAX).collect();
+        let all = |_: &[Value<'_>]| true;
+        Joined::of_neighbours(&values, all, |joined, value| {
+            joined.add(value.text, &prompt.texts[value.text].text, value.range.clone());
+        })
+    }
+
+    /// The same for data that is cut over these texts itself.
+    fn values_of_data(&self) -> Option<Joined> {
+        let opens = |piece: &&Piece| is_data(&self.text[piece.joined..]);
+        let start = self.pieces.iter().find(opens)?.joined;
+        let value = |(range, name): (Range<usize>, _)| {
+            let (start, end) = (start + range.start, start + range.end);
+            Value { text: self.piece_at(start), range: start..end, name }
+        };
+        let values: Vec<Value<'_>> = fields(&self.text[start..]).into_iter().map(value).collect();
+        // What lies in one text that is data is found there.
+        let is_cut = |parts: &[Value<'_>]| {
+            let [first, .., last] = parts else { return false };
+            let piece = &self.pieces[first.text];
+            last.range.end >= piece.joined + piece.len || !is_data(&self.text[piece.joined..])
+        };
+        Joined::of_neighbours(&values, is_cut, |joined, value| {
+            for piece in &self.pieces[value.text..] {
+                let from = value.range.start.max(piece.joined);
+                let to = value.range.end.min(piece.joined + piece.len);
+                if from < to {
+                    let start = piece.start + (from - piece.joined);
+                    joined.add_piece(piece.text, start, &self.text[from..to]);
+                }
+            }
+        })
+    }
+
+    /// Number of the piece that holds this byte.
+    fn piece_at(&self, at: usize) -> usize {
+        self.pieces.partition_point(|piece| piece.joined <= at).saturating_sub(1)
+    }
+
+    /// Pairs and triples of neighbours, of those that `takes` wants, written by `add`.
+    fn of_neighbours(
+        values: &[Value<'_>],
+        takes: impl Fn(&[Value<'_>]) -> bool,
+        mut add: impl FnMut(&mut Joined, &Value<'_>),
+    ) -> Option<Joined> {
+        let mut joined = Joined { over_borders_only: true, ..Joined::default() };
         for first in 0..values.len() {
             for last in first + 1..values.len().min(first + VALUE_PARTS_MAX) {
                 let parts = &values[first..=last];
                 let bytes: usize = parts.iter().map(|part| part.range.len()).sum();
-                if bytes <= VALUE_BYTES_MAX {
-                    joined.add_value(prompt, parts);
+                if bytes <= VALUE_BYTES_MAX && takes(parts) {
+                    // A word that no detector knows keeps the values apart.
+                    joined.text.push_str("\n\n \u{2026} \n\n");
+                    for part in parts {
+                        joined.text.push_str(part.name);
+                        joined.text.push(' ');
+                    }
+                    parts.iter().for_each(|part| add(&mut joined, part));
                 }
             }
         }
         (!joined.pieces.is_empty()).then_some(joined)
-    }
-
-    fn add_value(&mut self, prompt: &Prompt, parts: &[Value<'_>]) {
-        // A word that no detector knows keeps the values apart.
-        self.text.push_str("\n\n \u{2026} \n\n");
-        for part in parts {
-            self.text.push_str(part.name);
-            self.text.push(' ');
-        }
-        for part in parts {
-            self.add(part.text, &prompt.texts[part.text].text, part.range.clone());
-        }
     }
 
     /// Whether a finding of this likelihood counts.
@@ -145,13 +188,13 @@ impl Joined {
     }
 
     fn add(&mut self, index: usize, text: &str, range: Range<usize>) {
-        self.pieces.push(Piece {
-            joined: self.text.len(),
-            text: index,
-            start: range.start,
-            len: range.len(),
-        });
-        self.text.push_str(&text[range]);
+        self.add_piece(index, range.start, &text[range]);
+    }
+
+    /// Adds what stands at `start` of a text.
+    fn add_piece(&mut self, index: usize, start: usize, part: &str) {
+        self.pieces.push(Piece { joined: self.text.len(), text: index, start, len: part.len() });
+        self.text.push_str(part);
     }
 
     /// Text and range of a finding: where it starts, cut at the end of that text.
@@ -182,6 +225,7 @@ const VALUE_BYTES_MAX: usize = 96;
 
 /// A value of a field, or a text that is nothing but one.
 struct Value<'t> {
+    /// The text (the piece, where texts are joined) in which it begins.
     text: usize,
     range: Range<usize>,
     /// The field's name; empty where there is none.
@@ -192,13 +236,18 @@ struct Value<'t> {
 fn values_of(prompt: &Prompt) -> impl Iterator<Item = Value<'_>> {
     prompt.texts.iter().enumerate().flat_map(|(index, text)| {
         let text = text.text.as_str();
-        let is_data = text.trim_start().starts_with(['{', '[']);
+        let is_data = is_data(text);
         let fields = if is_data { fields(text) } else { Vec::new() };
         let trimmed = text.trim();
         let start = text.len() - text.trim_start().len();
         let whole = (!is_data && is_value(trimmed)).then(|| (start..start + trimmed.len(), ""));
         fields.into_iter().chain(whole).map(move |(range, name)| Value { text: index, range, name })
     })
+}
+
+/// Whether a text begins like a JSON object or array.
+fn is_data(text: &str) -> bool {
+    text.trim_start().starts_with(['{', '['])
 }
 
 /// Quoted values with digits and the names before them: `"name": "value"`.
