@@ -2,6 +2,7 @@
 
 mod ahead;
 mod cache;
+mod place;
 pub(crate) mod policy;
 mod probe;
 mod reader;
@@ -29,10 +30,10 @@ pub(crate) struct ExpertId {
     pub(crate) expert: u32,
 }
 
-/// Where the three matrices of an expert lie in its buffer; the same for all experts of a layer.
+/// The three matrices of an expert, in the order of its bytes; the same for all experts of a layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExpertLayout {
-    /// [intermediate, hidden], at byte 0.
+    /// [intermediate, hidden], first.
     pub(crate) gate: MatrixShape,
     /// [intermediate, hidden], after the gate.
     pub(crate) up: MatrixShape,
@@ -58,17 +59,21 @@ impl ExpertLayout {
 pub(crate) struct Expert {
     slot: Slot,
     layout: Arc<ExpertLayout>,
+    /// Where gate, up and down start in the slot.
+    starts: [usize; 3],
 }
 
 impl Expert {
     /// The three matrices.
     pub(crate) fn weights(&self) -> ExpertWeights<'_> {
-        let [gate, up, down] = self.layout.sizes();
-        let bytes = self.slot.as_slice();
+        let (sizes, bytes) = (self.layout.sizes(), self.slot.as_slice());
+        let matrix = |shape, number: usize| {
+            MatrixRef::new(shape, &bytes[self.starts[number]..][..sizes[number]])
+        };
         ExpertWeights {
-            gate: MatrixRef::new(self.layout.gate, &bytes[..gate]),
-            up: MatrixRef::new(self.layout.up, &bytes[gate..gate + up]),
-            down: MatrixRef::new(self.layout.down, &bytes[gate + up..gate + up + down]),
+            gate: matrix(self.layout.gate, 0),
+            up: matrix(self.layout.up, 1),
+            down: matrix(self.layout.down, 2),
         }
     }
 

@@ -11,9 +11,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::{ExpertId, ExpertStore};
+use super::{ExpertId, ExpertStore, Segment};
 use crate::error::EngineError;
-use crate::io::{Done, IoChoice, Read, Reading, Ring, Slot};
+use crate::io::{Done, IoChoice, Part, Read, Reading, Ring, Slot};
 use crate::tensor::ALIGNMENT;
 
 /// Attempts at one expert: a second read heals a passing fault of a bus or a controller.
@@ -168,33 +168,21 @@ fn read_until_closed(
     }
 }
 
-/// A ring, and the experts that it reads piece by piece.
+/// A ring, and the experts that it reads.
 struct RingReader {
     store: Arc<ExpertStore>,
     ring: Ring,
-    /// Experts under way; a read's tag is the place here and the piece.
-    experts: Vec<Option<Assembly>>,
-    /// Pages for pieces that do not lie on page boundaries.
-    spare: Vec<Slot>,
-    /// Experts that are read by positional reads after all: what the ring failed at, and files that it
-    /// cannot read.
+    /// Experts under way and their indices; a read's tag is the place here.
+    experts: Vec<Option<(ExpertId, usize)>>,
+    /// Experts that are read by positional reads after all: what the ring failed at, and what it cannot
+    /// read.
     late: VecDeque<(Request, usize)>,
-}
-
-/// An expert whose pieces are being read.
-struct Assembly {
-    id: ExpertId,
-    index: usize,
-    /// `None` while the ring reads straight into it.
-    slot: Option<Slot>,
-    pieces_left: usize,
-    failed: bool,
 }
 
 impl RingReader {
     fn new(store: &Arc<ExpertStore>, ring: Ring) -> RingReader {
-        let (experts, spare, late) = (Vec::new(), Vec::new(), VecDeque::new());
-        RingReader { store: Arc::clone(store), ring, experts, spare, late }
+        let (experts, late) = (Vec::new(), VecDeque::new());
+        RingReader { store: Arc::clone(store), ring, experts, late }
     }
 
     fn submit(&mut self, requests: Vec<Request>) {
@@ -206,40 +194,35 @@ impl RingReader {
     }
 
     fn push(&mut self, request: Request) {
-        let store = Arc::clone(&self.store);
-        let pieces = store.pieces(request.id);
-        if pieces.len() > PIECES_MAX {
+        let Some(parts) = self.parts(request.id) else {
             self.late.push_back((request, ATTEMPTS));
             return;
-        }
+        };
         let Request { id, index, slot } = request;
-        let place = self.place();
-        let mut slot = Some(slot);
-        let whole = pieces.len() == 1 && pieces[0].offset.is_multiple_of(ALIGNMENT as u64);
-        let mut pieces_left = 0;
-        for (number, piece) in pieces.iter().enumerate() {
-            let skip = (piece.offset % ALIGNMENT as u64) as usize;
-            let len = (skip + piece.len).next_multiple_of(ALIGNMENT);
-            let into = match whole {
-                true => slot.take().expect("there is one piece"),
-                false => self.spare(len),
-            };
-            let (file, tag) = (Arc::clone(&piece.file), place * PIECES_MAX + number);
-            let offset = piece.offset - skip as u64;
-            match self.ring.push(Read { file, offset, len, slot: into, tag }) {
-                Ok(()) => pieces_left += 1,
-                Err(back) if whole => slot = Some(back),
-                Err(back) => self.spare.push(back),
-            }
+        let tag = self.place();
+        match self.ring.push(Read { slot, parts, tag }) {
+            Ok(()) => self.experts[tag] = Some((id, index)),
+            // What the kernel cannot read by itself counts as a failed attempt.
+            Err(slot) => self.late.push_back((Request { id, index, slot }, ATTEMPTS - 1)),
         }
-        // What the kernel cannot read by itself counts as a failed attempt.
-        let failed = pieces_left < pieces.len();
-        match slot {
-            Some(slot) if pieces_left == 0 => {
-                self.late.push_back((Request { id, index, slot }, ATTEMPTS - 1));
+    }
+
+    /// The pages of an expert; `None` if they are no pages of a slot, or too many pieces.
+    fn parts(&self, id: ExpertId) -> Option<Vec<Part>> {
+        let (pieces, placing) = (self.store.pieces(id), self.store.placing(id));
+        let part = |(piece, start): (&Segment, &usize)| {
+            let skip = start % ALIGNMENT;
+            let needed = skip + piece.len;
+            Part {
+                file: Arc::clone(&piece.file),
+                offset: piece.offset - skip as u64,
+                at: start - skip,
+                len: needed.next_multiple_of(ALIGNMENT),
+                needed,
             }
-            slot => self.experts[place] = Some(Assembly { id, index, slot, pieces_left, failed }),
-        }
+        };
+        let fits = placing.by_pages && pieces.len() <= PIECES_MAX;
+        fits.then(|| pieces.iter().zip(&placing.pieces).map(part).collect())
     }
 
     /// A free place among the experts under way.
@@ -248,12 +231,6 @@ impl RingReader {
             self.experts.push(None);
             self.experts.len() - 1
         })
-    }
-
-    /// Pages for a piece.
-    fn spare(&mut self, len: usize) -> Slot {
-        let found = self.spare.iter().position(|slot| slot.len() >= len);
-        found.map_or_else(|| Slot::plain(len), |at| self.spare.swap_remove(at))
     }
 
     fn poll(&mut self) -> Option<Landed> {
@@ -292,31 +269,11 @@ impl RingReader {
         Landed { id, index, slot, result }
     }
 
-    /// Takes a piece; gives the expert if it is whole and right.
+    /// Gives the expert if it came whole and right.
     fn took(&mut self, done: Done) -> Option<Landed> {
-        let (place, number) = (done.tag / PIECES_MAX, done.tag % PIECES_MAX);
-        let expert = self.experts[place].as_mut().expect("pieces belong to an expert");
-        let pieces = self.store.pieces(expert.id);
-        let piece = &pieces[number];
-        let skip = (piece.offset % ALIGNMENT as u64) as usize;
-        let came = done.bytes.is_ok_and(|bytes| bytes >= skip + piece.len);
-        expert.failed |= !came;
-        expert.pieces_left -= 1;
-        match &mut expert.slot {
-            None => expert.slot = Some(done.slot),
-            Some(slot) => {
-                let at: usize = pieces[..number].iter().map(|piece| piece.len).sum();
-                slot.as_mut_slice()[at..at + piece.len]
-                    .copy_from_slice(&done.slot.as_slice()[skip..skip + piece.len]);
-                self.spare.push(done.slot);
-            }
-        }
-        if expert.pieces_left > 0 {
-            return None;
-        }
-        let Assembly { id, index, slot, failed, .. } = self.experts[place].take()?;
-        let slot = slot.expect("all pieces are here");
-        if !failed && self.store.verify(id, slot.as_slice()).is_ok() {
+        let Done { tag, slot, whole } = done;
+        let (id, index) = self.experts[tag].take().expect("a read belongs to an expert");
+        if whole && self.store.verify(id, slot.as_slice()).is_ok() {
             return Some(Landed { id, index, slot, result: Ok(()) });
         }
         // The other attempts go another way, and their errors say what is wrong.

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::place::Placing;
 use super::readers::ATTEMPTS;
 use super::{Expert, ExpertId, ExpertLayout};
 use crate::error::EngineError;
 use crate::io::{self, IoChoice, ReadAt, Slot};
 use crate::quant::is_finite;
-use crate::tensor::ALIGNMENT;
 use crate::weights::no_number;
 
 /// All experts of a model.
@@ -28,7 +28,7 @@ pub(crate) struct ExpertStore {
 pub(crate) struct LayerExperts {
     /// Shapes, the same for each.
     pub(crate) layout: Arc<ExpertLayout>,
-    /// Where each expert's bytes lie, in the order in which they fill its buffer.
+    /// Where each expert's bytes lie, in the order of its matrices.
     pub(crate) segments: Vec<Vec<Segment>>,
     /// What is checked when an expert is read.
     pub(crate) check: Check,
@@ -101,10 +101,11 @@ impl ExpertStore {
         self
     }
 
-    /// Bytes of the largest expert, in whole pages.
+    /// Bytes of the largest slot that an expert needs, in whole pages.
     pub(crate) fn slot_bytes(&self) -> usize {
-        let largest = self.layouts().map(ExpertLayout::bytes).max().unwrap_or(0);
-        largest.next_multiple_of(ALIGNMENT)
+        let layers = self.layers.iter().flatten();
+        let experts = layers.flat_map(|l| (0..l.segments.len()).map(|expert| l.placing(expert)));
+        experts.map(|placing| placing.bytes).max().unwrap_or(0)
     }
 
     /// If experts are numbered through all layers, the number of each layer's first, and the end.
@@ -121,10 +122,15 @@ impl ExpertStore {
         self.layers.iter().flatten().map(|l| l.segments.len()).sum()
     }
 
-    /// Where an expert lies, in the order in which the pieces fill its buffer. Panics if there is no
-    /// such expert (caller bug).
+    /// Where an expert lies, in the order of its matrices. Panics if there is no such expert (caller
+    /// bug).
     pub(crate) fn pieces(&self, id: ExpertId) -> &[Segment] {
         &self.layer(id).segments[id.expert as usize]
+    }
+
+    /// Where its pieces come to lie in a slot.
+    pub(crate) fn placing(&self, id: ExpertId) -> Placing {
+        self.layer(id).placing(id.expert as usize)
     }
 
     /// Bytes of all experts.
@@ -168,19 +174,20 @@ impl ExpertStore {
     /// Reads one expert, into `slot` if it is large enough. Panics if there is no such expert (caller
     /// bug).
     pub(crate) fn read(&self, id: ExpertId, slot: Option<Slot>) -> Result<Expert, EngineError> {
-        let layout = &self.layer(id).layout;
-        let slot = slot.filter(|slot| slot.len() >= layout.bytes());
-        let mut slot = slot.unwrap_or_else(|| Slot::plain(layout.bytes()));
+        let bytes = self.placing(id).bytes;
+        let slot = slot.filter(|slot| slot.len() >= bytes);
+        let mut slot = slot.unwrap_or_else(|| Slot::plain(bytes));
         self.fill(id, slot.as_mut_slice(), ATTEMPTS)?;
         Ok(self.expert(id, slot))
     }
 
     /// The expert whose bytes are in a slot.
     pub(crate) fn expert(&self, id: ExpertId, slot: Slot) -> Expert {
-        Expert { slot, layout: Arc::clone(&self.layer(id).layout) }
+        let layout = Arc::clone(&self.layer(id).layout);
+        Expert { slot, layout, starts: self.placing(id).matrices }
     }
 
-    /// Reads one expert to the start of `out` and verifies it, in so many attempts.
+    /// Reads one expert to its places in a slot and verifies it, in so many attempts.
     pub(crate) fn fill(
         &self,
         id: ExpertId,
@@ -188,7 +195,6 @@ impl ExpertStore {
         attempts: usize,
     ) -> Result<(), EngineError> {
         let layer = self.layer(id);
-        let out = &mut out[..layer.layout.bytes()];
         let mut what = String::new();
         for _ in 0..attempts {
             match layer.read_into(id.expert as usize, out).and_then(|()| layer.verify(id, out)) {
@@ -199,10 +205,9 @@ impl ExpertStore {
         Err(EngineError::Expert { layer: id.layer as usize, expert: id.expert as usize, what })
     }
 
-    /// Checks the bytes of an expert, as far as its files allow. The error says what is wrong.
-    pub(crate) fn verify(&self, id: ExpertId, bytes: &[u8]) -> Result<(), String> {
-        let layer = self.layer(id);
-        layer.verify(id, &bytes[..layer.layout.bytes()])
+    /// Checks an expert in its slot, as far as its files allow. The error says what is wrong.
+    pub(crate) fn verify(&self, id: ExpertId, slot: &[u8]) -> Result<(), String> {
+        self.layer(id).verify(id, slot)
     }
 
     fn layer(&self, id: ExpertId) -> &LayerExperts {
@@ -211,45 +216,51 @@ impl ExpertStore {
 }
 
 impl LayerExperts {
-    fn read_into(&self, expert: usize, out: &mut [u8]) -> Result<(), String> {
-        let mut at = 0;
-        for segment in &self.segments[expert] {
-            segment.file.read_exact_at(&mut out[at..at + segment.len], segment.offset).map_err(
-                |e| format!("{} at offset {}: {e}", segment.file.path().display(), segment.offset),
-            )?;
-            at += segment.len;
+    fn placing(&self, expert: usize) -> Placing {
+        Placing::new(&self.layout, &self.segments[expert])
+    }
+
+    fn read_into(&self, expert: usize, slot: &mut [u8]) -> Result<(), String> {
+        let places = self.placing(expert).pieces;
+        for (segment, start) in self.segments[expert].iter().zip(places) {
+            let read = segment.file.read_pages_at(slot, start..start + segment.len, segment.offset);
+            read.map_err(|e| {
+                format!("{} at offset {}: {e}", segment.file.path().display(), segment.offset)
+            })?;
         }
         Ok(())
     }
 
-    fn verify(&self, id: ExpertId, bytes: &[u8]) -> Result<(), String> {
+    fn verify(&self, id: ExpertId, slot: &[u8]) -> Result<(), String> {
         match &self.check {
             Check::Nothing => Ok(()),
-            Check::Checksums(sums) => self.verify_sum(id, bytes, sums[id.expert as usize]),
-            Check::Numbers(names) => self.verify_numbers(bytes, names),
+            Check::Checksums(sums) => self.verify_sum(id, slot, sums[id.expert as usize]),
+            Check::Numbers(names) => self.verify_numbers(id, slot, names),
         }
     }
 
     /// Of blocks only the scales are looked at: a few bytes of each.
-    fn verify_numbers(&self, bytes: &[u8], names: &[String; 3]) -> Result<(), String> {
+    fn verify_numbers(&self, id: ExpertId, slot: &[u8], names: &[String; 3]) -> Result<(), String> {
         let shapes = [self.layout.gate, self.layout.up, self.layout.down];
-        let mut rest = bytes;
-        for ((shape, size), name) in shapes.iter().zip(self.layout.sizes()).zip(names) {
-            let (matrix, behind) = rest.split_at(size);
-            if !is_finite(shape.dtype, matrix) {
-                return Err(no_number(name));
+        let starts = self.placing(id.expert as usize).matrices;
+        for (number, size) in self.layout.sizes().into_iter().enumerate() {
+            let matrix = &slot[starts[number]..][..size];
+            if !is_finite(shapes[number].dtype, matrix) {
+                return Err(no_number(&names[number]));
             }
-            rest = behind;
         }
         Ok(())
     }
 
-    fn verify_sum(&self, id: ExpertId, bytes: &[u8], expected: u32) -> Result<(), String> {
-        let got = crc32c::crc32c(bytes);
+    fn verify_sum(&self, id: ExpertId, slot: &[u8], expected: u32) -> Result<(), String> {
+        let segments = &self.segments[id.expert as usize];
+        let places = self.placing(id.expert as usize).pieces;
+        let pieces = segments.iter().zip(places).map(|(segment, at)| &slot[at..][..segment.len]);
+        let got = pieces.fold(0, crc32c::crc32c_append);
         if expected == got {
             return Ok(());
         }
-        let segment = &self.segments[id.expert as usize][0];
+        let segment = &segments[0];
         Err(format!(
             "{} at offset {}: CRC32C is {got:08x}, the pack says {expected:08x}; the file is damaged",
             segment.file.path().display(),

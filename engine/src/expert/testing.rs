@@ -87,18 +87,41 @@ pub(crate) fn store_on_disk(count: u32) -> (tempfile::TempDir, ExpertStore) {
         bytes.resize((expert as usize + 1) * stride, 0);
     }
     std::fs::write(&path, bytes).expect("written");
-    let file: Arc<dyn ReadAt> = Arc::new(FileAt::open(&path).expect("opens"));
+    let store = store(&path, count, |expert| vec![((expert * stride) as u64, BYTES)]);
+    (dir, store)
+}
+
+/// The same number of experts in three pieces each, as a GGUF file has them: all gates one behind another
+/// and not on page boundaries, then what else there is.
+pub(crate) fn store_in_pieces(count: u32) -> (tempfile::TempDir, ExpertStore) {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+    let path = dir.path().join("experts");
+    let len = BYTES / 3;
+    let mut bytes = vec![0xff; HEADER_BYTES];
+    for _ in 0..3 {
+        (0..count).for_each(|expert| bytes.resize(bytes.len() + len, byte_of(expert)));
+    }
+    std::fs::write(&path, bytes).expect("written");
+    let offset = |expert, matrix| HEADER_BYTES + (matrix * count as usize + expert) * len;
+    let pieces = |expert| (0..3).map(|matrix| (offset(expert, matrix) as u64, len)).collect();
+    let store = store(&path, count, pieces);
+    (dir, store)
+}
+
+/// Bytes before the experts of [`store_in_pieces`].
+const HEADER_BYTES: usize = 4096 + 32;
+
+/// Experts whose pieces lie at these offsets and have these lengths.
+fn store(path: &Path, count: u32, pieces: impl Fn(usize) -> Vec<(u64, usize)>) -> ExpertStore {
+    let file: Arc<dyn ReadAt> = Arc::new(FileAt::open(path).expect("opens"));
     let shape = MatrixShape { dtype: DType::F32, rows: 1, cols: BYTES / 4 / 3 };
     let layout = Arc::new(ExpertLayout { gate: shape, up: shape, down: shape });
-    let place = |expert: usize| Segment {
-        file: Arc::clone(&file),
-        offset: (expert * stride) as u64,
-        len: BYTES,
-    };
-    let segments = (0..count as usize).map(|expert| vec![place(expert)]).collect();
+    let place = |(offset, len)| Segment { file: Arc::clone(&file), offset, len };
+    let segments = |expert| pieces(expert).into_iter().map(place).collect();
+    let segments = (0..count as usize).map(segments).collect();
     let checksums = (0..count).map(|e| crc32c::crc32c(&[byte_of(e); BYTES])).collect();
     let layer = LayerExperts { layout, segments, check: Check::Checksums(checksums) };
-    (dir, ExpertStore::new(vec![Some(layer)]))
+    ExpertStore::new(vec![Some(layer)])
 }
 
 /// An expert of the first layer.

@@ -2,12 +2,13 @@
 //!
 //! O_DIRECT wants offset, length and memory in whole blocks. Where a request fits, its blocks go
 //! straight into the caller's buffer; edges that do not, and buffers that are not aligned, pass
-//! through a bounce buffer. A pack's experts start on 4 KiB and their buffers too, so that only the
-//! last block of an expert is ever copied.
+//! through a bounce buffer. Experts have pages of their own in their slots (`read_pages_at`) and are never
+//! copied.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -102,6 +103,22 @@ impl ReadAt for DirectAt {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.read_bounced(rest, offset + whole as u64)
+    }
+
+    fn read_pages_at(&self, buf: &mut [u8], range: Range<usize>, offset: u64) -> io::Result<()> {
+        let skip = (offset % ALIGNMENT as u64) as usize;
+        let pages = range.start.wrapping_sub(skip)..range.end.next_multiple_of(ALIGNMENT);
+        let fits = pages.start.is_multiple_of(ALIGNMENT)
+            && (buf.as_ptr() as usize).is_multiple_of(ALIGNMENT)
+            && pages.end <= buf.len();
+        if !fits || offset + range.len() as u64 > self.len {
+            return self.read_exact_at(&mut buf[range], offset);
+        }
+        let wanted = range.end - pages.start;
+        match self.read_blocks(&mut buf[pages], offset - skip as u64)? {
+            got if got < wanted => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
     }
 
     fn len(&self) -> u64 {

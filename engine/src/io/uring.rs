@@ -5,8 +5,9 @@
 //! that their pages are not looked up for every read; where registering is not allowed (locked memory
 //! is limited) reads work without. The files are opened around the page cache where that works.
 //!
-//! Invariants: the ring owns a buffer and its file from `push` until `next` hands them back; a ring
-//! that is dropped waits for its reads, because the kernel writes to their memory until it is done.
+//! Invariants: the ring owns a buffer and its files from `push` until `poll` or `wait` hands the buffer
+//! back, when all its parts are done; a ring that is dropped waits for its reads, because the kernel
+//! writes to their memory until it is done.
 //! Source: io_uring(7), io_uring_register(2): sparse buffer tables since Linux 5.19.
 #![allow(unsafe_code)]
 
@@ -24,44 +25,66 @@ const REGISTERED_MAX: u32 = 1 << 14;
 /// A queue of reads.
 pub(crate) struct Ring {
     ring: IoUring,
-    /// Reads that the kernel has, by the number that it gives back.
+    /// Slots that the kernel writes to.
     flights: Vec<Option<Flight>>,
-    free: Vec<usize>,
+    /// Parts that the kernel may have at once, and those that it has.
+    depth: usize,
+    parts: usize,
     /// Which slots are registered, by their numbers; `None` where registering does not work.
     registered: Option<Vec<bool>>,
     /// Reads pushed that the kernel was not told of yet.
     unsubmitted: bool,
 }
 
-/// A read to do.
+/// A slot to fill.
 pub(crate) struct Read {
-    pub(crate) file: Arc<dyn ReadAt>,
-    /// A multiple of the page size.
-    pub(crate) offset: u64,
-    /// A multiple of the page size, at most the slot's length.
-    pub(crate) len: usize,
     pub(crate) slot: Slot,
+    /// At least one; no two of them in the same pages.
+    pub(crate) parts: Vec<Part>,
     /// Comes back with the result.
     pub(crate) tag: usize,
 }
 
-/// A read that is done.
+/// Pages of a file for pages of a slot.
+pub(crate) struct Part {
+    pub(crate) file: Arc<dyn ReadAt>,
+    /// First byte in the file, a multiple of the page size.
+    pub(crate) offset: u64,
+    /// First byte in the slot, a multiple of the page size.
+    pub(crate) at: usize,
+    /// A multiple of the page size.
+    pub(crate) len: usize,
+    /// Bytes that must come: fewer than `len` do at the end of a file, or when the kernel feels like it.
+    pub(crate) needed: usize,
+}
+
+/// A slot whose parts are done.
 pub(crate) struct Done {
     pub(crate) tag: usize,
     pub(crate) slot: Slot,
-    /// Bytes that came; fewer than asked at the end of a file, or when the kernel felt like it.
-    pub(crate) bytes: io::Result<usize>,
+    /// Every part brought what it must.
+    pub(crate) whole: bool,
 }
 
 struct Flight {
     tag: usize,
     slot: Slot,
-    /// Keeps the descriptor open.
-    _file: Arc<dyn ReadAt>,
+    whole: bool,
+    /// Bytes that each part must bring.
+    needed: Vec<usize>,
+    /// Parts that the kernel has.
+    left: usize,
+    /// Keep the descriptors open.
+    _files: Vec<Arc<dyn ReadAt>>,
+}
+
+/// Which part of which flight a completion is of, in the number that the kernel gives back.
+fn user_data(flight: usize, part: usize) -> u64 {
+    (flight as u64) << 32 | part as u64
 }
 
 impl Ring {
-    /// A ring for at most `depth` reads at once. Errors where the kernel has none or forbids it.
+    /// A ring for at most `depth` parts at once. Errors where the kernel has none or forbids it.
     pub(crate) fn new(depth: usize) -> io::Result<Ring> {
         let entries = u32::try_from(depth).unwrap_or(1).next_power_of_two();
         let ring = IoUring::new(entries)?;
@@ -71,34 +94,58 @@ impl Ring {
         }
         Ok(Ring {
             ring,
-            flights: (0..depth).map(|_| None).collect(),
-            free: (0..depth).rev().collect(),
+            flights: Vec::new(),
+            depth,
+            parts: 0,
             registered: table.ok().map(|()| Vec::new()),
             unsubmitted: false,
         })
     }
 
-    /// Lines a read up. A file without a descriptor is an error that gives the slot back. Panics if the
-    /// ring is full or the range does not fit in the slot (caller bugs).
+    /// Lines up the parts of a slot. A file without a descriptor is an error that gives the slot back.
+    /// Panics if the ring is full or a part does not fit in the slot (caller bugs).
     pub(crate) fn push(&mut self, read: Read) -> Result<(), Slot> {
-        let Read { file, offset, len, mut slot, tag } = read;
-        assert!(len <= slot.len(), "a read fits in its slot");
-        let Some(fd) = file.fd().map(|fd| types::Fd(fd.as_raw_fd())) else { return Err(slot) };
-        let registration = self.registration(&mut slot);
-        let index = self.free.pop().expect("the ring has room");
-        let (start, len) = (slot.as_mut_slice().as_mut_ptr(), len as u32);
-        let entry: squeue::Entry = match registration {
-            Some(buffer) => opcode::ReadFixed::new(fd, start, len, buffer).offset(offset).build(),
-            None => opcode::Read::new(fd, start, len).offset(offset).build(),
+        let Read { mut slot, parts, tag } = read;
+        assert!(!parts.is_empty() && self.parts + parts.len() <= self.depth, "the ring has room");
+        let descriptor = |part: &Part| part.file.fd().map(|fd| types::Fd(fd.as_raw_fd()));
+        let Some(fds) = parts.iter().map(descriptor).collect::<Option<Vec<_>>>() else {
+            return Err(slot);
         };
-        self.flights[index] = Some(Flight { tag, slot, _file: file });
-        let entry = entry.user_data(index as u64);
-        // SAFETY: the memory and the descriptor belong to `flights[index]` until the read's completion
-        // was seen (`next`) or waited for (`drop`); a slot's pages stay where they are when it moves.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.expect("the queue has an entry for every place in the ring");
+        let registration = self.registration(&mut slot);
+        let index = self.place();
+        let mut entries = Vec::with_capacity(parts.len());
+        for (number, (part, fd)) in parts.iter().zip(fds).enumerate() {
+            let pages = &mut slot.as_mut_slice()[part.at..part.at + part.len];
+            let (start, len) = (pages.as_mut_ptr(), part.len as u32);
+            let entry: squeue::Entry = match registration {
+                Some(buffer) => {
+                    opcode::ReadFixed::new(fd, start, len, buffer).offset(part.offset).build()
+                }
+                None => opcode::Read::new(fd, start, len).offset(part.offset).build(),
+            };
+            entries.push(entry.user_data(user_data(index, number)));
+        }
+        let needed = parts.iter().map(|part| part.needed).collect();
+        let (left, files) = (parts.len(), parts.into_iter().map(|part| part.file).collect());
+        self.flights[index] = Some(Flight { tag, slot, whole: true, needed, left, _files: files });
+        self.parts += left;
+        for entry in &entries {
+            // SAFETY: the memory and the descriptors belong to `flights[index]` until every part's
+            // completion was seen (`poll`) or waited for (`drop`); a slot's pages stay where they are
+            // when it moves, and nobody else has it.
+            let pushed = unsafe { self.ring.submission().push(entry) };
+            pushed.expect("the queue has an entry for every part in the ring");
+        }
         self.unsubmitted = true;
         Ok(())
+    }
+
+    /// A free place among the flights.
+    fn place(&mut self) -> usize {
+        self.flights.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.flights.push(None);
+            self.flights.len() - 1
+        })
     }
 
     /// Registers a slot that is seen for the first time. Gives its number in the kernel's table.
@@ -141,23 +188,29 @@ impl Ring {
 
     /// Whether the kernel has reads.
     pub(crate) fn is_busy(&self) -> bool {
-        self.free.len() < self.flights.len()
+        self.parts > 0
     }
 
-    /// A read that is done; `None` if none is.
+    /// A slot that is done; `None` if none is.
     pub(crate) fn poll(&mut self) -> Option<Done> {
-        let completion = self.ring.completion().next()?;
-        let index = completion.user_data() as usize;
-        let flight = self.flights[index].take().expect("the kernel gives back what it was given");
-        self.free.push(index);
-        let bytes = match completion.result() {
-            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-            bytes => Ok(bytes as usize),
-        };
-        Some(Done { tag: flight.tag, slot: flight.slot, bytes })
+        loop {
+            let completion = self.ring.completion().next()?;
+            let number = completion.user_data();
+            let (index, part) = ((number >> 32) as usize, number as u32 as usize);
+            let flight = self.flights[index].as_mut().expect("the kernel gives back what it has");
+            self.parts -= 1;
+            flight.left -= 1;
+            // An error is a negative number.
+            let came = usize::try_from(completion.result());
+            flight.whole &= came.is_ok_and(|bytes| bytes >= flight.needed[part]);
+            if flight.left == 0 {
+                let Flight { tag, slot, whole, .. } = self.flights[index].take()?;
+                return Some(Done { tag, slot, whole });
+            }
+        }
     }
 
-    /// Waits until a read is done. Panics if there is none to wait for (caller bug).
+    /// Waits until a slot is done. Panics if there is none to wait for (caller bug).
     pub(crate) fn wait(&mut self) -> io::Result<Done> {
         assert!(self.is_busy(), "there is a read to wait for");
         loop {
@@ -198,52 +251,67 @@ mod tests {
         Ring::new(depth).ok()
     }
 
-    #[test]
-    fn many_reads_at_once_bring_their_own_bytes_again_and_again() {
-        let Some(mut ring) = ring(8) else { return };
+    /// A file of pages, each filled with its number.
+    fn pages(count: usize) -> (tempfile::NamedTempFile, Arc<dyn ReadAt>) {
         let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
-        let pages: Vec<u8> = (0..40 * ALIGNMENT).map(|i| (i / ALIGNMENT) as u8).collect();
+        let pages: Vec<u8> = (0..count * ALIGNMENT).map(|i| (i / ALIGNMENT) as u8).collect();
         std::fs::write(file.path(), &pages).expect("written");
         let (reader, _) = open(file.path(), IoChoice::Uring).expect("opens");
-        let mut slots = crate::io::Slots::new(ALIGNMENT, 8);
+        (file, reader)
+    }
+
+    fn part(file: &Arc<dyn ReadAt>, page: usize, at: usize) -> Part {
+        let offset = (page * ALIGNMENT) as u64;
+        let (at, len) = (at * ALIGNMENT, ALIGNMENT);
+        Part { file: Arc::clone(file), offset, at, len, needed: ALIGNMENT }
+    }
+
+    #[test]
+    fn many_reads_at_once_bring_their_own_bytes_again_and_again() {
+        let Some(mut ring) = ring(16) else { return };
+        let (_file, reader) = pages(80);
+        let mut slots = crate::io::Slots::new(3 * ALIGNMENT, 8);
         for round in 0..5 {
             for tag in 0..8 {
-                let (file, slot) = (Arc::clone(&reader), slots.take());
-                let offset = ((round * 8 + tag) * ALIGNMENT) as u64;
-                let read = Read { file, offset, len: ALIGNMENT, slot, tag };
+                let page = 2 * (round * 8 + tag);
+                let parts = vec![part(&reader, page + 1, 0), part(&reader, page, 2)];
+                let read = Read { slot: slots.take(), parts, tag };
                 assert!(ring.push(read).is_ok(), "files have descriptors");
             }
             let mut seen = [false; 8];
             while ring.is_busy() {
                 let done = ring.wait().expect("the kernel answers");
-                assert_eq!(done.bytes.expect("read"), ALIGNMENT);
-                let expected = (round * 8 + done.tag) as u8;
-                assert!(done.slot.as_slice().iter().all(|b| *b == expected));
+                assert!(done.whole);
+                let page = 2 * (round * 8 + done.tag);
+                let bytes = |at: usize| &done.slot.as_slice()[at * ALIGNMENT..][..ALIGNMENT];
+                assert!(bytes(0).iter().all(|b| *b == (page + 1) as u8));
+                assert!(bytes(1).iter().all(|b| *b == 0), "nobody asked for this page");
+                assert!(bytes(2).iter().all(|b| *b == page as u8));
                 seen[done.tag] = true;
-                slots.give(done.slot);
+                let mut slot = done.slot;
+                slot.as_mut_slice().fill(0);
+                slots.give(slot);
             }
             assert_eq!(seen, [true; 8]);
         }
     }
 
     #[test]
-    fn reads_past_the_end_are_short_and_dropping_waits() {
-        let Some(mut ring) = ring(2) else { return };
+    fn reads_past_the_end_are_not_whole_and_dropping_waits() {
+        let Some(mut ring) = ring(4) else { return };
         let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
         std::fs::write(file.path(), [7; 100]).expect("written");
         let (reader, _) = open(file.path(), IoChoice::Uring).expect("opens");
-        let read = |offset| Read {
-            file: Arc::clone(&reader),
-            offset,
-            len: ALIGNMENT,
-            slot: Slot::plain(ALIGNMENT),
-            tag: 0,
-        };
-        assert!(ring.push(read(0)).is_ok());
-        assert_eq!(ring.wait().expect("answers").bytes.expect("read"), 100);
-        assert!(ring.push(read(ALIGNMENT as u64)).is_ok());
-        assert_eq!(ring.wait().expect("answers").bytes.expect("read"), 0);
-        assert!(ring.push(read(0)).is_ok());
+        for (page, needed, whole) in [(0, 100, true), (0, 101, false), (1, 1, false)] {
+            let both = [part(&reader, 0, 0), part(&reader, page, 1)];
+            let [first, second] = both.map(|part| Part { needed, ..part });
+            let parts = vec![Part { needed: 100, ..first }, second];
+            let slot = Slot::plain(2 * ALIGNMENT);
+            assert!(ring.push(Read { slot, parts, tag: 0 }).is_ok());
+            assert_eq!(ring.wait().expect("answers").whole, whole, "{page} {needed}");
+        }
+        let parts = vec![part(&reader, 0, 0)];
+        assert!(ring.push(Read { slot: Slot::plain(ALIGNMENT), parts, tag: 0 }).is_ok());
         drop(ring);
     }
 }

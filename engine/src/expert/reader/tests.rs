@@ -2,7 +2,9 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use super::super::testing::{BYTES, COUNT, Fault, Faulty, byte_of, id, store_on_disk};
+use super::super::testing::{
+    BYTES, COUNT, Fault, Faulty, byte_of, id, store_in_pieces, store_on_disk,
+};
 use super::*;
 use crate::io::{IoChoice, ReadAt};
 use crate::tensor::ALIGNMENT;
@@ -37,13 +39,31 @@ fn visit_guessing(
         Event::Guess(guessed) => guessed.extend(guess.iter().map(|expert| id(*expert))),
         Event::Compute(batch) => {
             for (index, expert) in batch {
-                let bytes = expert.weights().down.bytes;
-                assert!(bytes.iter().all(|b| *b == byte_of(wanted[*index])));
+                let weights = expert.weights();
+                for matrix in [weights.gate, weights.up, weights.down] {
+                    assert!(matrix.bytes.iter().all(|b| *b == byte_of(wanted[*index])));
+                }
                 seen[*index] += 1;
             }
         }
     })?;
     Ok(seen)
+}
+
+#[test]
+fn pieces_that_lie_anywhere_in_a_file_become_experts() {
+    let (_dir, store) = store_in_pieces(COUNT);
+    let wanted: Vec<u32> = (0..COUNT).collect();
+    for choice in WAYS {
+        let slots = [0, store.slot_bytes() as u64 * 7];
+        for cache in slots {
+            let mut experts = experts(&store, choice, cache);
+            for _ in 0..3 {
+                let seen = visit(&mut experts, &wanted).expect("the disk works");
+                assert!(seen.iter().all(|n| *n == 1), "{choice}, cache {cache}: {seen:?}");
+            }
+        }
+    }
 }
 
 #[test]
