@@ -494,7 +494,9 @@ impl<S: State> Checkpoints<S> {
     }
 
     fn hear_disk(&mut self) {
+        let mut heard = false;
         while let Some(done) = self.disk.as_mut().and_then(Disk::done) {
+            heard = true;
             let mut entries = self.scopes.values_mut().flat_map(|scope| &mut scope.entries);
             let mut entry = entries.find(|entry| entry.id == done.id);
             match (done.file, entry.as_mut().map(|entry| &mut entry.place)) {
@@ -508,6 +510,15 @@ impl<S: State> Checkpoints<S> {
             }
             self.spill();
         }
+        if heard {
+            self.count(|_| {});
+        }
+    }
+
+    /// A state is being written.
+    #[cfg(test)]
+    pub(crate) fn is_writing(&self) -> bool {
+        self.scopes.values().flat_map(|scope| &scope.entries).any(Entry::is_being_written)
     }
 
     fn count(&self, change: impl FnOnce(&mut CheckpointUse)) {

@@ -89,7 +89,7 @@ pub(super) struct Scheduler<S> {
     turn: usize,
     /// Generations that were started.
     started: u64,
-    checkpoints: Checkpoints<S>,
+    pub(super) checkpoints: Checkpoints<S>,
     scratch: Scratch,
     shared: Shared,
 }

@@ -168,15 +168,20 @@ fn what_went_to_disk_comes_back_while_others_are_answered() {
     let mut bench = bench(CheckpointOptions { disk, memory_bytes, ..Default::default() });
     let asked = |first: char| by("a", plain(&(first.to_string() + &long_prompt(400))));
     let (first, _) = answer(&mut bench, asked('0'));
-    for other in '1'..'4' {
+    // A third would need the room of what the store remembers of the first.
+    for other in '1'..'3' {
         answer(&mut bench, asked(other));
-        std::thread::sleep(Duration::from_millis(20));
-        bench.round();
+        let deadline = Clock::System.now() + Duration::from_secs(20);
+        while bench.scheduler.checkpoints.is_writing() {
+            assert!(Clock::System.now() < deadline, "{:?}", bench.engine.checkpoint_use());
+            std::thread::sleep(Duration::from_millis(5));
+            bench.round();
+        }
     }
     let before = bench.engine.checkpoint_use();
     assert!(before.disk_bytes > 0 && before.memory_bytes <= 12_000, "{before:?}");
     let (again, cached) = answer(&mut bench, asked('0'));
-    assert_eq!((again, cached), (first, 400));
+    assert_eq!((again, cached), (first, 400), "{before:?}");
     assert_eq!(bench.engine.checkpoint_use().from_disk, 1);
 }
 
