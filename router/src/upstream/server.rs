@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use super::connect::within::{Clients, NoClient, Outside};
 use super::latency::Latency;
 use super::retry::Retrier;
-use super::seen::{Seen, collect_texts, usage};
+use super::seen::{Part, Said, Seen};
 use super::sse::{self, Splitter};
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
 use super::{NO_CONNECTION, anthropic, connect, openai};
@@ -320,16 +320,19 @@ impl Incoming {
         }
     }
 
-    /// A whole reply and its bytes.
-    fn whole(&self, json: Value, bytes: Bytes) -> Result<(Value, Bytes), UpstreamError> {
+    /// What a whole reply says, and its bytes.
+    fn whole(&self, bytes: Bytes) -> Result<(Said, Bytes), UpstreamError> {
+        let text = std::str::from_utf8(&bytes).map_err(|_| NO_JSON)?;
         let json = match self {
-            Incoming::AsIs => return Ok((json, bytes)),
-            Incoming::Completions => openai::chat_of_completion(json, "message"),
-            Incoming::Messages(_) => anthropic::completion(&json)
+            Incoming::AsIs => {
+                let said = Said::read(text).ok_or(NO_JSON)?;
+                return if said.is_object() { Ok((said, bytes)) } else { Err(NO_OBJECT) };
+            }
+            Incoming::Completions => openai::chat_of_completion(object(text)?, "message"),
+            Incoming::Messages(_) => anthropic::completion(&object(text)?)
                 .ok_or(UpstreamError::BadReply("it is not a message"))?,
         };
-        let bytes = json.to_string().into();
-        Ok((json, bytes))
+        Ok((Said::of(&json), json.to_string().into()))
     }
 
     /// Whole events.
@@ -352,21 +355,25 @@ impl Incoming {
     }
 }
 
+const NO_JSON: UpstreamError = UpstreamError::BadReply("it is not JSON");
+const NO_OBJECT: UpstreamError = UpstreamError::BadReply("it is not a JSON object");
+
+/// A whole reply as a tree, to be translated.
+fn object(text: &str) -> Result<Value, UpstreamError> {
+    let json: Value = serde_json::from_str(text).map_err(|_| NO_JSON)?;
+    if json.is_object() { Ok(json) } else { Err(NO_OBJECT) }
+}
+
 async fn whole(
     mut response: reqwest::Response,
     incoming: Incoming,
     clock: Clock,
 ) -> Result<Answer, UpstreamError> {
     let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
-    let json: Value =
-        serde_json::from_slice(&bytes).map_err(|_| UpstreamError::BadReply("it is not JSON"))?;
-    if !json.is_object() {
-        return Err(UpstreamError::BadReply("it is not a JSON object"));
-    }
-    let (json, bytes) = incoming.whole(json, bytes)?;
-    let usage = usage(&json["usage"]);
+    let (said, bytes) = incoming.whole(bytes)?;
+    let usage = said.usage();
     let mut texts = Vec::new();
-    collect_texts(&json, "message", &mut texts);
+    said.texts(Part::Message, &mut texts);
     Ok(Answer { status: StatusCode::OK, body: AnswerBody::Whole { bytes, usage, texts } })
 }
 
@@ -377,7 +384,7 @@ async fn raw(mut response: reqwest::Response, clock: Clock) -> Result<Answer, Up
     let content_type = response.headers().get(CONTENT_TYPE).cloned().unwrap_or_else(octets);
     let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
     let json = serde_json::from_slice::<Value>(&bytes).ok();
-    let usage = json.as_ref().map(|json| usage(&json["usage"])).unwrap_or_default();
+    let usage = json.as_ref().map(|json| Said::of(json).usage()).unwrap_or_default();
     let text = match &json {
         Some(json) => Some(crate::api::as_text(json)),
         None => String::from_utf8(bytes.to_vec()).ok(),
