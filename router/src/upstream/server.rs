@@ -6,14 +6,14 @@
 //!
 //! What goes out and what comes back is translated by the file of the server's protocol (`openai`,
 //! `anthropic`); between the two everything is the internal form. Streams of chat completions are
-//! passed through as they come, cut at the edges of events. Usage is always asked for, and taken out
-//! again if the client did not ask.
+//! passed through as they come, cut at the edges of events; those of a burst leave together. Usage is
+//! always asked for, and taken out again if the client did not ask.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream;
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, stream};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use serde_json::Value;
@@ -26,7 +26,7 @@ use super::retry::Retrier;
 use super::seen::{Part, Said, Seen};
 use super::sse::{self, Splitter};
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
-use super::{NO_CONNECTION, anthropic, connect, openai};
+use super::{NO_CONNECTION, anthropic, connect, openai, turn};
 use crate::api::{ApiError, ChatBody, ClientHeaders};
 use crate::breaker::Breaker;
 use crate::capability::Capabilities;
@@ -39,6 +39,12 @@ use crate::reply_scan::{Channel, ReplyText};
 const REPLY_BYTES_MAX: usize = 32 << 20;
 /// Longest error reply that is passed on, bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// What comes this soon after what came before belongs to a burst. No model writes a token in this time.
+const BURST_GAP_MAX: Duration = Duration::from_millis(1);
+/// Longest that the beginning of a burst waits for the rest.
+const BURST_TIME_MAX: Duration = Duration::from_millis(1);
+/// A burst that has so many bytes goes on without more of it.
+const BURST_BYTES_MAX: usize = 16 << 10;
 
 /// A configured server.
 pub struct ServerUpstream {
@@ -273,6 +279,9 @@ impl ServerUpstream {
     }
 }
 
+/// Why a reply was cut whose connection broke.
+const BROKEN_OFF: &str = "broken_off";
+
 /// Deadlines of one exchange.
 #[derive(Clone, Copy)]
 struct Clock {
@@ -290,11 +299,11 @@ impl Clock {
     }
 
     /// The next piece of a reply's body; `None` at its end.
-    async fn chunk(&self, response: &mut reqwest::Response) -> Result<Option<Bytes>, &'static str> {
+    async fn chunk(&self, response: &mut reqwest::Response) -> Chunk {
         let deadline = (Instant::now() + self.idle).min(self.total);
         match timeout_at(deadline, response.chunk()).await {
             Err(_) => Err("timeout"),
-            Ok(Err(_)) => Err("broken_off"),
+            Ok(Err(_)) => Err(BROKEN_OFF),
             Ok(Ok(chunk)) => Ok(chunk),
         }
     }
@@ -464,6 +473,8 @@ fn events(
         shape,
         splitter: Splitter::default(),
         seen: Seen::default(),
+        came: None,
+        ahead: None,
         over: false,
     };
     let pieces = stream::unfold(relay, |mut relay| async {
@@ -481,8 +492,15 @@ struct Relay {
     shape: Shape,
     splitter: Splitter,
     seen: Seen,
+    /// When the last bytes came.
+    came: Option<Instant>,
+    /// What came behind a burst and ended it.
+    ahead: Option<Chunk>,
     over: bool,
 }
+
+/// Bytes of a reply's body, `None` at its end, or why it was cut.
+type Chunk = Result<Option<Bytes>, &'static str>;
 
 impl Relay {
     async fn next(&mut self) -> Option<Piece> {
@@ -490,7 +508,7 @@ impl Relay {
             return None;
         }
         loop {
-            let whole = match self.clock.chunk(&mut self.response).await {
+            let whole = match self.bytes().await {
                 Ok(Some(chunk)) => self.splitter.push(chunk),
                 Ok(None) => return Some(self.end()),
                 Err(cut) => return Some(self.cut(cut)),
@@ -510,13 +528,51 @@ impl Relay {
         }
     }
 
+    /// The next bytes; of a burst, all that is here by now.
+    async fn bytes(&mut self) -> Chunk {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead;
+        }
+        let chunk = self.clock.chunk(&mut self.response).await;
+        let before = self.came.replace(Instant::now());
+        match chunk {
+            Ok(Some(first)) if before.is_some_and(|at| at.elapsed() < BURST_GAP_MAX) => {
+                Ok(Some(self.burst(first).await))
+            }
+            chunk => chunk,
+        }
+    }
+
+    /// What follows `first` and is here already, so that it leaves with one write: a write for each event
+    /// costs more than all else that is done with it.
+    async fn burst(&mut self, first: Bytes) -> Bytes {
+        let (mut all, began) = (BytesMut::from(first), Instant::now());
+        while all.len() < BURST_BYTES_MAX && began.elapsed() < BURST_TIME_MAX {
+            let mut more = self.response.chunk().now_or_never();
+            if more.is_none() {
+                // The task that reads the connection hands one event over for each time that it is asked.
+                turn::of_others().await;
+                more = self.response.chunk().now_or_never();
+            }
+            match more {
+                None => break,
+                Some(Ok(Some(more))) => all.extend_from_slice(&more),
+                Some(end) => {
+                    self.ahead = Some(end.map_err(|_| BROKEN_OFF));
+                    break;
+                }
+            }
+        }
+        all.freeze()
+    }
+
     fn end(&mut self) -> Piece {
         // Some servers leave out `[DONE]`; a finish reason says the same.
         if (self.seen.done || self.seen.finished) && !self.splitter.has_rest() {
             self.over = true;
             return Piece::End { cut: None, bytes: None, usage: self.seen.usage };
         }
-        self.cut("broken_off")
+        self.cut(BROKEN_OFF)
     }
 
     fn cut(&mut self, why: &'static str) -> Piece {
