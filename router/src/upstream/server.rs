@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, stream};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::Url;
 use serde_json::Value;
 use sluice_policies::{AddressRanges, Endpoint, Wish};
 use tokio::time::{Instant, timeout_at};
@@ -52,6 +53,7 @@ pub struct ServerUpstream {
     config: ServerConfig,
     clients: Clients,
     address: String,
+    urls: Vec<(Endpoint, Url)>,
     /// The key, the fixed headers, and what the protocol wants besides.
     headers: HeaderMap,
     /// Keeps requests away while it fails.
@@ -122,6 +124,7 @@ impl ServerUpstream {
         let headers = headers.ok_or(UpstreamSetupError::Key { id: id.clone() })?;
         let clients = Clients::new(&id, &config)?;
         let address = url.origin().ascii_serialization();
+        let urls = connect::fixed_urls(&config);
         let breaker = Breaker::new(config.breaker);
         let (retrier, latency) = (Retrier::new(config.retries.clone()), Latency::default());
         let embeddings = config.protocol == Protocol::OpenAi;
@@ -131,6 +134,7 @@ impl ServerUpstream {
             config,
             clients,
             address,
+            urls,
             headers,
             breaker,
             retrier,
@@ -170,10 +174,8 @@ impl ServerUpstream {
         let model = self.model_name(&chat.model);
         let way = &self.config.connection;
         let headers = client.for_upstream(way);
-        let address =
-            |path| connect::url(&self.config, path, model).ok_or_else(connect::no_address);
         if let Some(raw) = &chat.raw {
-            let (url, content_type) = (address(&raw.path)?, raw.content_type.clone());
+            let (url, content_type) = (self.url(&raw.path, model)?, raw.content_type.clone());
             let errand = Errand { endpoint: None, content_type, url, headers };
             return Ok(OutboundBody::seal(raw.bytes.clone(), errand));
         }
@@ -181,14 +183,23 @@ impl ServerUpstream {
             Protocol::OpenAi => openai::body(chat, model, way)?,
             Protocol::Anthropic => anthropic::body(chat, model, way)?,
         };
-        let path = connect::path(self.config.protocol, chat.endpoint);
+        let fixed = self.urls.iter().find(|(endpoint, _)| *endpoint == chat.endpoint);
+        let url = match fixed {
+            Some((_, url)) => url.clone(),
+            None => self.url(connect::path(self.config.protocol, chat.endpoint), model)?,
+        };
         let errand = Errand {
             endpoint: Some(chat.endpoint),
             content_type: HeaderValue::from_static("application/json"),
-            url: address(path)?,
+            url,
             headers,
         };
         Ok(OutboundBody::seal(bytes.into(), errand))
+    }
+
+    /// The whole address of a path, for a model.
+    fn url(&self, path: &str, model: &str) -> Result<Url, UpstreamError> {
+        connect::url(&self.config, path, model).ok_or_else(connect::no_address)
     }
 
     /// The name that it knows a client's model by.
