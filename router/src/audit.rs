@@ -2,8 +2,8 @@
 //!
 //! One thread owns the file. Callers send it finished JSON and wait until the line is written (and
 //! synced, if so configured); lines that wait together share one write and one sync. Nobody waits for an
-//! outcome, so it wakes no thread: it goes with the next attempt, or after [`writer::OUTCOME_WAIT_MAX`]. Each
-//! line holds its number and the SHA-256 of the line before it, so a changed or missing line shows.
+//! outcome, so it wakes no thread: it goes with the next attempt, or some milliseconds later. Each line
+//! holds its number and the SHA-256 of the line before it, so a changed or missing line shows.
 //!
 //! Invariants: a [`Recorded`] exists only after its line is in the file; an attempt always gets an
 //! outcome line unless the process dies or the log cannot be written, and one without it counts as
