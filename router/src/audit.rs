@@ -1,8 +1,9 @@
 //! The record of every attempt to answer: written before a byte leaves, chained, without content.
 //!
 //! One thread owns the file. Callers send it finished JSON and wait until the line is written (and
-//! synced, if so configured); lines that wait together share one write and one sync. Each line holds
-//! its number and the SHA-256 of the line before it, so a changed or missing line shows.
+//! synced, if so configured); lines that wait together share one write and one sync. Nobody waits for an
+//! outcome, so it wakes no thread: it goes with the next attempt, or some milliseconds later. Each line
+//! holds its number and the SHA-256 of the line before it, so a changed or missing line shows.
 //!
 //! Invariants: a [`Recorded`] exists only after its line is in the file; an attempt always gets an
 //! outcome line unless the process dies or the log cannot be written, and one without it counts as
@@ -16,9 +17,11 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sluice_policies::PolicySet;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
 
@@ -32,6 +35,7 @@ const WAITING_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct AuditLog {
     lines: mpsc::Sender<Line>,
+    outcomes: Arc<Outcomes>,
     health: Arc<Health>,
     path: Arc<Path>,
     /// Digest of the set that was described last.
@@ -51,6 +55,19 @@ struct Line {
     json: Vec<u8>,
     /// Told `true` once the line is safe, `false` if it could not be written.
     written: Option<oneshot::Sender<bool>>,
+}
+
+/// Outcomes until the writer comes by.
+#[derive(Default)]
+struct Outcomes(Mutex<Vec<Closed>>);
+
+/// An outcome on its way to the file.
+struct Closed {
+    json: Vec<u8>,
+    /// The attempt's line is in the file already, and not behind this outcome in the queue.
+    is_behind_its_attempt: bool,
+    /// Shows until it is written that there is something to write.
+    place: mpsc::OwnedPermit<Line>,
 }
 
 /// An audit log that cannot be opened.
@@ -100,6 +117,8 @@ pub struct Recorded {
 struct OpenAttempt {
     /// A place kept for the outcome line, so that closing never waits and never fails for room.
     place: mpsc::OwnedPermit<Line>,
+    outcomes: Arc<Outcomes>,
+    is_written: bool,
     id: String,
     attempt: u32,
     upstream: UpstreamId,
@@ -122,13 +141,14 @@ impl AuditLog {
         let file = writer::Chain::open(folder, fsync == Fsync::EveryRecord)?;
         let path: Arc<Path> = file.path().into();
         let (lines, waiting) = mpsc::channel(WAITING_MAX);
-        let health = Arc::new(Health::default());
+        let (health, outcomes) = (Arc::new(Health::default()), Arc::new(Outcomes::default()));
+        let mut inbox = writer::Inbox::new(waiting, outcomes.clone());
         let shared = health.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer::run(file, waiting, &shared))
+            .spawn(move || writer::run(file, &mut inbox, &shared))
             .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
-        Ok(AuditLog { lines, health, path, described: Arc::default() })
+        Ok(AuditLog { lines, outcomes, health, path, described: Arc::default() })
     }
 
     /// The file that is written.
@@ -168,6 +188,8 @@ impl AuditLog {
         let upstream = record.upstream.clone();
         let open = OpenAttempt {
             place,
+            outcomes: self.outcomes.clone(),
+            is_written: false,
             id: record.id.to_owned(),
             attempt: record.attempt,
             upstream: upstream.clone(),
@@ -175,10 +197,19 @@ impl AuditLog {
         // From here on the line may be in the log: whoever leaves while it is written leaves an outcome.
         let mut recorded = Recorded { upstream: Some(upstream), open: Some(open) };
         let written = AuditLog::confirm(confirmed).await;
-        if written.is_err() {
-            recorded.open = None;
+        match written {
+            Ok(()) => recorded.open.iter_mut().for_each(|open| open.is_written = true),
+            Err(AuditDown) => recorded.open = None,
         }
         written.map(|()| recorded)
+    }
+
+    /// Waits until every outcome is written, but not for ever.
+    pub async fn settle(&self, time_max: Duration) {
+        let deadline = Instant::now() + time_max;
+        while self.lines.capacity() < self.lines.max_capacity() && Instant::now() < deadline {
+            tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
+        }
     }
 
     /// Records a refusal.
@@ -206,6 +237,21 @@ impl AuditLog {
     }
 }
 
+impl Outcomes {
+    fn add(&self, closed: Closed) {
+        self.lock().push(closed);
+    }
+
+    fn take(&self) -> Vec<Closed> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Closed>> {
+        // An outcome is added as a whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Recorded {
     /// Which upstream the record names.
     pub fn upstream(&self) -> Option<&UpstreamId> {
@@ -220,7 +266,8 @@ impl Recorded {
     fn write_outcome(&mut self, outcome: &Outcome) {
         if let Some(open) = self.open.take() {
             let json = outcome.to_json(&open.id, open.attempt, &open.upstream);
-            open.place.send(Line { json, written: None });
+            let is_behind_its_attempt = open.is_written;
+            open.outcomes.add(Closed { json, is_behind_its_attempt, place: open.place });
         }
     }
 

@@ -235,6 +235,7 @@ async fn serve_behind(
     if let Some(shared) = server.gateway().limits().shared_state() {
         shared.settle(SETTLE_TIME_MAX).await;
     }
+    server.gateway().audit().settle(SETTLE_TIME_MAX).await;
     Ok(())
 }
 

@@ -38,6 +38,8 @@ use known::Known;
 const FINGERPRINTS_MAX: usize = 1 << 18;
 /// A turn that holds nothing private by itself is remembered from this length on, bytes.
 const TURN_BYTES_MIN: usize = 64;
+/// Text of a reply that waits to be hashed.
+const WAITING_BYTES_MAX: usize = 4096;
 
 /// What the store knows about a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,12 +174,14 @@ impl TaintStore {
 
     /// Starts the fingerprint of a reply; it is remembered if its conversation is never-cloud.
     pub fn reply(&self, caller: &Caller) -> ReplyPrint {
-        ReplyPrint { context: self.scoped(b"turn", caller), words: Words::default() }
+        let context = self.scoped(b"turn", caller);
+        ReplyPrint { context, words: Words::default(), waiting: String::new() }
     }
 
     /// Remembers a reply once it has ended (or was cut: the client may send back what it got), and with it
     /// its session, where only the reply turned out to hold never-cloud text.
-    pub fn remember_reply(&self, reply: ReplyPrint, session: Option<(&Caller, &str)>) -> Saved {
+    pub fn remember_reply(&self, mut reply: ReplyPrint, session: Option<(&Caller, &str)>) -> Saved {
+        reply.hash();
         let print = reply.words.any.then(|| shorten(reply.context.sign()));
         let session = session.map(|(caller, session)| self.session(caller, session));
         self.insert_all(print.into_iter().chain(session).collect())
@@ -226,15 +230,29 @@ fn fresh_key() -> Result<[u8; 32], NoRandomness> {
 }
 
 /// The fingerprint of a reply that is still coming.
+///
+/// Text waits to be hashed: of nearly all replies nobody asks for it, and most are over before it is much.
 pub struct ReplyPrint {
     context: hmac::Context,
     words: Words,
+    waiting: String,
 }
 
 impl ReplyPrint {
     /// Adds a piece of the reply's text.
     pub fn feed(&mut self, piece: &str) {
-        self.words.feed(piece, &mut self.context);
+        if self.waiting.len() + piece.len() > WAITING_BYTES_MAX {
+            self.hash();
+        }
+        match piece.len() > WAITING_BYTES_MAX {
+            true => self.words.feed(piece, &mut self.context),
+            false => self.waiting.push_str(piece),
+        }
+    }
+
+    fn hash(&mut self) {
+        self.words.feed(&self.waiting, &mut self.context);
+        self.waiting.clear();
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod retry;
 mod seen;
 mod server;
 pub(crate) mod sse;
+mod turn;
 
 use std::borrow::Cow;
 use std::fmt;

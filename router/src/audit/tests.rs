@@ -161,6 +161,22 @@ async fn who_leaves_while_the_attempt_is_written_leaves_an_outcome() {
 }
 
 #[tokio::test]
+async fn an_outcome_is_written_before_what_comes_after_it_and_though_nothing_does() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let log = open(&folder).unwrap();
+    for number in 1..=20 {
+        drop(log.attempt(&fixture.attempt(number)).await.unwrap());
+    }
+    log.settle(Duration::from_secs(60)).await;
+    let lines = check_chain(&std::fs::read_to_string(file(&folder)).unwrap());
+    let found: Vec<_> = lines.iter().map(|line| (&line["kind"], &line["attempt"])).collect();
+    let (attempt, outcome) = (json!("attempt"), json!("outcome"));
+    let numbers: Vec<Value> = (1..=20).map(Value::from).collect();
+    let expected: Vec<_> = numbers.iter().flat_map(|n| [(&attempt, n), (&outcome, n)]).collect();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
 async fn records_that_wait_together_keep_one_chain() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder).unwrap();

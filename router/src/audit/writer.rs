@@ -1,25 +1,32 @@
 //! The audit file and the thread that owns it: chaining, batching, repair.
 //!
-//! A batch is everything that waits when the thread comes by. It is written with one call; if that
-//! or the sync fails, the file is cut back to where it was, every caller in the batch is told, and
-//! the next batch starts by opening the file anew.
+//! A batch is everything that waits when the thread comes by: for a line that somebody waits for, and every
+//! [`OUTCOME_WAIT_MAX`] while attempts are open. It is written with one call; if that or the sync fails, the
+//! file is cut back to where it was, every caller in the batch is told, and the next batch starts by opening
+//! the file anew.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
 
-use super::{AuditError, Health, Line};
+use super::{AuditError, Closed, Health, Line, Outcomes};
 use crate::durable::still_linked;
 
 /// Version of the line format.
 const VERSION: u32 = 1;
-/// Lines written with one call at most.
+/// Lines of a batch after which it takes no more of the queue.
 const BATCH_LINES_MAX: usize = 256;
+/// How long an outcome waits for a line that somebody waits for, to be written with it.
+pub(super) const OUTCOME_WAIT_MAX: Duration = Duration::from_millis(10);
 /// `prev` of the first line.
 const NO_LINE: [u8; 64] = [b'0'; 64];
 /// No line is longer; a longer tail without a line end is not ours.
@@ -42,15 +49,80 @@ struct Head {
     seq: u64,
 }
 
-/// Writes batches until every sender is gone.
-pub(super) fn run(mut chain: Chain, mut waiting: mpsc::Receiver<Line>, health: &Health) {
-    let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
-    while let Some(first) = waiting.blocking_recv() {
-        batch.push(first);
-        while batch.len() < BATCH_LINES_MAX
-            && let Ok(line) = waiting.try_recv()
+/// What waits to be written.
+pub(super) struct Inbox {
+    lines: mpsc::Receiver<Line>,
+    outcomes: Arc<Outcomes>,
+}
+
+/// Wakes the writer.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(lines: mpsc::Receiver<Line>, outcomes: Arc<Outcomes>) -> Inbox {
+        Inbox { lines, outcomes }
+    }
+
+    /// The next line that somebody waits for, `None` if every sender is gone; `Pending` if it is time to look
+    /// for outcomes, which come without a word while attempts are open.
+    fn next(&mut self, writer: &mut Context<'_>) -> Poll<Option<Line>> {
+        loop {
+            if let Poll::Ready(line) = self.lines.poll_recv(writer) {
+                return Poll::Ready(line);
+            }
+            if self.lines.capacity() < self.lines.max_capacity() {
+                thread::park_timeout(OUTCOME_WAIT_MAX);
+                return self.lines.poll_recv(writer);
+            }
+            thread::park();
+        }
+    }
+
+    /// Adds all that is there to a batch, an outcome behind its attempt; keeps the outcomes' places.
+    fn drain(&mut self, batch: &mut Vec<Line>, first: Option<Line>) -> Vec<OwnedPermit<Line>> {
+        // Outcomes before lines: what an outcome here is about is in the file, or among the lines.
+        let closed = self.outcomes.take();
+        let (mut places, mut late) = (Vec::new(), Vec::new());
+        for Closed { json, is_behind_its_attempt, place } in closed {
+            let line = Line { json, written: None };
+            if is_behind_its_attempt {
+                batch.push(line)
+            } else {
+                late.push(line)
+            }
+            places.push(place);
+        }
+        batch.extend(first);
+        while (batch.len() < BATCH_LINES_MAX || !late.is_empty())
+            && let Ok(line) = self.lines.try_recv()
         {
             batch.push(line);
+        }
+        batch.append(&mut late);
+        places
+    }
+}
+
+/// Writes batches until every sender is gone.
+pub(super) fn run(mut chain: Chain, inbox: &mut Inbox, health: &Health) {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut writer = Context::from_waker(&waker);
+    let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
+    loop {
+        let first = match inbox.next(&mut writer) {
+            Poll::Ready(None) => return,
+            Poll::Ready(line) => line,
+            Poll::Pending => None,
+        };
+        let places = inbox.drain(&mut batch, first);
+        if batch.is_empty() {
+            continue;
         }
         let written = chain.append(&batch);
         note(&written, batch.len(), health);
@@ -60,6 +132,7 @@ pub(super) fn run(mut chain: Chain, mut waiting: mpsc::Receiver<Line>, health: &
                 let _ = confirm.send(written.is_ok());
             }
         }
+        drop(places);
     }
 }
 

@@ -81,6 +81,22 @@ async fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
 }
 
 #[tokio::test]
+async fn a_long_reply_is_known_again_whatever_its_pieces_are() {
+    let text = "The card ends in 1486, and so on. ".repeat(WAITING_BYTES_MAX / 10);
+    for piece_bytes in [7, 1000, WAITING_BYTES_MAX, WAITING_BYTES_MAX + 1, text.len()] {
+        let store = TaintStore::new().unwrap();
+        let mut reply = store.reply(&caller("a", "t"));
+        for piece in text.as_bytes().chunks(piece_bytes) {
+            reply.feed(std::str::from_utf8(piece).unwrap());
+        }
+        store.remember_reply(reply, None).wait().await;
+        let later = prompt(&[(Role::Assistant, &text), (Role::User, "no")]);
+        let known = store.look_up(&caller("a", "t"), None, &later).await;
+        assert_eq!(known, Taint::Tainted, "{piece_bytes}");
+    }
+}
+
+#[tokio::test]
 async fn after_forgetting_a_history_that_is_not_found_is_unknown() {
     let store = TaintStore::with_room(2).unwrap();
     for session in ["1", "2", "3"] {

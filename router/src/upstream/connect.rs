@@ -137,6 +137,16 @@ pub(super) fn url(config: &ServerConfig, path: &str, model: &str) -> Option<reqw
     same.then_some(url)
 }
 
+/// The address of each endpoint, where that does not depend on the model: made once, not for each request.
+pub(super) fn fixed_urls(config: &ServerConfig) -> Vec<(Endpoint, reqwest::Url)> {
+    if config.base_url.path.contains(MODEL) {
+        return Vec::new();
+    }
+    let all = [Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings].into_iter();
+    let url = |endpoint| url(config, path(config.protocol, endpoint), "");
+    all.filter_map(|endpoint| Some((endpoint, url(endpoint)?))).collect()
+}
+
 /// A name as one segment of a path. `None` if it would be no segment of its own.
 fn segment(name: &str) -> Option<String> {
     if matches!(name, "" | "." | "..") {

@@ -1,12 +1,18 @@
 //! What a reply in the internal form says: its texts for the scan, its usage, whether it is over.
 //!
 //! Whatever a server speaks, its reply is a chat completion here, whole or as events, and is read by
-//! this file alone.
+//! this file alone. Only what is asked for is taken out of it (`pick`): events come by the hundred for one
+//! request, and a tree of each was more than half of what a stream cost.
 
+mod pick;
+
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess};
 use serde_json::Value;
 
 use super::{Usage, sse};
 use crate::reply_scan::{Channel, ReplyText};
+use pick::{Name, Pick, Picked};
 
 /// What has come so far.
 #[derive(Default)]
@@ -32,49 +38,229 @@ impl Seen {
             self.done = true;
             return false;
         }
-        let Ok(json) = serde_json::from_str::<Value>(data) else {
+        let Some(said) = Said::read(data) else {
             self.broken = true;
             return false;
         };
-        collect_texts(&json, "delta", texts);
-        let choices = json["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
-        self.finished |= choices.iter().any(|choice| choice["finish_reason"].is_string());
-        if json["usage"].is_object() {
-            self.usage = usage(&json["usage"]);
-            return choices.is_empty();
+        self.finished |= said.choices.iter().any(|choice| choice.finish_reason.is_some());
+        let is_usage_alone = said.usage.is_there && said.choices.is_empty();
+        if said.usage.is_there {
+            self.usage = said.usage();
         }
-        false
+        said.texts(Part::Delta, texts);
+        is_usage_alone
     }
 }
 
-/// What a `usage` object counts.
-pub(super) fn usage(json: &Value) -> Usage {
-    Usage {
-        prompt_tokens: json["prompt_tokens"].as_u64(),
-        completion_tokens: json["completion_tokens"].as_u64(),
-        cached_tokens: json["prompt_tokens_details"]["cached_tokens"].as_u64(),
+/// Where a choice says what it says.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    /// In an event.
+    Delta,
+    /// In a whole reply.
+    Message,
+}
+
+/// What is read of a whole reply, or of one of its events.
+#[derive(Default)]
+pub(super) struct Said {
+    is_object: bool,
+    choices: Vec<Choice>,
+    usage: Counted,
+}
+
+#[derive(Default)]
+struct Choice {
+    index: Option<u64>,
+    delta: Texts,
+    message: Texts,
+    finish_reason: Option<String>,
+}
+
+/// What a choice says, thinks and hands to tools.
+#[derive(Default)]
+struct Texts {
+    content: Option<String>,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
+    refusal: Option<String>,
+    tool_calls: Vec<Call>,
+}
+
+#[derive(Default)]
+struct Call {
+    index: Option<u64>,
+    function: Function,
+}
+
+#[derive(Default)]
+struct Function {
+    arguments: Option<String>,
+}
+
+/// The `usage` object.
+#[derive(Default)]
+struct Counted {
+    is_there: bool,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    details: Details,
+}
+
+#[derive(Default)]
+struct Details {
+    cached_tokens: Option<u64>,
+}
+
+impl Said {
+    /// Reads JSON; `None` if it is none.
+    pub(super) fn read(json: &str) -> Option<Said> {
+        serde_json::from_str::<Picked<Said>>(json).ok().map(|Picked(said)| said)
+    }
+
+    /// Reads what was parsed already.
+    pub(super) fn of(json: &Value) -> Said {
+        // No value is of a kind that is not read over.
+        Picked::deserialize(json).map(|Picked(said)| said).unwrap_or_default()
+    }
+
+    /// Whether it is an object, as every reply is.
+    pub(super) fn is_object(&self) -> bool {
+        self.is_object
+    }
+
+    /// What the upstream counted, as far as it says so here.
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.usage.prompt_tokens,
+            completion_tokens: self.usage.completion_tokens,
+            cached_tokens: self.usage.details.cached_tokens,
+        }
+    }
+
+    /// Adds what every choice says, thinks and hands to tools.
+    pub(super) fn texts(self, part: Part, texts: &mut Vec<ReplyText>) {
+        let number = |index: Option<u64>, place: usize| {
+            index.and_then(|n| u32::try_from(n).ok()).unwrap_or(place as u32)
+        };
+        let mut add = |channel, text: Option<String>| {
+            texts.extend(text.filter(|t| !t.is_empty()).map(|text| ReplyText { channel, text }));
+        };
+        for (place, choice) in self.choices.into_iter().enumerate() {
+            let index = number(choice.index, place);
+            let said = match part {
+                Part::Delta => choice.delta,
+                Part::Message => choice.message,
+            };
+            add(Channel::Content(index), said.content);
+            for aside in [said.reasoning_content, said.reasoning, said.refusal] {
+                add(Channel::Aside(index), aside);
+            }
+            for (place, call) in said.tool_calls.into_iter().enumerate() {
+                let channel = Channel::Arguments(index, number(call.index, place));
+                add(channel, call.function.arguments);
+            }
+        }
     }
 }
 
-/// Adds what every choice says, thinks and hands to tools; `part` is `message` or `delta`.
-pub(super) fn collect_texts(json: &Value, part: &str, texts: &mut Vec<ReplyText>) {
-    let mut add = |channel, value: &Value| {
-        if let Some(text) = value.as_str().filter(|text| !text.is_empty()) {
-            texts.push(ReplyText { channel, text: text.to_owned() });
+/// Makes a struct take its fields out of an object.
+macro_rules! picks {
+    ($struct:ident: $($name:ident => $field:ident),+ $(; is_there: $flag:ident)?) => {
+        impl Pick for $struct {
+            $(fn object(&mut self) {
+                self.$flag = true;
+            })?
+
+            fn field<'de, A: MapAccess<'de>>(
+                &mut self,
+                name: Name,
+                object: &mut A,
+            ) -> Result<(), A::Error> {
+                match name {
+                    $(Name::$name => self.$field = Picked::next(object)?,)+
+                    _ => {
+                        object.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(())
+            }
         }
     };
-    let number = |value: &Value, place: usize| {
-        value["index"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(place as u32)
-    };
-    for (place, choice) in json["choices"].as_array().into_iter().flatten().enumerate() {
-        let (index, said) = (number(choice, place), &choice[part]);
-        add(Channel::Content(index), &said["content"]);
-        for aside in ["reasoning_content", "reasoning", "refusal"] {
-            add(Channel::Aside(index), &said[aside]);
+}
+
+picks!(Said: Choices => choices, Usage => usage; is_there: is_object);
+picks!(Choice: Index => index, Delta => delta, Message => message, FinishReason => finish_reason);
+picks!(Texts: Content => content, ReasoningContent => reasoning_content, Reasoning => reasoning,
+    Refusal => refusal, ToolCalls => tool_calls);
+picks!(Call: Index => index, Function => function);
+picks!(Function: Arguments => arguments);
+picks!(Counted: PromptTokens => prompt_tokens, CompletionTokens => completion_tokens,
+    PromptTokensDetails => details; is_there: is_there);
+picks!(Details: CachedTokens => cached_tokens);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_json_is_read_as_a_tree_of_it_would_be() {
+        let content = |text: &str| vec![(Channel::Content(0), text.to_owned())];
+        for (data, texts, ends) in [
+            (r#"{"choices":[{"delta":{"content":"a"}}]}"#, content("a"), false),
+            // Names and texts may be written with escapes.
+            (r#"{"cho\u0069ces":[{"delta":{"content":"\u0061\n"}}]}"#, content("a\n"), false),
+            // Of a name that stands twice, the last counts, whatever it holds.
+            (r#"{"choices":[{"delta":{"content":"a","content":"b"}}]}"#, content("b"), false),
+            (r#"{"choices":[{"delta":{"content":"a","content":[1]}}]}"#, vec![], false),
+            (r#"{"choices":[{"delta":{"content":"a"}}],"choices":{}}"#, vec![], false),
+            // What stands where nothing of its kind is expected is read over.
+            (r#"{"choices":{"delta":{"content":"a"}}}"#, vec![], false),
+            (r#"{"choices":[[{"content":"a"}],7,null,{"delta":"a"}]}"#, vec![], false),
+            (r#"{"choices":[{"finish_reason":false,"delta":{"content":-1.5}}]}"#, vec![], false),
+            (r#"["choices", true, {"usage": {}}]"#, vec![], false),
+            ("7", vec![], false),
+            // A place in the list stands for an index that is none.
+            (
+                r#"{"choices":[1,{"index":-3,"delta":{"refusal":"a"}}]}"#,
+                vec![(Channel::Aside(1), "a".to_owned())],
+                false,
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":"b"},"index":4294967296,"finish_reason":"x"}]}"#,
+                content("b"),
+                true,
+            ),
+        ] {
+            let (mut seen, mut found) = (Seen::default(), Vec::new());
+            assert!(!seen.event(format!("data: {data}\n\n").as_bytes(), &mut found), "{data}");
+            let found: Vec<_> = found.into_iter().map(|t| (t.channel, t.text)).collect();
+            assert_eq!((found, seen.finished, seen.broken), (texts, ends, false), "{data}");
         }
-        for (place, call) in said["tool_calls"].as_array().into_iter().flatten().enumerate() {
-            let channel = Channel::Arguments(index, number(call, place));
-            add(channel, &call["function"]["arguments"]);
+    }
+
+    #[test]
+    fn what_is_no_json_breaks_a_stream() {
+        for data in [r#"{"choices":[}"#, r#"{"id":"a} "#, r#"{"a":1}{"#, "", "tru", r#"{"a":[1,]}"#]
+        {
+            let mut seen = Seen::default();
+            seen.event(format!("data: {data}\n\n").as_bytes(), &mut Vec::new());
+            assert!(seen.broken, "{data}");
+        }
+    }
+
+    #[test]
+    fn usage_is_an_object_that_stands_alone_or_beside_choices() {
+        for (data, alone, prompt) in [
+            (r#"{"usage":{"prompt_tokens":3}}"#, true, Some(3)),
+            (r#"{"usage":{"prompt_tokens":-3},"choices":[]}"#, true, None),
+            (r#"{"usage":{"prompt_tokens":3},"choices":[{}]}"#, false, Some(3)),
+            (r#"{"usage":null,"choices":[]}"#, false, None),
+            (r#"{"usage":[{"prompt_tokens":3}]}"#, false, None),
+        ] {
+            let mut seen = Seen::default();
+            let found = seen.event(format!("data: {data}\n\n").as_bytes(), &mut Vec::new());
+            assert_eq!((found, seen.usage.prompt_tokens), (alone, prompt), "{data}");
         }
     }
 }

@@ -6,16 +6,17 @@
 //!
 //! What goes out and what comes back is translated by the file of the server's protocol (`openai`,
 //! `anthropic`); between the two everything is the internal form. Streams of chat completions are
-//! passed through as they come, cut at the edges of events. Usage is always asked for, and taken out
-//! again if the client did not ask.
+//! passed through as they come, cut at the edges of events; those of a burst leave together. Usage is
+//! always asked for, and taken out again if the client did not ask.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream;
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, stream};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::Url;
 use serde_json::Value;
 use sluice_policies::{AddressRanges, Endpoint, Wish};
 use tokio::time::{Instant, timeout_at};
@@ -23,10 +24,10 @@ use tokio::time::{Instant, timeout_at};
 use super::connect::within::{Clients, NoClient, Outside};
 use super::latency::Latency;
 use super::retry::Retrier;
-use super::seen::{Seen, collect_texts, usage};
+use super::seen::{Part, Said, Seen};
 use super::sse::{self, Splitter};
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
-use super::{NO_CONNECTION, anthropic, connect, openai};
+use super::{NO_CONNECTION, anthropic, connect, openai, turn};
 use crate::api::{ApiError, ChatBody, ClientHeaders};
 use crate::breaker::Breaker;
 use crate::capability::Capabilities;
@@ -39,6 +40,12 @@ use crate::reply_scan::{Channel, ReplyText};
 const REPLY_BYTES_MAX: usize = 32 << 20;
 /// Longest error reply that is passed on, bytes.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// What comes this soon after what came before belongs to a burst. No model writes a token in this time.
+const BURST_GAP_MAX: Duration = Duration::from_millis(1);
+/// Longest that the beginning of a burst waits for the rest.
+const BURST_TIME_MAX: Duration = Duration::from_millis(1);
+/// A burst that has so many bytes goes on without more of it.
+const BURST_BYTES_MAX: usize = 16 << 10;
 
 /// A configured server.
 pub struct ServerUpstream {
@@ -46,6 +53,7 @@ pub struct ServerUpstream {
     config: ServerConfig,
     clients: Clients,
     address: String,
+    urls: Vec<(Endpoint, Url)>,
     /// The key, the fixed headers, and what the protocol wants besides.
     headers: HeaderMap,
     /// Keeps requests away while it fails.
@@ -116,6 +124,7 @@ impl ServerUpstream {
         let headers = headers.ok_or(UpstreamSetupError::Key { id: id.clone() })?;
         let clients = Clients::new(&id, &config)?;
         let address = url.origin().ascii_serialization();
+        let urls = connect::fixed_urls(&config);
         let breaker = Breaker::new(config.breaker);
         let (retrier, latency) = (Retrier::new(config.retries.clone()), Latency::default());
         let embeddings = config.protocol == Protocol::OpenAi;
@@ -125,6 +134,7 @@ impl ServerUpstream {
             config,
             clients,
             address,
+            urls,
             headers,
             breaker,
             retrier,
@@ -164,10 +174,8 @@ impl ServerUpstream {
         let model = self.model_name(&chat.model);
         let way = &self.config.connection;
         let headers = client.for_upstream(way);
-        let address =
-            |path| connect::url(&self.config, path, model).ok_or_else(connect::no_address);
         if let Some(raw) = &chat.raw {
-            let (url, content_type) = (address(&raw.path)?, raw.content_type.clone());
+            let (url, content_type) = (self.url(&raw.path, model)?, raw.content_type.clone());
             let errand = Errand { endpoint: None, content_type, url, headers };
             return Ok(OutboundBody::seal(raw.bytes.clone(), errand));
         }
@@ -175,14 +183,23 @@ impl ServerUpstream {
             Protocol::OpenAi => openai::body(chat, model, way)?,
             Protocol::Anthropic => anthropic::body(chat, model, way)?,
         };
-        let path = connect::path(self.config.protocol, chat.endpoint);
+        let fixed = self.urls.iter().find(|(endpoint, _)| *endpoint == chat.endpoint);
+        let url = match fixed {
+            Some((_, url)) => url.clone(),
+            None => self.url(connect::path(self.config.protocol, chat.endpoint), model)?,
+        };
         let errand = Errand {
             endpoint: Some(chat.endpoint),
             content_type: HeaderValue::from_static("application/json"),
-            url: address(path)?,
+            url,
             headers,
         };
         Ok(OutboundBody::seal(bytes.into(), errand))
+    }
+
+    /// The whole address of a path, for a model.
+    fn url(&self, path: &str, model: &str) -> Result<Url, UpstreamError> {
+        connect::url(&self.config, path, model).ok_or_else(connect::no_address)
     }
 
     /// The name that it knows a client's model by.
@@ -273,6 +290,9 @@ impl ServerUpstream {
     }
 }
 
+/// Why a reply was cut whose connection broke.
+const BROKEN_OFF: &str = "broken_off";
+
 /// Deadlines of one exchange.
 #[derive(Clone, Copy)]
 struct Clock {
@@ -290,11 +310,11 @@ impl Clock {
     }
 
     /// The next piece of a reply's body; `None` at its end.
-    async fn chunk(&self, response: &mut reqwest::Response) -> Result<Option<Bytes>, &'static str> {
+    async fn chunk(&self, response: &mut reqwest::Response) -> Chunk {
         let deadline = (Instant::now() + self.idle).min(self.total);
         match timeout_at(deadline, response.chunk()).await {
             Err(_) => Err("timeout"),
-            Ok(Err(_)) => Err("broken_off"),
+            Ok(Err(_)) => Err(BROKEN_OFF),
             Ok(Ok(chunk)) => Ok(chunk),
         }
     }
@@ -320,16 +340,19 @@ impl Incoming {
         }
     }
 
-    /// A whole reply and its bytes.
-    fn whole(&self, json: Value, bytes: Bytes) -> Result<(Value, Bytes), UpstreamError> {
+    /// What a whole reply says, and its bytes.
+    fn whole(&self, bytes: Bytes) -> Result<(Said, Bytes), UpstreamError> {
+        let text = std::str::from_utf8(&bytes).map_err(|_| NO_JSON)?;
         let json = match self {
-            Incoming::AsIs => return Ok((json, bytes)),
-            Incoming::Completions => openai::chat_of_completion(json, "message"),
-            Incoming::Messages(_) => anthropic::completion(&json)
+            Incoming::AsIs => {
+                let said = Said::read(text).ok_or(NO_JSON)?;
+                return if said.is_object() { Ok((said, bytes)) } else { Err(NO_OBJECT) };
+            }
+            Incoming::Completions => openai::chat_of_completion(object(text)?, "message"),
+            Incoming::Messages(_) => anthropic::completion(&object(text)?)
                 .ok_or(UpstreamError::BadReply("it is not a message"))?,
         };
-        let bytes = json.to_string().into();
-        Ok((json, bytes))
+        Ok((Said::of(&json), json.to_string().into()))
     }
 
     /// Whole events.
@@ -352,21 +375,25 @@ impl Incoming {
     }
 }
 
+const NO_JSON: UpstreamError = UpstreamError::BadReply("it is not JSON");
+const NO_OBJECT: UpstreamError = UpstreamError::BadReply("it is not a JSON object");
+
+/// A whole reply as a tree, to be translated.
+fn object(text: &str) -> Result<Value, UpstreamError> {
+    let json: Value = serde_json::from_str(text).map_err(|_| NO_JSON)?;
+    if json.is_object() { Ok(json) } else { Err(NO_OBJECT) }
+}
+
 async fn whole(
     mut response: reqwest::Response,
     incoming: Incoming,
     clock: Clock,
 ) -> Result<Answer, UpstreamError> {
     let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
-    let json: Value =
-        serde_json::from_slice(&bytes).map_err(|_| UpstreamError::BadReply("it is not JSON"))?;
-    if !json.is_object() {
-        return Err(UpstreamError::BadReply("it is not a JSON object"));
-    }
-    let (json, bytes) = incoming.whole(json, bytes)?;
-    let usage = usage(&json["usage"]);
+    let (said, bytes) = incoming.whole(bytes)?;
+    let usage = said.usage();
     let mut texts = Vec::new();
-    collect_texts(&json, "message", &mut texts);
+    said.texts(Part::Message, &mut texts);
     Ok(Answer { status: StatusCode::OK, body: AnswerBody::Whole { bytes, usage, texts } })
 }
 
@@ -377,7 +404,7 @@ async fn raw(mut response: reqwest::Response, clock: Clock) -> Result<Answer, Up
     let content_type = response.headers().get(CONTENT_TYPE).cloned().unwrap_or_else(octets);
     let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
     let json = serde_json::from_slice::<Value>(&bytes).ok();
-    let usage = json.as_ref().map(|json| usage(&json["usage"])).unwrap_or_default();
+    let usage = json.as_ref().map(|json| Said::of(json).usage()).unwrap_or_default();
     let text = match &json {
         Some(json) => Some(crate::api::as_text(json)),
         None => String::from_utf8(bytes.to_vec()).ok(),
@@ -457,6 +484,8 @@ fn events(
         shape,
         splitter: Splitter::default(),
         seen: Seen::default(),
+        came: None,
+        ahead: None,
         over: false,
     };
     let pieces = stream::unfold(relay, |mut relay| async {
@@ -474,8 +503,15 @@ struct Relay {
     shape: Shape,
     splitter: Splitter,
     seen: Seen,
+    /// When the last bytes came.
+    came: Option<Instant>,
+    /// What came behind a burst and ended it.
+    ahead: Option<Chunk>,
     over: bool,
 }
+
+/// Bytes of a reply's body, `None` at its end, or why it was cut.
+type Chunk = Result<Option<Bytes>, &'static str>;
 
 impl Relay {
     async fn next(&mut self) -> Option<Piece> {
@@ -483,7 +519,7 @@ impl Relay {
             return None;
         }
         loop {
-            let whole = match self.clock.chunk(&mut self.response).await {
+            let whole = match self.bytes().await {
                 Ok(Some(chunk)) => self.splitter.push(chunk),
                 Ok(None) => return Some(self.end()),
                 Err(cut) => return Some(self.cut(cut)),
@@ -503,13 +539,51 @@ impl Relay {
         }
     }
 
+    /// The next bytes; of a burst, all that is here by now.
+    async fn bytes(&mut self) -> Chunk {
+        if let Some(ahead) = self.ahead.take() {
+            return ahead;
+        }
+        let chunk = self.clock.chunk(&mut self.response).await;
+        let before = self.came.replace(Instant::now());
+        match chunk {
+            Ok(Some(first)) if before.is_some_and(|at| at.elapsed() < BURST_GAP_MAX) => {
+                Ok(Some(self.burst(first).await))
+            }
+            chunk => chunk,
+        }
+    }
+
+    /// What follows `first` and is here already, so that it leaves with one write: a write for each event
+    /// costs more than all else that is done with it.
+    async fn burst(&mut self, first: Bytes) -> Bytes {
+        let (mut all, began) = (BytesMut::from(first), Instant::now());
+        while all.len() < BURST_BYTES_MAX && began.elapsed() < BURST_TIME_MAX {
+            let mut more = self.response.chunk().now_or_never();
+            if more.is_none() {
+                // The task that reads the connection hands one event over for each time that it is asked.
+                turn::of_others().await;
+                more = self.response.chunk().now_or_never();
+            }
+            match more {
+                None => break,
+                Some(Ok(Some(more))) => all.extend_from_slice(&more),
+                Some(end) => {
+                    self.ahead = Some(end.map_err(|_| BROKEN_OFF));
+                    break;
+                }
+            }
+        }
+        all.freeze()
+    }
+
     fn end(&mut self) -> Piece {
         // Some servers leave out `[DONE]`; a finish reason says the same.
         if (self.seen.done || self.seen.finished) && !self.splitter.has_rest() {
             self.over = true;
             return Piece::End { cut: None, bytes: None, usage: self.seen.usage };
         }
-        self.cut("broken_off")
+        self.cut(BROKEN_OFF)
     }
 
     fn cut(&mut self, why: &'static str) -> Piece {

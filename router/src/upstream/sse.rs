@@ -4,6 +4,8 @@
 //! error event follows, and that needs a clean edge. A chunk that ends at an edge, as nearly all do,
 //! is passed on without a copy.
 
+use std::io::BufRead;
+
 use bytes::{Bytes, BytesMut};
 
 /// Longest event that is waited for, bytes.
@@ -75,13 +77,14 @@ pub(crate) fn events(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn first_event_end(bytes: &[u8]) -> usize {
-    let mut line_start = 0;
-    for (index, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'\n') {
-        let line = &bytes[line_start..index];
-        if line_start > 0 && (line.is_empty() || line == b"\r") {
-            return index + 1;
+    let (mut rest, mut line_start) = (bytes, 0);
+    // Reading memory cannot fail, and looks for line ends in words, not in bytes.
+    while let Ok(line_bytes @ 1..) = rest.skip_until(b'\n') {
+        let line_end = line_start + line_bytes;
+        if line_start > 0 && matches!(&bytes[line_start..line_end], b"\n" | b"\r\n") {
+            return line_end;
         }
-        line_start = index + 1;
+        line_start = line_end;
     }
     bytes.len()
 }

@@ -213,7 +213,7 @@ fn every_text_of_a_reply_is_collected_in_its_own_channel() {
         {"delta": {"refusal": "no", "content": ""}},
     ]});
     let mut texts = Vec::new();
-    collect_texts(&json, "delta", &mut texts);
+    Said::of(&json).texts(Part::Delta, &mut texts);
     let found: Vec<_> = texts.iter().map(|t| (t.channel, t.text.as_str())).collect();
     let expected = [
         (Channel::Content(1), "b"),

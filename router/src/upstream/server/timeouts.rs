@@ -1,4 +1,5 @@
-//! How long a server is waited for, on a clock that stands still until everybody waits.
+//! How long a server is waited for, and for what of its answer, on a clock that stands still until everybody
+//! waits.
 
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +31,16 @@ enum Server {
     Stalls,
     /// A head, and then a byte every five seconds.
     Trickles,
+    /// A head, and then five events at once, twice, with a second between.
+    Bursts,
+}
+
+/// How an answer ended.
+struct Ended {
+    code: &'static str,
+    after: Duration,
+    /// The bytes of its pieces.
+    pieces: Vec<usize>,
 }
 
 async fn serve(mut stream: TcpStream, server: Server) -> std::io::Result<()> {
@@ -44,13 +55,20 @@ async fn serve(mut stream: TcpStream, server: Server) -> std::io::Result<()> {
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
         }
+        Server::Bursts => {
+            stream.write_all(HEAD).await?;
+            for _ in 0..2 {
+                stream.write_all(&EVENT.repeat(5)).await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
     }
     // Until the other side hangs up.
     stream.read(&mut [0]).await.map(drop)
 }
 
-/// Asks a server, and says how that ended and when.
-async fn ask(server: Server) -> (&'static str, Duration) {
+/// Asks a server.
+async fn ask(server: Server) -> Ended {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url =
         BaseUrl::parse(&format!("http://{}/v1", listener.local_addr().unwrap())).unwrap();
@@ -62,6 +80,7 @@ async fn ask(server: Server) -> (&'static str, Duration) {
     let permit = super::tests::permit(&upstream, &body);
     let shape = Shape { stream: true, include_usage: false };
     let started = Instant::now();
+    let mut pieces = Vec::new();
     let asked = async {
         let mut events = match upstream.send(permit, shape).await {
             Err(error) => return error.code(),
@@ -69,8 +88,9 @@ async fn ask(server: Server) -> (&'static str, Duration) {
             Ok(_) => panic!("a stream was asked for"),
         };
         while let Some(piece) = events.next().await {
-            if let Piece::End { cut, .. } = piece {
-                return cut.unwrap_or("complete");
+            match piece {
+                Piece::Data { bytes, .. } => pieces.push(bytes.len()),
+                Piece::End { cut, .. } => return cut.unwrap_or("complete"),
             }
         }
         panic!("a stream ends with an end");
@@ -81,10 +101,11 @@ async fn ask(server: Server) -> (&'static str, Duration) {
         let _ = serve(stream, server).await;
         std::future::pending::<()>().await;
     };
-    tokio::select! {
-        ended = asked => (ended, started.elapsed()),
+    let code = tokio::select! {
+        code = asked => code,
         () = serving => unreachable!("it waits for ever"),
-    }
+    };
+    Ended { code, after: started.elapsed(), pieces }
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,9 +116,15 @@ async fn each_wait_ends_when_its_timeout_says_so() {
         (Server::Stalls, "timeout", idle),
         (Server::Trickles, "timeout", total),
     ] {
-        let (got, at) = ask(server).await;
-        assert_eq!(got, ended, "{server:?}");
+        let Ended { code, after: at, .. } = ask(server).await;
+        assert_eq!(code, ended, "{server:?}");
         // The clock goes in steps of a millisecond.
         assert!(at >= after && at <= after + Duration::from_millis(2), "{server:?}: {at:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_burst_the_first_event_leaves_alone_and_the_rest_together() {
+    let one = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n".len();
+    assert_eq!(ask(Server::Bursts).await.pieces, [one, 4 * one, one, 4 * one]);
 }
