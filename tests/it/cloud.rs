@@ -23,6 +23,8 @@ pub(crate) enum Script {
     /// What the last text says, in the protocol that was asked in, streamed three characters an event if
     /// the request asks for it.
     Echo,
+    /// These words, in the same ways.
+    Say(&'static str),
     /// A call of this tool, whose arguments are `{"to": what the last message says}`.
     Call(&'static str),
     /// These bytes as they are, then the connection closes.
@@ -195,6 +197,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
         match script {
             Script::Answer => stream.write_all(&answer(&body)).await?,
             Script::Echo => stream.write_all(&echo::echo(&path, &body, None)).await?,
+            Script::Say(words) => stream.write_all(&echo::say(&path, &body, words)).await?,
             Script::Call(tool) => stream.write_all(&echo::echo(&path, &body, Some(tool))).await?,
             Script::Raw(bytes) => {
                 stream.write_all(&bytes).await?;

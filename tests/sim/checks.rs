@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::GIVEN_AWAY;
 use super::books::Books;
 use super::logs::Logs;
 use super::site::{REQUESTS_PER_MINUTE, Upstreams};
 use super::traffic::{Call, Dialect, PERSON, PLAIN, canary};
 use crate::cloud::Cloud;
-use crate::gateway::{Gateway, Reply, shows_card};
+use crate::gateway::{CARD, Gateway, Reply, shows_card};
 
 /// Bytes that are looked at again, so that nothing hides between two looks.
 const OVERLAP: usize = 128;
@@ -27,6 +28,8 @@ pub(crate) struct Checks {
     clouds_seen: [Option<usize>; 3],
     started: Instant,
     pub(crate) is_offline: bool,
+    /// The policies in force, or those before, let a reply pass that gives away what is private.
+    pub(crate) may_show: bool,
     asked: u64,
     /// Clients that left before the end of their reply.
     left: u64,
@@ -35,6 +38,10 @@ pub(crate) struct Checks {
     /// Requests beyond the limit of their caller, and those within.
     limited: u64,
     within_limit: u64,
+    /// Requests for which there was no place.
+    overloaded: u64,
+    /// Replies that gave away what is private.
+    given_away: u64,
     /// Requests whose personal data left as placeholders.
     redacted: u64,
     /// Whose whole replies in which dialect came back as the server said them.
@@ -51,11 +58,14 @@ impl Checks {
             clouds_seen: [None, Some(0), Some(0)],
             started: Instant::now(),
             is_offline: false,
+            may_show: true,
             asked: 0,
             left: 0,
             by_route: BTreeMap::new(),
             limited: 0,
             within_limit: 0,
+            overloaded: 0,
+            given_away: 0,
             redacted: 0,
             repeated: BTreeSet::new(),
         }
@@ -89,8 +99,8 @@ impl Checks {
         };
         self.nothing_foreign(call, reply);
         let route = reply.header("x-sluice-route");
-        if call.is_limited() && route.is_empty() {
-            return self.beyond_limit(call, reply);
+        if route.is_empty() {
+            return self.turned_away(call, reply);
         }
         let status = reply.status.as_u16();
         assert!(!(call.private && route == "cloud"), "a private request went to the cloud");
@@ -130,18 +140,29 @@ impl Checks {
         }
     }
 
-    /// The dialect's own error, and when to come back.
-    fn beyond_limit(&mut self, call: &Call, reply: &Reply) {
-        assert_eq!(reply.status, 429, "{}", reply.text());
+    /// Turned away before a decision: the dialect's own error, and when to come back.
+    fn turned_away(&mut self, call: &Call, reply: &Reply) {
         let seconds: u64 = reply.header("retry-after").parse().unwrap();
         assert!((1..=60).contains(&seconds), "{seconds}");
         let json = reply.json();
-        assert_eq!(json["error"]["type"], "rate_limit_error", "{json}");
+        let (kind, code) = match (reply.status.as_u16(), call.dialect) {
+            (429, _) => ("rate_limit_error", "rate_limit_exceeded"),
+            (503, Dialect::Messages) => ("overloaded_error", ""),
+            (503, _) => ("service_unavailable_error", "overloaded"),
+            (status, _) => panic!("{status}: {json}"),
+        };
+        assert_eq!(json["error"]["type"], kind, "{json}");
         match call.dialect {
             Dialect::Messages => assert_eq!(json["type"], "error"),
-            _ => assert_eq!(json["error"]["code"], "rate_limit_exceeded", "{json}"),
+            _ => assert_eq!(json["error"]["code"], code, "{json}"),
         }
-        self.limited += 1;
+        match reply.status.as_u16() {
+            429 => {
+                assert!(call.is_limited(), "a caller without limits is limited");
+                self.limited += 1;
+            }
+            _ => self.overloaded += 1,
+        }
     }
 
     /// The record says what the reply says.
@@ -163,10 +184,16 @@ impl Checks {
         let from = header("upstream");
         let outcome = kind("outcome").rfind(|line| line["upstream"] == from);
         let outcome = outcome.unwrap_or_else(|| panic!("{from} was never asked: {lines:?}"));
-        if outcome["ending"] == "complete" && from != "edge" && reply.status == 200 {
+        let gave_away = outcome["reply_finding"] == true;
+        self.given_away += u64::from(gave_away);
+        let Some(said) = call.dialect.said(reply).filter(|_| from != "edge") else { return };
+        // Who asks for what is private may hear it.
+        let is_private = decided["never_cloud"] == true;
+        let may_show = self.may_show || is_private || call.text.contains(CARD);
+        assert!(may_show || !shows_card(&said), "a reply gives away what is private: {said}");
+        if outcome["ending"] == "complete" && !gave_away && reply.status == 200 {
             // All of it and nothing else, values in the place of placeholders.
-            let said = call.dialect.said(reply);
-            assert_eq!(said.as_ref(), said.as_ref().map(|_| &call.text), "{}", reply.text());
+            assert!(said == call.text || is_private && said == GIVEN_AWAY, "{}", reply.text());
             self.repeated.insert((from.to_owned(), call.dialect));
         }
     }
@@ -206,9 +233,11 @@ impl Checks {
         let answered = self.by_route.values().sum::<u64>();
         let most = answered + self.left;
         assert!((answered..=most).contains(&requests), "{requests} of at most {most} requests");
-        let limited = sum(metrics, "sluice_rejected_total{reason=\"limited\"}");
-        let most = self.limited + self.left;
-        assert!((self.limited..=most).contains(&limited), "{limited} of at most {most} limited");
+        for (reason, told) in [("limited", self.limited), ("overloaded", self.overloaded)] {
+            let line = format!("sluice_rejected_total{{reason=\"{reason}\"}}");
+            let (counted, most) = (sum(metrics, &line), told + self.left);
+            assert!((told..=most).contains(&counted), "{reason}: {counted}, of at most {most}");
+        }
         assert_eq!(sum(metrics, "sluice_audit_write_failures "), 0);
         let minutes = self.started.elapsed().as_secs_f64() / 60.0;
         let allowed = REQUESTS_PER_MINUTE as f64 * (1.0 + minutes);
@@ -220,7 +249,13 @@ impl Checks {
         for route in ["edge", "on_prem", "cloud", "refuse"] {
             assert!(self.by_route.contains_key(route), "{route}: {:?}", self.by_route);
         }
-        let met = [("limited", self.limited), ("redacted", self.redacted), ("left", self.left)];
+        let met = [
+            ("limited", self.limited),
+            ("overloaded", self.overloaded),
+            ("redacted", self.redacted),
+            ("given away", self.given_away),
+            ("left", self.left),
+        ];
         assert!(met.iter().all(|(_, count)| *count > 0), "{met:?}, {:?}", self.by_route);
         for upstream in ["openai", "anthropic"] {
             let dialects = self.repeated.iter().filter(|(name, _)| name == upstream);

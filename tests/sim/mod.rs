@@ -2,8 +2,8 @@
 //!
 //! One number decides the mix, and is printed: the same seed gives the same requests, faults and files
 //! (not the same interleaving, which is the point). Clients ask over real sockets, each one thing after
-//! another and all of them at once, in rounds. Within a round servers break off, stay silent or talk
-//! rubbish, and the policy file is swapped for a stricter or a broken one; some rounds pass with the
+//! another and all of them at once, in rounds. Within a round servers break off, stay silent, talk
+//! rubbish or give away a card number, clients leave, there are too few places, and the policy file is swapped for a stricter or a broken one; some rounds pass with the
 //! network declared away. Two invariants are looked at as it happens: each request that reaches a server
 //! finds its attempt on record. The others are after each request, once its record has its end: no cloud
 //! has got a private byte, nothing is shown, the reply says what the record says and holds its own text
@@ -40,6 +40,8 @@ const CLIENTS: usize = 16;
 /// Requests of each client in a round, and in one without a network, where the edge answers all.
 const TURNS: u64 = 8;
 const TURNS_OFFLINE: u64 = 2;
+/// What a server tells unasked.
+const GIVEN_AWAY: &str = "The card on file is 4539 5787 6362 1486, shall I go on?";
 
 /// A small generator: the same numbers on every machine.
 pub(crate) struct Dice(u64);
@@ -67,7 +69,7 @@ fn number(name: &str, default: u64) -> u64 {
 /// What a server does instead of answering.
 fn fault(dice: &mut Dice) -> Script {
     let raw = |status, kind, body: &[u8]| Script::Raw(http(status, kind, body));
-    match dice.roll(10) {
+    match dice.roll(11) {
         0 => raw("500 Oh", "text/plain", b"no"),
         1 => Script::Raw(Vec::new()),
         2 => Script::BreakMidEvent,
@@ -77,6 +79,7 @@ fn fault(dice: &mut Dice) -> Script {
         6 => raw("200 OK", "application/json", b"{\"id\":"),
         7 => Script::StallMidStream,
         8 => Script::Silence,
+        9 => Script::Say(GIVEN_AWAY),
         _ => raw("400 Bad", "application/json", br#"{"error":{"message":"no"}}"#),
     }
 }
@@ -137,7 +140,8 @@ impl Run {
                 None => Vec::new(),
             };
             if !lines.is_empty() {
-                client.learn(&call);
+                let gave_away = lines.iter().any(|line| line["reply_finding"] == true);
+                client.learn(&call, gave_away);
             }
             let mut checks = self.checks.borrow_mut();
             checks.after(&call, reply.as_ref(), &lines);
@@ -177,6 +181,7 @@ impl Run {
         let version = site.version();
         self.gateway.ready_when(|detail| detail["policy"]["version"] == *version).await;
         self.guards.set(site.guards);
+        self.checks.borrow_mut().may_show = site.shows();
         if trusted && !site.vouches {
             self.checks.borrow_mut().distrust(&self.upstreams);
         }

@@ -13,6 +13,8 @@ const SHIPPED: &str = include_str!("../../policies/site.yaml");
 pub(crate) const WARD: &str = "ward";
 /// The caller whose requests are counted.
 pub(crate) const LIMITED: &str = "limited";
+/// Fewer than clients, so that now and then one is turned away.
+const IN_FLIGHT: usize = 14;
 pub(crate) const REQUESTS_PER_MINUTE: u64 = 20;
 
 /// The upstreams besides the edge.
@@ -43,7 +45,7 @@ impl Upstreams {
         format!(
             "{}policy: {{site: $FOLDER/site.yaml}}\nidentity: {{keys: $FOLDER/keys.yaml}}\n\
              choose: weighted\nhedge: {{after: 80ms}}\n\
-             limits: {{callers: {{{LIMITED}: {{requests_per_minute: {REQUESTS_PER_MINUTE}}}}}}}\n",
+             limits: {{in_flight: {IN_FLIGHT}, callers: {{{LIMITED}: {{requests_per_minute: {REQUESTS_PER_MINUTE}}}}}}}\n",
             with_upstreams(&self.all().map(upstream).concat())
         )
     }
@@ -68,13 +70,22 @@ pub(crate) struct Site {
     redacts: bool,
     /// The server on the premises may have private text; otherwise it is a cloud that nobody knows.
     pub(crate) vouches: bool,
+    /// What happens to replies that give away what is private.
+    reply_finding: &'static str,
 }
 
 impl Site {
     /// The first one.
     pub(crate) fn write(ward: &Cloud, folder: &Path) -> Site {
         let ward = format!("http://{}", ward.address);
-        let site = Site { ward, version: 0, guards: false, redacts: true, vouches: true };
+        let site = Site {
+            ward,
+            version: 0,
+            guards: false,
+            redacts: true,
+            vouches: true,
+            reply_finding: "taint",
+        };
         std::fs::write(folder.join("site.yaml"), site.text()).unwrap();
         site
     }
@@ -82,6 +93,8 @@ impl Site {
     fn text(&self) -> String {
         let tests = SHIPPED.find("# Where requests go").unwrap();
         let mut text = SHIPPED[..tests].replace("version: \"1.0.0\"", &self.version_line());
+        let answer = format!("reply_finding: {}", self.reply_finding);
+        text = text.replace("reply_finding: taint", &answer);
         if self.vouches {
             let vouch = format!(
                 "vouches:\n  - {{upstream: {WARD}, address: \"{}\", zone: on_prem, \
@@ -102,6 +115,11 @@ impl Site {
         text
     }
 
+    /// Replies that give away what is private are shown all the same.
+    pub(crate) fn shows(&self) -> bool {
+        self.reply_finding == "taint"
+    }
+
     fn version_line(&self) -> String {
         format!("version: \"{}\"", self.version())
     }
@@ -117,6 +135,11 @@ impl Site {
         self.guards = true;
         self.redacts &= done < 0.5;
         self.vouches &= done < 0.8;
+        self.reply_finding = match done {
+            ..0.3 => "taint",
+            ..0.6 => "mask",
+            _ => "cut",
+        };
         std::fs::write(folder.join("site.yaml"), self.text()).unwrap();
     }
 

@@ -152,11 +152,12 @@ impl Client {
         }
     }
 
-    /// A conversation is known to be tainted once a private turn of it was decided. It goes on for a while.
-    pub(crate) fn learn(&mut self, call: &Call) {
+    /// A conversation is known to be tainted once a private turn of it was decided, or a reply gave away
+    /// what is private. It goes on for a while.
+    pub(crate) fn learn(&mut self, call: &Call, gave_away: bool) {
         let Some(session) = call.session else { return };
         let session = &mut self.sessions[session];
-        session.tainted |= call.taints;
+        session.tainted |= call.taints || gave_away;
         if session.tainted && self.dice.one_in(4) {
             *session = Session { number: session.number + 1, tainted: false };
         }

@@ -19,17 +19,25 @@ enum Form {
 
 /// The last text of a request, said back as content or as the arguments of a tool call.
 pub(super) fn echo(path: &str, body: &[u8], tool: Option<&str>) -> Vec<u8> {
+    let request: Value = serde_json::from_slice(body).unwrap();
+    reply(path, &request, &asked(&request), tool)
+}
+
+/// These words, whatever was asked.
+pub(super) fn say(path: &str, body: &[u8], words: &str) -> Vec<u8> {
+    reply(path, &serde_json::from_slice(body).unwrap(), words, None)
+}
+
+fn reply(path: &str, request: &Value, words: &str, tool: Option<&str>) -> Vec<u8> {
     let form = match path.rsplit('/').next().unwrap() {
         "messages" => Form::Messages,
         "embeddings" => Form::Embeddings,
         "completions" if !path.ends_with("/chat/completions") => Form::Completions,
         _ => Form::Chat,
     };
-    let request: Value = serde_json::from_slice(body).unwrap();
-    let said = asked(&request);
     let text = match tool {
-        Some(_) => json!({"to": said}).to_string(),
-        None => said,
+        Some(_) => json!({"to": words}).to_string(),
+        None => words.to_owned(),
     };
     match request["stream"] == true {
         true => stream(&events(form, &text, tool)),
