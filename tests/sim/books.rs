@@ -75,10 +75,10 @@ impl Books {
 
     /// What was read since this was last asked for. Whatever was wrong in it ends the test.
     pub(crate) fn unseen(&self) -> String {
-        self.with(|log| {
-            assert!(log.wrong.is_empty(), "{:#?}", log.wrong);
-            std::mem::take(&mut log.unseen)
-        })
+        let take = |log: &mut Log| (std::mem::take(&mut log.unseen), log.wrong.clone());
+        let (unseen, wrong) = self.with(take);
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        unseen
     }
 
     /// Attempts without an outcome.

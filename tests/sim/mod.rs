@@ -2,13 +2,15 @@
 //!
 //! One number decides the mix, and is printed: the same seed gives the same requests, faults and files
 //! (not the same interleaving, which is the point). Clients ask over real sockets, each one thing after
-//! another and all of them at once, in rounds. Within a round servers break off, stay silent, talk
-//! rubbish or give away a card number, clients leave, there are too few places, and the policy file is swapped for a stricter or a broken one; some rounds pass with the
-//! network declared away. Two invariants are looked at as it happens: each request that reaches a server
-//! finds its attempt on record. The others are after each request, once its record has its end: no cloud
-//! has got a private byte, nothing is shown, the reply says what the record says and holds its own text
-//! and no other's. What needs all to be quiet (nothing left in flight, all books agree) is checked after
-//! each round; so are requests whose clients left, of which nobody knows when they end.
+//! another and all of them at once, in rounds. Within a round servers break off, stay silent, talk rubbish
+//! or give away a card number, clients leave, there are too few places, and the policy file is swapped for
+//! a stricter or a broken one; some rounds pass with the network declared away.
+//!
+//! One invariant is looked at as it happens: a request that reaches a server finds its attempt on record.
+//! Most are after each request, once its record has its end: no cloud has got a private byte, nothing is
+//! shown, the reply says what the record says and holds its own text and no other's. What needs all to be
+//! quiet (nothing left in flight, all books agree) is checked after each round, and so is what became of
+//! requests whose clients left: nobody knows when they end.
 //!
 //! Inside: `traffic` (what is asked, and what must never leave), `site` (config and policy files), `books`
 //! (the audit log as it grows), `logs`, `checks` (the invariants).
