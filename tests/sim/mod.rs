@@ -172,14 +172,15 @@ impl Run {
         let folder = self.gateway.folder();
         if dice.one_in(3) {
             site.spoil(folder);
-            let reload = self.gateway.operate(Method::POST, "/admin/v1/reload", "");
-            let (reply, ()) = tokio::join!(reload, self.round(clients, TURNS));
-            assert_eq!(reply.status, 422, "{}", reply.text());
-            return;
+            return self.round_with_reload(clients, 422).await;
         }
         let trusted = site.vouches;
         site.change(folder, done);
-        self.round(clients, TURNS).await;
+        // It is noticed by itself, too.
+        match dice.one_in(2) {
+            true => self.round_with_reload(clients, 200).await,
+            false => self.round(clients, TURNS).await,
+        }
         let version = site.version();
         self.gateway.ready_when(|detail| detail["policy"]["version"] == *version).await;
         self.guards.set(site.guards);
@@ -187,6 +188,13 @@ impl Run {
         if trusted && !site.vouches {
             self.checks.borrow_mut().distrust(&self.upstreams);
         }
+    }
+
+    /// A round in which an operator has all files read again, and is answered so.
+    async fn round_with_reload(&self, clients: &mut [Client], status: u16) {
+        let reload = self.gateway.operate(Method::POST, "/admin/v1/reload", "");
+        let (reply, ()) = tokio::join!(reload, self.round(clients, TURNS));
+        assert_eq!(reply.status, status, "{}", reply.text());
     }
 
     /// A round with the network declared away: no cloud hears of it; what the edge cannot answer, a server
@@ -220,7 +228,7 @@ async fn whatever_comes_nothing_private_leaves_and_everything_is_accounted_for()
         }
         let done = asked as f64 / requests as f64;
         match round % 4 {
-            1 => run.round_with(&mut clients, &mut site, &mut dice, done).await,
+            1 | 3 => run.round_with(&mut clients, &mut site, &mut dice, done).await,
             2 => run.round_offline(&mut clients).await,
             _ => run.round(&mut clients, TURNS).await,
         }

@@ -134,7 +134,7 @@ impl Site {
         self.version += 1;
         self.guards = true;
         self.redacts &= done < 0.5;
-        self.vouches &= done < 0.8;
+        self.vouches &= done < 0.85;
         self.reply_finding = match done {
             ..0.3 => "taint",
             ..0.6 => "mask",
