@@ -3,10 +3,12 @@
 //! It speaks HTTP/1.1 by hand, because the interesting answers are those that no HTTP library gives:
 //! half a head, half an event, a reset in between.
 
+mod echo;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +20,11 @@ use tokio::task::JoinHandle;
 pub(crate) enum Script {
     /// A good answer, streamed if the request asks for it.
     Answer,
-    /// What the last message says, streamed three characters an event if the request asks for it.
+    /// What the last text says, in the protocol that was asked in, streamed three characters an event if
+    /// the request asks for it.
     Echo,
+    /// These words, in the same ways.
+    Say(&'static str),
     /// A call of this tool, whose arguments are `{"to": what the last message says}`.
     Call(&'static str),
     /// These bytes as they are, then the connection closes.
@@ -47,6 +52,9 @@ pub(crate) struct Cloud {
     accepting: JoinHandle<()>,
 }
 
+/// Told the number of each request before it is answered.
+type Watch = Box<dyn Fn(usize) + Send + Sync>;
+
 struct Shared {
     script: Mutex<Script>,
     /// What the next requests get before `script`.
@@ -54,6 +62,7 @@ struct Shared {
     connections: AtomicUsize,
     seen: Mutex<Vec<u8>>,
     requests: AtomicUsize,
+    watch: OnceLock<Watch>,
     hang_ups: AtomicUsize,
     written: AtomicUsize,
 }
@@ -69,6 +78,7 @@ impl Cloud {
             connections: AtomicUsize::new(0),
             seen: Mutex::default(),
             requests: AtomicUsize::new(0),
+            watch: OnceLock::new(),
             hang_ups: AtomicUsize::new(0),
             written: AtomicUsize::new(0),
         });
@@ -90,6 +100,16 @@ impl Cloud {
         self.shared.first.lock().unwrap().extend(scripts);
     }
 
+    /// Has each request told from now on, before it is answered: how many there were, this one counted.
+    pub(crate) fn watch(&self, watch: impl Fn(usize) + Send + Sync + 'static) {
+        assert!(self.shared.watch.set(Box::new(watch)).is_ok(), "one watch is enough");
+    }
+
+    /// What the next request gets, whatever it was to get before.
+    pub(crate) fn once(&self, script: Script) {
+        *self.shared.first.lock().unwrap() = VecDeque::from([script]);
+    }
+
     /// Open connections.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
@@ -98,6 +118,16 @@ impl Cloud {
     /// Every byte that came in, as text.
     pub(crate) fn seen(&self) -> String {
         String::from_utf8_lossy(&self.shared.seen.lock().unwrap()).into_owned()
+    }
+
+    /// What of it came after the first `start` bytes.
+    pub(crate) fn seen_from(&self, start: usize) -> String {
+        String::from_utf8_lossy(&self.shared.seen.lock().unwrap()[start..]).into_owned()
+    }
+
+    /// Bytes that came in.
+    pub(crate) fn seen_bytes(&self) -> usize {
+        self.shared.seen.lock().unwrap().len()
     }
 
     pub(crate) fn requests(&self) -> usize {
@@ -157,14 +187,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut pending = Vec::new();
-    while let Some(body) = next_request(&mut stream, &mut pending, shared).await? {
-        shared.requests.fetch_add(1, Ordering::SeqCst);
+    while let Some((path, body)) = next_request(&mut stream, &mut pending, shared).await? {
+        let number = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some(watch) = shared.watch.get() {
+            watch(number);
+        }
         let next = shared.first.lock().unwrap().pop_front();
         let script = next.unwrap_or_else(|| shared.script.lock().unwrap().clone());
         match script {
             Script::Answer => stream.write_all(&answer(&body)).await?,
-            Script::Echo => stream.write_all(&said_back(&body, None)).await?,
-            Script::Call(tool) => stream.write_all(&said_back(&body, Some(tool))).await?,
+            Script::Echo => stream.write_all(&echo::echo(&path, &body, None)).await?,
+            Script::Say(words) => stream.write_all(&echo::say(&path, &body, words)).await?,
+            Script::Call(tool) => stream.write_all(&echo::echo(&path, &body, Some(tool))).await?,
             Script::Raw(bytes) => {
                 stream.write_all(&bytes).await?;
                 return stream.shutdown().await;
@@ -237,12 +271,12 @@ async fn wait_for_hang_up(stream: &mut TcpStream, shared: &Shared) -> std::io::R
     Ok(())
 }
 
-/// Reads one request; gives back its body.
+/// Reads one request; gives back its path and its body.
 async fn next_request(
     stream: &mut TcpStream,
     pending: &mut Vec<u8>,
     shared: &Shared,
-) -> std::io::Result<Option<Vec<u8>>> {
+) -> std::io::Result<Option<(String, Vec<u8>)>> {
     loop {
         if let Some(head_end) = find(pending, b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&pending[..head_end]).to_lowercase();
@@ -254,7 +288,9 @@ async fn next_request(
             if pending.len() >= end {
                 let body = pending[head_end + 4..end].to_vec();
                 pending.drain(..end);
-                return Ok(Some(body));
+                let target = head.split(' ').nth(1).unwrap_or_default();
+                let path = target.split('?').next().unwrap_or_default();
+                return Ok(Some((path.to_owned(), body)));
             }
         }
         let mut buffer = [0; 16 << 10];
@@ -277,41 +313,6 @@ pub(crate) const WORDS: [&str; 4] = ["Hello", " from", " the", " cloud"];
 fn answer(body: &[u8]) -> Vec<u8> {
     let request: serde_json::Value = serde_json::from_slice(body).unwrap();
     if request["stream"] == true { stream_answer(&request) } else { whole_answer(&request) }
-}
-
-/// The last message, said back as content or as the arguments of a tool call.
-fn said_back(body: &[u8], tool: Option<&str>) -> Vec<u8> {
-    let request: serde_json::Value = serde_json::from_slice(body).unwrap();
-    let last = request["messages"].as_array().unwrap().last().unwrap();
-    let said = last["content"].as_str().unwrap();
-    let text = match tool {
-        Some(_) => serde_json::json!({"to": said}).to_string(),
-        None => said.to_owned(),
-    };
-    let part = |text: &str| match tool {
-        Some(name) => serde_json::json!({"tool_calls": [{
-            "index": 0, "id": "call_1", "type": "function",
-            "function": {"name": name, "arguments": text}}]}),
-        None => serde_json::json!({"content": text}),
-    };
-    if request["stream"] != true {
-        let choice =
-            serde_json::json!({"index": 0, "finish_reason": "stop", "message": part(&text)});
-        let body = serde_json::json!({"object": "chat.completion", "choices": [choice]});
-        return http("200 OK", "application/json", body.to_string().as_bytes());
-    }
-    let letters: Vec<char> = text.chars().collect();
-    let mut events: Vec<serde_json::Value> =
-        letters.chunks(3).map(|piece| part(&piece.iter().collect::<String>())).collect();
-    events.push(serde_json::json!({}));
-    let count = events.len();
-    let events = events.into_iter().enumerate().map(|(number, delta)| {
-        let finish = (number + 1 == count).then_some("stop");
-        let choice = serde_json::json!({"index": 0, "delta": delta, "finish_reason": finish});
-        chunked(format!("data: {}\n\n", serde_json::json!({"choices": [choice]})).as_bytes())
-    });
-    let body: Vec<u8> = events.flatten().collect();
-    [stream_head(), body, chunked(b"data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat()
 }
 
 fn whole_answer(request: &serde_json::Value) -> Vec<u8> {

@@ -2,7 +2,7 @@
 //!
 //! The gateway has no edge here, so that a fault is what the client sees. After each one a private request
 //! is refused without a byte reaching the cloud, every attempt on record has an outcome, and no request,
-//! place or connection is left open. A server whose certificate proves nothing gets no request at all.
+//! place or connection is left open; `memory` has the same faults many times over. A server whose certificate proves nothing gets no request at all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::cloud::{Cloud, Script, http, spawn, until};
 use crate::gateway::{CARD, Gateway, Reply, shows_card, with_cloud};
 
 /// A fault, and what comes of it.
-struct Fault {
-    name: &'static str,
-    script: Script,
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
+    pub(crate) script: Script,
     /// What stands in the config for the cloud's address, if something else does.
-    address: Option<fn(SocketAddr) -> String>,
+    pub(crate) address: Option<fn(SocketAddr) -> String>,
     /// Where it strikes.
     strikes: Strikes,
 }
@@ -38,7 +38,7 @@ enum Strikes {
 
 /// The dialects.
 #[derive(Clone, Copy, Debug)]
-enum Dialect {
+pub(crate) enum Dialect {
     Chat,
     Completions,
     Responses,
@@ -47,7 +47,7 @@ enum Dialect {
     Embeddings,
 }
 
-const DIALECTS: [Dialect; 5] = [
+pub(crate) const DIALECTS: [Dialect; 5] = [
     Dialect::Chat,
     Dialect::Completions,
     Dialect::Responses,
@@ -56,7 +56,7 @@ const DIALECTS: [Dialect; 5] = [
 ];
 
 impl Dialect {
-    fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
         match self {
             Dialect::Chat => "/v1/chat/completions",
             Dialect::Completions => "/v1/completions",
@@ -66,7 +66,7 @@ impl Dialect {
         }
     }
 
-    fn body(self, text: &str, stream: bool) -> String {
+    pub(crate) fn body(self, text: &str, stream: bool) -> String {
         let mut body = match self {
             Dialect::Chat | Dialect::Messages => {
                 json!({"max_tokens": 8, "messages": [{"role": "user", "content": text}]})
@@ -139,7 +139,7 @@ fn within(name: &'static str, script: Script) -> Fault {
     Fault { name, script, address: None, strikes: Strikes::Within }
 }
 
-fn faults() -> Vec<Fault> {
+pub(crate) fn faults() -> Vec<Fault> {
     let slow = b"HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n".to_vec();
     let huge = format!("HTTP/1.1 200 OK\r\nx-huge: {}\r\n\r\n", "h".repeat(2 << 20)).into_bytes();
     let garbage = http("200 OK", "application/json", b"{\"id\": \xff");
@@ -166,29 +166,31 @@ fn faults() -> Vec<Fault> {
     ]
 }
 
-/// A gateway without an edge, before a cloud with this fault.
-async fn gateway(cloud: &Cloud, fault: &Fault) -> Gateway {
-    // A place that is not given back, or a request of a caller that seems to run on, would turn the next away.
-    let more =
-        "    breaker: {failures: 1000}\nlimits: {in_flight: 3, per_caller: {concurrency: 3}}\n";
-    let config = with_cloud(cloud.address, more);
+/// The config of a gateway without an edge, before a cloud with this fault.
+pub(crate) fn config(cloud: &Cloud, fault: &Fault, limits: &str) -> String {
+    let more = format!("    breaker: {{failures: 1000000}}\n{limits}\n");
+    let config = with_cloud(cloud.address, &more);
     let edge = config.lines().find(|line| line.starts_with("  edge:")).unwrap().to_owned();
-    let mut config = config
+    let config = config
         .replace(&format!("{edge}\n"), "")
         .replace(
             "first_byte: 2s, idle: 1s, total: 20s",
             "first_byte: 300ms, idle: 300ms, total: 1s",
         )
         .replace("connect: 2s", "connect: 1s");
-    if let Some(address) = fault.address {
-        config = config.replace(&format!("http://{}", cloud.address), &address(cloud.address));
+    match fault.address {
+        Some(address) => {
+            config.replace(&format!("http://{}", cloud.address), &address(cloud.address))
+        }
+        None => config,
     }
-    Gateway::start(&config).await
 }
 
 async fn check(fault: &Fault) {
     let cloud = Cloud::start(fault.script.clone()).await;
-    let gateway = gateway(&cloud, fault).await;
+    // A place that is not given back, or a request of a caller that seems to run on, would turn the next away.
+    let limits = "limits: {in_flight: 3, per_caller: {concurrency: 3}}";
+    let gateway = Gateway::start(&config(&cloud, fault, limits)).await;
     let mut attempts = 0;
     for dialect in DIALECTS {
         for stream in [true, false] {

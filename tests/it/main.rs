@@ -18,6 +18,7 @@ mod failover;
 mod faults;
 mod goldens;
 mod hostile;
+mod memory;
 mod privacy;
 mod redaction;
 mod replies;

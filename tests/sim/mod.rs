@@ -1,32 +1,49 @@
 //! Random traffic, random faults, random policy files, all at once: what must hold, holds.
 //!
-//! One number decides the mix, and is printed: the same seed gives the same requests, moods and files
-//! (not the same interleaving, which is the point). Requests come in batches over real sockets; between
-//! two batches the clouds change their minds and the policy file is swapped for a newer one, a stricter
-//! one or a broken one. Inside: `traffic` (what is asked, and what must never leave), `checks` (the
-//! invariants).
+//! One number decides the mix, and is printed: the same seed gives the same requests, faults and files
+//! (not the same interleaving, which is the point). Clients ask over real sockets, each one thing after
+//! another and all of them at once, in rounds. Within a round servers break off, stay silent, talk rubbish
+//! or give away a card number, clients leave, there are too few places, and the policy file is swapped for
+//! a stricter or a broken one; some rounds pass with the network declared away.
 //!
-//! `SLUICE_SEED=7 SLUICE_SIM_REQUESTS=5000 cargo test -p sluice-tests --test it -- sim` is a long run of
+//! One invariant is looked at as it happens: a request that reaches a server finds its attempt on record.
+//! Most are after each request, once its record has its end: no cloud has got a private byte, nothing is
+//! shown, the reply says what the record says and holds its own text and no other's. What needs all to be
+//! quiet (nothing left in flight, all books agree) is checked after each round, and so is what became of
+//! requests whose clients left: nobody knows when they end.
+//!
+//! Inside: `traffic` (what is asked, and what must never leave), `site` (config and policy files), `books`
+//! (the audit log as it grows), `logs`, `checks` (the invariants).
+//!
+//! `SLUICE_SEED=7 SLUICE_SIM_REQUESTS=20000 cargo test -p sluice-tests --test it -- sim` is a long run of
 //! another mix.
 
+mod books;
 mod checks;
 mod logs;
+mod site;
 mod traffic;
 
-use std::path::Path;
+use std::cell::{Cell, RefCell};
 
-use serde_json::Value;
+use futures_util::future::join_all;
+use hyper::Method;
+use serde_json::json;
 
 use crate::cloud::{Cloud, Script, http};
-use crate::gateway::{Gateway, with_upstreams};
-use checks::Tally;
-use traffic::{Patience, Traffic};
+use crate::gateway::{Gateway, Reply};
+use books::Books;
+use checks::Checks;
+use site::{Site, Upstreams};
+use traffic::{Call, Client, Patience};
 
-/// A few seconds of a test run.
-const REQUESTS: u64 = 320;
-const AT_ONCE: usize = 16;
-
-const SITE: &str = include_str!("../../policies/site.yaml");
+const REQUESTS: u64 = 2000;
+const CLIENTS: usize = 16;
+/// Requests of each client in a round, and in one without a network, where the edge answers all.
+const TURNS: u64 = 8;
+const TURNS_OFFLINE: u64 = 2;
+/// What a server tells unasked.
+const GIVEN_AWAY: &str = "The card on file is 4539 5787 6362 1486, shall I go on?";
 
 /// A small generator: the same numbers on every machine.
 pub(crate) struct Dice(u64);
@@ -51,9 +68,10 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn mood(dice: &mut Dice) -> Script {
+/// What a server does instead of answering.
+fn fault(dice: &mut Dice) -> Script {
     let raw = |status, kind, body: &[u8]| Script::Raw(http(status, kind, body));
-    match dice.roll(14) {
+    match dice.roll(11) {
         0 => raw("500 Oh", "text/plain", b"no"),
         1 => Script::Raw(Vec::new()),
         2 => Script::BreakMidEvent,
@@ -63,53 +81,137 @@ fn mood(dice: &mut Dice) -> Script {
         6 => raw("200 OK", "application/json", b"{\"id\":"),
         7 => Script::StallMidStream,
         8 => Script::Silence,
-        9 => raw("400 Bad", "application/json", br#"{"error":{"message":"no"}}"#),
-        _ => Script::Answer,
+        9 => Script::Say(GIVEN_AWAY),
+        _ => raw("400 Bad", "application/json", br#"{"error":{"message":"no"}}"#),
     }
 }
 
-/// An edge and two clouds that are soon given up.
-fn config(clouds: &[Cloud; 2]) -> String {
-    let cloud = |name: &str, cloud: &Cloud, more: &str| {
-        format!(
-            "  {name}:\n    kind: openai\n    base_url: \"http://{}/v1\"\n{more}    timeouts: \
-             {{connect: 1s, first_byte: 300ms, idle: 200ms, total: 5s}}\n",
-            cloud.address
-        )
-    };
-    let clouds = cloud("first", &clouds[0], "    capabilities: {quality: general}\n")
-        + &cloud("second", &clouds[1], "    capabilities: {tools: false}\n");
-    format!("{}policy: {{site: $FOLDER/site.yaml}}\n", with_upstreams(&clouds))
+/// A run under way.
+struct Run {
+    gateway: Gateway,
+    upstreams: Upstreams,
+    books: Books,
+    checks: RefCell<Checks>,
+    /// The policies in force keep what is tagged `guarded`; while they change, nobody counts on it.
+    guards: Cell<bool>,
 }
 
-/// The policy file, swapped as an officer's tool would.
-struct Site {
-    version: u64,
-    /// Requests tagged so are private from now on: what tightens stays.
-    guarded: bool,
-}
-
-impl Site {
-    fn text(&self) -> String {
-        let tests = SITE.find("# Where requests go").unwrap();
-        let site = SITE[..tests]
-            .replace("version: \"1.0.0\"", &format!("version: \"1.0.{}\"", self.version));
-        let rule = "extends:\n  default:\n    rules:\n      - {id: SIM-001, title: A tag of the \
-            simulation, when: {tag: guarded}, then: {class: regulated, because: It says so}}\n";
-        if self.guarded { site + rule } else { site }
-    }
-
-    /// Writes the next file; `true` if it is one that can come into force.
-    fn change(&mut self, folder: &Path, dice: &mut Dice) -> bool {
-        if dice.one_in(3) {
-            let broken = self.text().replace("caller_unknown:", "caller_unknwon:");
-            std::fs::write(folder.join("site.yaml"), broken).unwrap();
-            return false;
+impl Run {
+    async fn start(seed: u64) -> (Run, Site, Vec<Client>) {
+        let logs = logs::keep();
+        let upstreams = Upstreams {
+            ward: Cloud::start(Script::Echo).await,
+            openai: Cloud::start(Script::Echo).await,
+            anthropic: Cloud::start(Script::Echo).await,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let site = Site::write(&upstreams.ward, folder.path());
+        let key = site::write_key(folder.path());
+        let gateway = Gateway::start_in(folder, &upstreams.config()).await;
+        let books = Books::read(&gateway.audit_folder());
+        for (name, cloud) in upstreams.all() {
+            let books = books.clone();
+            cloud.watch(move |requests| books.arrived(name, requests));
         }
-        self.version += 1;
-        self.guarded |= self.version > 1;
-        std::fs::write(folder.join("site.yaml"), self.text()).unwrap();
-        true
+        let checks = RefCell::new(Checks::new(books.clone(), logs, seed));
+        let mut clients: Vec<_> = (0..CLIENTS).map(|number| Client::new(seed, number)).collect();
+        clients[0].key = Some(key);
+        (Run { gateway, upstreams, books, checks, guards: Cell::new(false) }, site, clients)
+    }
+
+    async fn ask(&self, call: &Call) -> Option<Reply> {
+        let (headers, body) = (call.headers(), call.body.to_string());
+        let asked = self.gateway.send(Method::POST, call.dialect.path(), &headers, body);
+        match call.patience {
+            Patience::Waits => Some(asked.await),
+            Patience::Leaves(after) => tokio::time::timeout(after, asked).await.ok(),
+        }
+    }
+
+    /// What one client asks in a round.
+    async fn turns(&self, client: &mut Client, turns: u64) {
+        for _ in 0..turns {
+            if client.dice().one_in(5) {
+                let strikes = client.dice().roll(3) as usize;
+                self.upstreams.all()[strikes].1.once(fault(client.dice()));
+            }
+            let call = client.next(self.guards.get());
+            let reply = self.ask(&call).await;
+            let lines = match &reply {
+                Some(reply) => checks::ended(&self.books, reply).await,
+                None => Vec::new(),
+            };
+            if !lines.is_empty() {
+                let gave_away = lines.iter().any(|line| line["reply_finding"] == true);
+                client.learn(&call, gave_away);
+            }
+            let mut checks = self.checks.borrow_mut();
+            checks.after(&call, reply.as_ref(), &lines);
+            checks.at_any_time(&self.upstreams);
+        }
+    }
+
+    /// A round of all clients; then all is quiet.
+    async fn round(&self, clients: &mut [Client], turns: u64) {
+        join_all(clients.iter_mut().map(|client| self.turns(client, turns))).await;
+        let metrics = checks::quiet(&self.gateway, &self.books).await;
+        let mut checks = self.checks.borrow_mut();
+        checks.at_any_time(&self.upstreams);
+        checks.when_quiet(&metrics);
+    }
+
+    /// A round in which the policy file is changed: it comes into force at any moment of it, and decides
+    /// none of its secrets.
+    async fn round_with(
+        &self,
+        clients: &mut [Client],
+        site: &mut Site,
+        dice: &mut Dice,
+        done: f64,
+    ) {
+        let folder = self.gateway.folder();
+        if dice.one_in(3) {
+            site.spoil(folder);
+            return self.round_with_reload(clients, 422).await;
+        }
+        let trusted = site.vouches;
+        site.change(folder, done);
+        // It is noticed by itself, too.
+        match dice.one_in(2) {
+            true => self.round_with_reload(clients, 200).await,
+            false => self.round(clients, TURNS).await,
+        }
+        let version = site.version();
+        self.gateway.ready_when(|detail| detail["policy"]["version"] == *version).await;
+        self.guards.set(site.guards);
+        self.checks.borrow_mut().may_show = site.shows();
+        if trusted && !site.vouches {
+            self.checks.borrow_mut().distrust(&self.upstreams);
+        }
+    }
+
+    /// A round in which an operator has all files read again, and is answered so.
+    async fn round_with_reload(&self, clients: &mut [Client], status: u16) {
+        let reload = self.gateway.operate(Method::POST, "/admin/v1/reload", "");
+        let (reply, ()) = tokio::join!(reload, self.round(clients, TURNS));
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
+
+    /// A round with the network declared away: no cloud hears of it; what the edge cannot answer, a server
+    /// on the premises may.
+    async fn round_offline(&self, clients: &mut [Client]) {
+        let offline = "/admin/v1/offline";
+        let why = json!({"reason": "a drill", "by": "the simulation"}).to_string();
+        let reply = self.gateway.operate(Method::POST, offline, why).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let bytes = || self.checks.borrow().bytes_in_clouds(&self.upstreams);
+        let before = bytes();
+        self.checks.borrow_mut().is_offline = true;
+        self.round(clients, TURNS_OFFLINE).await;
+        self.checks.borrow_mut().is_offline = false;
+        assert_eq!(bytes(), before, "a cloud was asked while the network was declared away");
+        let reply = self.gateway.operate(Method::DELETE, offline, "").await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
     }
 }
 
@@ -117,49 +219,19 @@ impl Site {
 async fn whatever_comes_nothing_private_leaves_and_everything_is_accounted_for() {
     let (seed, requests) = (number("SLUICE_SEED", 42), number("SLUICE_SIM_REQUESTS", REQUESTS));
     println!("SLUICE_SEED={seed} SLUICE_SIM_REQUESTS={requests}");
-    let logs = logs::keep();
     let mut dice = Dice(seed);
-    let clouds = [Cloud::start(Script::Answer).await, Cloud::start(Script::Answer).await];
-    let folder = tempfile::tempdir().unwrap();
-    let mut site = Site { version: 0, guarded: false };
-    std::fs::write(folder.path().join("site.yaml"), site.text()).unwrap();
-    let gateway = Gateway::start_in(folder, &config(&clouds)).await;
-    let mut traffic = Traffic::new(seed);
-    let mut tally = Tally::default();
-    let mut batches = 0;
-    while tally.asked < requests {
-        clouds.iter().for_each(|cloud| cloud.follow(mood(&mut dice)));
-        // A file that may come into force at any moment of this batch decides none of its secrets.
-        if batches % 8 == 3 && site.change(gateway.folder(), &mut dice) {
-            let wanted = format!("1.0.{}", site.version);
-            gateway.ready_when(|detail| detail["policy"]["version"] == *wanted).await;
-            traffic.guarded = site.guarded;
+    let (run, mut site, mut clients) = Run::start(seed).await;
+    for round in 0.. {
+        let asked = run.checks.borrow().asked();
+        if asked >= requests {
+            break;
         }
-        let batch: Vec<_> = (0..AT_ONCE).map(|_| traffic.next(&mut dice)).collect();
-        let asked = batch.iter().map(|request| async {
-            let (headers, body) = (request.headers(), request.body.to_string());
-            let call = gateway.send(hyper::Method::POST, request.path, &headers, body);
-            match request.patience {
-                Patience::Waits => Some(call.await),
-                Patience::Leaves(after) => tokio::time::timeout(after, call).await.ok(),
-            }
-        });
-        let replies = futures_util::future::join_all(asked).await;
-        for (request, reply) in batch.iter().zip(&replies) {
-            tally.count(request, reply.as_ref());
-            traffic.learn(request, reply.is_some());
+        let done = asked as f64 / requests as f64;
+        match round % 4 {
+            1 | 3 => run.round_with(&mut clients, &mut site, &mut dice, done).await,
+            2 => run.round_offline(&mut clients).await,
+            _ => run.round(&mut clients, TURNS).await,
         }
-        checks::nothing_private_left(&clouds, &traffic);
-        batches += 1;
     }
-    gateway.idle().await;
-    checks::books_balance(&gateway, &tally).await;
-    let shown = [logs.text(), gateway.probe("/metrics").await.text(), audit_text(&gateway)];
-    checks::nothing_is_shown(&shown, &traffic);
-    assert!(clouds.iter().all(|cloud| cloud.seen().contains("plain")), "a cloud was never asked");
-    assert!(tally.by_route["edge"] > 0 && tally.by_route["cloud"] > 0, "{:?}", tally.by_route);
-}
-
-fn audit_text(gateway: &Gateway) -> String {
-    gateway.audit().iter().map(Value::to_string).collect()
+    run.checks.borrow().all_was_met();
 }

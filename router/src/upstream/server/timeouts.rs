@@ -1,9 +1,11 @@
 //! How long a server is waited for, and for what of its answer, on a clock that stands still until everybody
 //! waits.
 
+use std::net::SocketAddr;
+
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::*;
 use crate::config::BaseUrl;
@@ -22,9 +24,11 @@ const TIMEOUTS: Timeouts = Timeouts {
     total: Duration::from_secs(60),
 };
 
-/// What a server does after it has read a request.
+/// What a server does, after it has read a request if it gets so far.
 #[derive(Clone, Copy, Debug)]
 enum Server {
+    /// Takes no further connection: none ever stands.
+    Full,
     /// Nothing.
     Silent,
     /// A head and an event, and then nothing.
@@ -46,7 +50,7 @@ struct Ended {
 async fn serve(mut stream: TcpStream, server: Server) -> std::io::Result<()> {
     let _whatever_was_asked = stream.read(&mut [0; 4096]).await?;
     match server {
-        Server::Silent => {}
+        Server::Full | Server::Silent => {}
         Server::Stalls => stream.write_all(&[HEAD, EVENT].concat()).await?,
         Server::Trickles => {
             stream.write_all(HEAD).await?;
@@ -67,9 +71,24 @@ async fn serve(mut stream: TcpStream, server: Server) -> std::io::Result<()> {
     stream.read(&mut [0]).await.map(drop)
 }
 
+/// Fills the queue of a listener that accepts nobody; gives back what stands in it.
+fn fill(address: SocketAddr) -> Vec<std::net::TcpStream> {
+    let mut waiting = Vec::new();
+    // Time of the kernel, which no clock of ours can pause.
+    let patience = Duration::from_millis(100);
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, patience) {
+        waiting.push(stream);
+        assert!(waiting.len() < 16, "the kernel keeps more than it was told to");
+    }
+    waiting
+}
+
 /// Asks a server.
 async fn ask(server: Server) -> Ended {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let _waiting = matches!(server, Server::Full).then(|| fill(listener.local_addr().unwrap()));
     let base_url =
         BaseUrl::parse(&format!("http://{}/v1", listener.local_addr().unwrap())).unwrap();
     let config =
@@ -96,6 +115,9 @@ async fn ask(server: Server) -> Ended {
         panic!("a stream ends with an end");
     };
     let serving = async {
+        if matches!(server, Server::Full) {
+            return std::future::pending().await;
+        }
         let (stream, _) = listener.accept().await.unwrap();
         // Hung up on in the middle of its answer, mostly.
         let _ = serve(stream, server).await;
@@ -112,6 +134,7 @@ async fn ask(server: Server) -> Ended {
 async fn each_wait_ends_when_its_timeout_says_so() {
     let Timeouts { connect, first_byte, idle, total } = TIMEOUTS;
     for (server, ended, after) in [
+        (Server::Full, "timeout", connect),
         (Server::Silent, "timeout", connect + first_byte),
         (Server::Stalls, "timeout", idle),
         (Server::Trickles, "timeout", total),
