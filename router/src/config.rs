@@ -249,8 +249,8 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Offline {
-    /// `true` sends everything that policy allows there to the edge, and the rest nowhere. Default
-    /// `false`.
+    /// `true`: no cloud is reached. What policy allows there goes to the edge, what the edge lacks to
+    /// servers that are vouched for as on-prem, and the rest nowhere. Default `false`.
     pub declared: bool,
 }
 
