@@ -76,6 +76,8 @@ const NEGATIVE_BYTES: usize = 40;
 /// All detectors of a policy set, compiled once.
 pub struct Scanner {
     compiled: Compiled,
+    /// Somebody asks what they find. If not, a text is read only for what cannot be scanned in it.
+    is_asked: bool,
 }
 
 /// What a scan of one prompt found.
@@ -97,7 +99,12 @@ impl Scanner {
     /// # Errors
     /// Every spec that cannot be compiled, with the field at fault.
     pub fn new(specs: Vec<DetectorSpec>) -> Result<Scanner, Vec<SpecError>> {
-        Ok(Scanner { compiled: Compiled::new(specs)? })
+        Ok(Scanner { compiled: Compiled::new(specs)?, is_asked: true })
+    }
+
+    /// The same detectors for rules that ask for none of them: they find nothing.
+    pub(crate) fn unasked(self) -> Scanner {
+        Scanner { is_asked: false, ..self }
     }
 
     /// Ids of all detectors, in order of their specs.
@@ -140,7 +147,9 @@ impl Scanner {
             scan: Scan::default(),
         };
         pass.scan_each();
-        pass.scan_joined();
+        if self.is_asked {
+            pass.scan_joined();
+        }
         let Pass { mut scan, budget, .. } = pass;
         scan.findings.sort_by(|a, b| {
             (a.text, a.span.start, &a.detector).cmp(&(b.text, b.span.start, &b.detector))
@@ -155,7 +164,8 @@ impl Scanner {
             return found;
         }
         let views = Views::of(text, budget);
-        for (index, view) in views.iter() {
+        let read = views.iter().take_while(|_| self.is_asked);
+        for (index, view) in read {
             let reading = self.compiled.read(&view.text);
             for span in self.scan_view(&reading, failed) {
                 let range = views.original(index, span.range.clone());

@@ -121,6 +121,26 @@ fn classify(change: impl FnOnce(&mut Prompt)) -> Classification {
     SET.classify(&prompt)
 }
 
+#[test]
+fn where_no_rule_asks_for_detectors_only_what_cannot_be_scanned_is_looked_for() {
+    let card = "Refund the card 4539 8145 3840 1916, please.";
+    // Bytes that no text decodes to, enough that they may be anything.
+    let opaque = "kS+9/w4Yh0".repeat(140);
+    let texts = |prompt: &mut Prompt| prompt.texts[0].text = format!("{card} {opaque}");
+    let found = classify(texts);
+    assert!(found.findings.is_empty(), "{:?}", found.findings);
+    let one =
+        PACK.replace("when: {tag: card}", "when: {any_of: [{tag: card}, {found: payment_card}]}");
+    let source = |name: &str, text: &str| Source { name: name.to_owned(), text: text.to_owned() };
+    let asks = PolicySet::from_sources(vec![source("site.yaml", SITE), source("rules.yaml", &one)]);
+    let mut prompt = Prompt::from_user_text("");
+    texts(&mut prompt);
+    let asked = asks.unwrap_or_else(|error| panic!("{error}")).classify(&prompt);
+    assert!(asked.findings.iter().any(|finding| finding.detector == "payment_card"));
+    assert!(asked.never_cloud && !asked.unscanned.is_empty());
+    assert_eq!(found.unscanned, asked.unscanned);
+}
+
 fn tagged(tags: &str) -> Classification {
     classify(|prompt| prompt.context.tags = tags.split_whitespace().map(str::to_owned).collect())
 }

@@ -446,6 +446,7 @@ impl<'a> Builder<'a> {
         else {
             return Err(PolicyError::new(self.place(&self.errors)));
         };
+        let scanner = if self.asks_detectors() { scanner } else { scanner.unasked() };
         let sources: Vec<Source> = self.documents.iter().map(|d| d.source.clone()).collect();
         Ok(PolicySet {
             site: self.site.site.value.clone(),
@@ -486,6 +487,13 @@ impl<'a> Builder<'a> {
 }
 
 impl Builder<'_> {
+    /// Whether any rule looks at what detectors find; exceptions cannot.
+    fn asks_detectors(&self) -> bool {
+        let mut asks = false;
+        self.rules.iter().for_each(|rule| rule.when.each_found(&mut |_| asks = true));
+        asks
+    }
+
     fn tenant_detectors(&self) -> BTreeMap<String, String> {
         let parts = self.parts.iter().filter_map(|part| Some((part.tenant?, part.detectors)));
         let ids = parts.flat_map(|(tenant, detectors)| {

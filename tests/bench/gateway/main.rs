@@ -4,8 +4,9 @@
 //! that a machine that gets busier is busier for all; ratios are what to read. CPU is that of whole
 //! processes, from the kernel's accounts: the number that holds on a noisy machine. Texts are ordinary
 //! prose, each request another, so that no memory of earlier scans helps. Events carry the moment at which
-//! they were written, so that what is added to each is seen. Neither scan nor audit can be switched off
-//! in the gateway; beside the whole set stands one without any pack. Inside: `peers` (what is
+//! they were written, so that what is added to each is seen. Beside the gateway with
+//! the whole set stands one without any pack, which looks for nothing but what cannot be scanned; the audit
+//! log cannot be switched off. Inside: `peers` (what is
 //! started), `load` (clients), `upstream`, `proxy`.
 //!
 //! `cargo bench -p sluice-tests --bench gateway`; the gateway is `$SLUICE_BINARY`, or the release build.
