@@ -221,7 +221,9 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
             let [one, two] = rows.map(&factors);
             let min_scale = halves(_mm_set_ps(0.0, 0.0, two.min_scale, one.min_scale));
             let min_subs = joined(one.min_subs, two.min_subs);
-            let mut scaled = [[[0.0_f32; LANES]; 2]; N];
+            let subs =
+                [one.subs, two.subs].map(|subs| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(subs)));
+            let mut scaled = [_mm512_setzero_ps(); N];
             for n in 0..N {
                 // SAFETY: activations are as long as the weights (checked by `same_length`): eight
                 // scales and 16 sums for each block.
@@ -230,9 +232,7 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
                     (_mm256_loadu_ps(x[n].scales.as_ptr().add(8 * b)), _mm256_loadu_si256(sums))
                 };
                 let xs = joined_ps(xs, xs);
-                let scales = _mm512_mul_ps(joined_ps(one.scales, two.scales), xs);
-                // SAFETY: sixteen f32.
-                unsafe { _mm512_storeu_ps(scaled[n].as_mut_ptr().cast(), scales) };
+                scaled[n] = _mm512_mul_ps(joined_ps(one.scales, two.scales), xs);
                 let weighed = _mm512_madd_epi16(_mm512_broadcast_i64x4(sums), min_subs);
                 let scale = _mm512_mul_ps(min_scale, xs);
                 mins[p][n] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(weighed), mins[p][n]);
@@ -242,15 +242,15 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
                 for i in 0..4 {
                     let g = 4 * h + i;
                     let levels = joined(first[i], second[i]);
-                    let subs = half_factors(one.subs, two.subs, g);
+                    let subs = _mm512_permutex2var_ps(subs[0], HALVES[g].register(), subs[1]);
                     for n in 0..N {
                         // SAFETY: as above.
                         let qs = unsafe { blocks::group_of(x[n], 8 * b + g) };
                         let qs = _mm512_broadcast_i64x4(qs);
                         let sums = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(none, levels, qs));
                         let sums = if SUBS { _mm512_mul_ps(sums, subs) } else { sums };
-                        let [one, two] = scaled[n].map(|scales| _mm256_set1_ps(scales[g]));
-                        acc[p][n] = _mm512_fmadd_ps(joined_ps(one, two), sums, acc[p][n]);
+                        let scale = _mm512_permutexvar_ps(GROUPS[g].register(), scaled[n]);
+                        acc[p][n] = _mm512_fmadd_ps(scale, sums, acc[p][n]);
                     }
                 }
             }
@@ -264,12 +264,36 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
     folded(acc)
 }
 
-/// The factors of group g's halves, each in four lanes of its row's half.
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-fn half_factors(one: __m128i, two: __m128i, g: usize) -> __m512 {
-    let first = _mm_set1_epi8(2 * g as i8);
-    let pick = _mm_add_epi8(first, _mm_set1_epi64x(0x0101_0101_0000_0000));
-    let both = _mm_unpacklo_epi64(_mm_shuffle_epi8(one, pick), _mm_shuffle_epi8(two, pick));
-    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(both))
+/// Which number goes to each lane.
+#[repr(C, align(64))]
+struct Lanes16([i32; 16]);
+
+/// Of the factors of two rows' groups, those of group g: each in all lanes of its row's half.
+static GROUPS: [Lanes16; 8] = lanes(8, 8, 1);
+/// Of the factors of two rows' half groups, 16 each, those of group g: each in four lanes of its row's half.
+static HALVES: [Lanes16; 8] = lanes(16, 4, 2);
+
+/// Group g's first number is number `g * each`; a row has `of_row`, and each fills so many lanes.
+const fn lanes(of_row: i32, fills: usize, each: i32) -> [Lanes16; 8] {
+    let mut all = [const { Lanes16([0; 16]) }; 8];
+    let mut g = 0;
+    while g < 8 {
+        let mut lane = 0;
+        while lane < 16 {
+            let (row, within) = (lane / 8, lane % 8);
+            all[g].0[lane] = row as i32 * of_row + g as i32 * each + (within / fills) as i32;
+            lane += 1;
+        }
+        g += 1;
+    }
+    all
+}
+
+impl Lanes16 {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn register(&self) -> __m512i {
+        // SAFETY: 64 bytes on a multiple of 64.
+        unsafe { _mm512_load_si512(self.0.as_ptr().cast()) }
+    }
 }

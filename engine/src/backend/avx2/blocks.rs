@@ -173,10 +173,13 @@ pub(in super::super) fn same_length<'a, B: Pod, const R: usize, const N: usize>(
     (w, blocks)
 }
 
-/// How far ahead of its use a weight is asked for, bytes: what a core multiplies in the time that
+/// How far ahead of its use a weight is asked for, bytes, at least: what a core multiplies in the time that
 /// memory takes to answer. Rows lie one after another, so what is ahead of one row's end is the row that
 /// comes next.
 const AHEAD: usize = 4096;
+/// Rows side by side are asked for as far ahead as all of them are long, which is where the next ones lie
+/// that come together; not where that would be more than a core keeps near.
+const AHEAD_MAX: usize = 64 << 10;
 
 /// Asks for the cache lines ahead of block `b` of each row. The processor's own prefetching stops at the
 /// ends of rows, which are short, and halves when several rows are read side by side: with this,
@@ -187,11 +190,13 @@ pub(in super::super) fn ask_ahead<B, const R: usize>(w: [&[B]; R], b: usize) {
     if size_of::<B>() <= 32 && !b.is_multiple_of(2) {
         return;
     }
+    let all = R * size_of_val(w[0]);
+    let ahead = if R > 1 && all <= AHEAD_MAX { all.max(AHEAD) } else { AHEAD };
     for w in w {
         let block = w.as_ptr().wrapping_add(b).cast::<i8>();
         for line in (0..size_of::<B>()).step_by(64) {
             // SAFETY: a hint, which may name any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line)) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(ahead + line)) };
         }
     }
 }
