@@ -164,8 +164,8 @@ impl Scanner {
             return found;
         }
         let views = Views::of(text, budget);
-        let read = views.iter().take_while(|_| self.is_asked);
-        for (index, view) in read {
+        let read = if self.is_asked { views.len() } else { 0 };
+        for (index, view) in views.iter().take(read) {
             let reading = self.compiled.read(&view.text);
             for span in self.scan_view(&reading, failed) {
                 let range = views.original(index, span.range.clone());

@@ -107,6 +107,10 @@ impl<'a> Views<'a> {
         all
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.views.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &View<'a>)> {
         self.views.iter().enumerate()
     }

@@ -16,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsAcceptor;
 
 use crate::cloud::{Cloud, Script, http, spawn, until};
+use crate::dialect::{DIALECTS, Dialect};
 use crate::gateway::{CARD, Gateway, Reply, shows_card, with_cloud};
 
 /// A fault, and what comes of it.
@@ -36,36 +37,7 @@ enum Strikes {
     Within,
 }
 
-/// The dialects.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Dialect {
-    Chat,
-    Completions,
-    Responses,
-    Messages,
-    /// It has no streams.
-    Embeddings,
-}
-
-pub(crate) const DIALECTS: [Dialect; 5] = [
-    Dialect::Chat,
-    Dialect::Completions,
-    Dialect::Responses,
-    Dialect::Messages,
-    Dialect::Embeddings,
-];
-
 impl Dialect {
-    pub(crate) fn path(self) -> &'static str {
-        match self {
-            Dialect::Chat => "/v1/chat/completions",
-            Dialect::Completions => "/v1/completions",
-            Dialect::Responses => "/v1/responses",
-            Dialect::Messages => "/v1/messages",
-            Dialect::Embeddings => "/v1/embeddings",
-        }
-    }
-
     pub(crate) fn body(self, text: &str, stream: bool) -> String {
         let mut body = match self {
             Dialect::Chat | Dialect::Messages => {

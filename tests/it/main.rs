@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where an unwrap fails")]
 
 mod cloud;
+mod dialect;
 mod gateway;
 
 mod activation;

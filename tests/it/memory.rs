@@ -25,7 +25,8 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use crate::cloud::{Cloud, Script};
-use crate::faults::{DIALECTS, Dialect, Fault, config, faults};
+use crate::dialect::{DIALECTS, Dialect};
+use crate::faults::{Fault, config, faults};
 
 const AT_ONCE: usize = 32;
 /// Waves in a row, and how many such rows there may be until one leaves nothing.

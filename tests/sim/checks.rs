@@ -10,8 +10,9 @@ use super::GIVEN_AWAY;
 use super::books::Books;
 use super::logs::Logs;
 use super::site::{REQUESTS_PER_MINUTE, Upstreams};
-use super::traffic::{Call, Dialect, PERSON, PLAIN, canary};
+use super::traffic::{Call, PERSON, PLAIN, canary};
 use crate::cloud::Cloud;
+use crate::dialect::Dialect;
 use crate::gateway::{CARD, Gateway, Reply, shows_card};
 
 /// Bytes that are looked at again, so that nothing hides between two looks.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Dice;
+use crate::dialect::Dialect;
 use crate::gateway::{CARD, Reply};
 
 /// Conversations that each client goes on with through a run.
@@ -13,15 +14,6 @@ const SESSIONS: usize = 3;
 pub(crate) const PLAIN: &str = "vurnik";
 /// Whose address is told; her name, like it, goes to a cloud as a placeholder or not at all.
 pub(crate) const PERSON: &str = "Annika Thorvald";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Dialect {
-    Chat,
-    Completions,
-    Responses,
-    Messages,
-    Embeddings,
-}
 
 /// Chat twice: it is what most clients speak.
 const DIALECTS: [Dialect; 6] = [
@@ -207,16 +199,6 @@ impl Call {
 }
 
 impl Dialect {
-    pub(crate) fn path(self) -> &'static str {
-        match self {
-            Dialect::Chat => "/v1/chat/completions",
-            Dialect::Completions => "/v1/completions",
-            Dialect::Responses => "/v1/responses",
-            Dialect::Messages => "/v1/messages",
-            Dialect::Embeddings => "/v1/embeddings",
-        }
-    }
-
     /// What a reply says, streamed or not; nothing is said by embeddings.
     pub(crate) fn said(self, reply: &Reply) -> Option<String> {
         if reply.header("content-type").starts_with("application/json") {

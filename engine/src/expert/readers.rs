@@ -171,18 +171,16 @@ fn read_until_closed(
 /// A ring, and the experts that it reads.
 struct RingReader {
     store: Arc<ExpertStore>,
-    ring: Ring,
-    /// Experts under way and their indices; a read's tag is the place here.
-    experts: Vec<Option<(ExpertId, usize)>>,
+    /// Each read is tied to its expert and the expert's index.
+    ring: Ring<(ExpertId, usize)>,
     /// Experts that are read by positional reads after all: what the ring failed at, and what it cannot
     /// read.
     late: VecDeque<(Request, usize)>,
 }
 
 impl RingReader {
-    fn new(store: &Arc<ExpertStore>, ring: Ring) -> RingReader {
-        let (experts, late) = (Vec::new(), VecDeque::new());
-        RingReader { store: Arc::clone(store), ring, experts, late }
+    fn new(store: &Arc<ExpertStore>, ring: Ring<(ExpertId, usize)>) -> RingReader {
+        RingReader { store: Arc::clone(store), ring, late: VecDeque::new() }
     }
 
     fn submit(&mut self, requests: Vec<Request>) {
@@ -199,11 +197,9 @@ impl RingReader {
             return;
         };
         let Request { id, index, slot } = request;
-        let tag = self.place();
-        match self.ring.push(Read { slot, parts, tag }) {
-            Ok(()) => self.experts[tag] = Some((id, index)),
+        if let Err(slot) = self.ring.push(Read { slot, parts, tag: (id, index) }) {
             // What the kernel cannot read by itself counts as a failed attempt.
-            Err(slot) => self.late.push_back((Request { id, index, slot }, ATTEMPTS - 1)),
+            self.late.push_back((Request { id, index, slot }, ATTEMPTS - 1));
         }
     }
 
@@ -223,14 +219,6 @@ impl RingReader {
         };
         let fits = placing.by_pages && pieces.len() <= PIECES_MAX;
         fits.then(|| pieces.iter().zip(&placing.pieces).map(part).collect())
-    }
-
-    /// A free place among the experts under way.
-    fn place(&mut self) -> usize {
-        self.experts.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.experts.push(None);
-            self.experts.len() - 1
-        })
     }
 
     fn poll(&mut self) -> Option<Landed> {
@@ -270,9 +258,8 @@ impl RingReader {
     }
 
     /// Gives the expert if it came whole and right.
-    fn took(&mut self, done: Done) -> Option<Landed> {
-        let Done { tag, slot, whole } = done;
-        let (id, index) = self.experts[tag].take().expect("a read belongs to an expert");
+    fn took(&mut self, done: Done<(ExpertId, usize)>) -> Option<Landed> {
+        let Done { tag: (id, index), slot, whole } = done;
         if whole && self.store.verify(id, slot.as_slice()).is_ok() {
             return Some(Landed { id, index, slot, result: Ok(()) });
         }

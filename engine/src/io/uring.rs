@@ -22,11 +22,11 @@ use super::{ReadAt, Slot};
 /// Buffers that can be registered, the kernel's limit (IORING_MAX_REG_BUFFERS).
 const REGISTERED_MAX: u32 = 1 << 14;
 
-/// A queue of reads.
-pub(crate) struct Ring {
+/// A queue of reads; `T` is what a reader ties to each.
+pub(crate) struct Ring<T> {
     ring: IoUring,
     /// Slots that the kernel writes to.
-    flights: Vec<Option<Flight>>,
+    flights: Vec<Option<Flight<T>>>,
     /// Parts that the kernel may have at once, and those that it has.
     depth: usize,
     parts: usize,
@@ -37,12 +37,12 @@ pub(crate) struct Ring {
 }
 
 /// A slot to fill.
-pub(crate) struct Read {
+pub(crate) struct Read<T> {
     pub(crate) slot: Slot,
     /// At least one; no two of them in the same pages.
     pub(crate) parts: Vec<Part>,
     /// Comes back with the result.
-    pub(crate) tag: usize,
+    pub(crate) tag: T,
 }
 
 /// Pages of a file for pages of a slot.
@@ -59,15 +59,15 @@ pub(crate) struct Part {
 }
 
 /// A slot whose parts are done.
-pub(crate) struct Done {
-    pub(crate) tag: usize,
+pub(crate) struct Done<T> {
+    pub(crate) tag: T,
     pub(crate) slot: Slot,
     /// Every part brought what it must.
     pub(crate) whole: bool,
 }
 
-struct Flight {
-    tag: usize,
+struct Flight<T> {
+    tag: T,
     slot: Slot,
     whole: bool,
     /// Bytes that each part must bring.
@@ -83,9 +83,9 @@ fn user_data(flight: usize, part: usize) -> u64 {
     (flight as u64) << 32 | part as u64
 }
 
-impl Ring {
+impl<T> Ring<T> {
     /// A ring for at most `depth` parts at once. Errors where the kernel has none or forbids it.
-    pub(crate) fn new(depth: usize) -> io::Result<Ring> {
+    pub(crate) fn new(depth: usize) -> io::Result<Ring<T>> {
         let entries = u32::try_from(depth).unwrap_or(1).next_power_of_two();
         let ring = IoUring::new(entries)?;
         let table = ring.submitter().register_buffers_sparse(REGISTERED_MAX);
@@ -104,7 +104,7 @@ impl Ring {
 
     /// Lines up the parts of a slot. A file without a descriptor is an error that gives the slot back.
     /// Panics if the ring is full or a part does not fit in the slot (caller bugs).
-    pub(crate) fn push(&mut self, read: Read) -> Result<(), Slot> {
+    pub(crate) fn push(&mut self, read: Read<T>) -> Result<(), Slot> {
         let Read { mut slot, parts, tag } = read;
         assert!(!parts.is_empty() && self.parts + parts.len() <= self.depth, "the ring has room");
         let descriptor = |part: &Part| part.file.fd().map(|fd| types::Fd(fd.as_raw_fd()));
@@ -192,7 +192,7 @@ impl Ring {
     }
 
     /// A slot that is done; `None` if none is.
-    pub(crate) fn poll(&mut self) -> Option<Done> {
+    pub(crate) fn poll(&mut self) -> Option<Done<T>> {
         loop {
             let completion = self.ring.completion().next()?;
             let number = completion.user_data();
@@ -211,7 +211,7 @@ impl Ring {
     }
 
     /// Waits until a slot is done. Panics if there is none to wait for (caller bug).
-    pub(crate) fn wait(&mut self) -> io::Result<Done> {
+    pub(crate) fn wait(&mut self) -> io::Result<Done<T>> {
         assert!(self.is_busy(), "there is a read to wait for");
         loop {
             self.submit()?;
@@ -228,7 +228,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
         while self.is_busy() {
             if self.wait().is_err() {
@@ -247,7 +247,7 @@ mod tests {
     use crate::tensor::ALIGNMENT;
 
     /// `None` where the kernel forbids rings, as in some containers.
-    fn ring(depth: usize) -> Option<Ring> {
+    fn ring(depth: usize) -> Option<Ring<usize>> {
         Ring::new(depth).ok()
     }
 
