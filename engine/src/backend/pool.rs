@@ -2,6 +2,9 @@
 //!
 //! General thread pools pay a queue and a wake-up per task; a token needs a hundred regions, so here
 //! a region is one atomic word that all threads count up. Results never depend on who runs a task.
+//! A thread claims several neighbours at once, ever fewer towards the end, so that it reads memory in
+//! long runs, which processors fetch ahead, and all threads still end together.
+//! Source: Polychronopoulos and Kuck, "Guided Self-Scheduling" (IEEE Transactions on Computers, 1987).
 //!
 //! Invariants: [`Pool::run`] returns after every task of its region ended; a worker that wakes late
 //! finds the region over and touches nothing, so a busy machine delays no region for a thread that
@@ -38,6 +41,8 @@ struct Shared {
     total: AtomicUsize,
     /// Tasks that ended.
     done: AtomicUsize,
+    /// Threads that claim tasks, the caller included.
+    threads: usize,
     /// The region's closure and its monomorphised caller, as two words: a torn pair is never called
     /// because claiming a task checks the epoch afterwards.
     data: AtomicPtr<()>,
@@ -58,6 +63,7 @@ impl Pool {
             claim: AtomicU64::new(0),
             total: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
+            threads,
             data: AtomicPtr::new(std::ptr::null_mut()),
             call: AtomicPtr::new(std::ptr::null_mut()),
             panicked: AtomicBool::new(false),
@@ -160,6 +166,11 @@ impl Shared {
         (!self.stop.load(Ordering::SeqCst)).then(current)
     }
 
+    /// Tasks that are claimed at once when so many are left.
+    fn share_of(&self, left: usize) -> usize {
+        (left / (2 * self.threads)).max(1)
+    }
+
     /// Claims and runs tasks of region `epoch` until none is left.
     fn help(&self, epoch: u64) {
         loop {
@@ -167,31 +178,40 @@ impl Shared {
             let task = (word & u64::from(u32::MAX)) as usize;
             let (data, call) =
                 (self.data.load(Ordering::Relaxed), self.call.load(Ordering::Relaxed));
-            if word >> TASK_BITS != epoch || task >= self.total.load(Ordering::Relaxed) {
+            let total = self.total.load(Ordering::Relaxed);
+            if word >> TASK_BITS != epoch || task >= total {
                 return;
             }
+            let count = self.share_of(total - task);
             // With the release fence in `run`: if any word above is of a later region, the exchange
             // sees that this one was closed.
             fence(Ordering::Acquire);
             if self
                 .claim
-                .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange_weak(
+                    word,
+                    word + count as u64,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
                 .is_err()
             {
                 continue;
             }
             // SAFETY: `call` was stored from a `Trampoline` and `data` from the closure that it
             // expects, both before `claim` took this epoch. The exchange succeeded in this epoch on
-            // an unclaimed task, so `run` still waits for `done` and the closure is alive; the words
+            // unclaimed tasks, so `run` still waits for `done` and the closure is alive; the words
             // change only after the epoch was closed, which makes the exchange fail.
-            let result = catch_unwind(AssertUnwindSafe(|| unsafe {
+            let run = |task| unsafe {
                 let call = std::mem::transmute::<*mut (), Trampoline>(call);
                 call(data, task);
-            }));
-            if result.is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+            };
+            for task in task..task + count {
+                if catch_unwind(AssertUnwindSafe(|| run(task))).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
             }
-            self.done.fetch_add(1, Ordering::Release);
+            self.done.fetch_add(count, Ordering::Release);
         }
     }
 }
