@@ -19,7 +19,7 @@ use crate::tensor::{MatrixRef, MatrixShape};
 
 pub(crate) use probe::{probe, spread};
 pub(crate) use reader::{Event, ExpertOptions, Experts, ReadCounts, Recorder, Visit};
-pub(crate) use store::{Check, ExpertStore, LayerExperts, Segment};
+pub(crate) use store::{Check, ExpertStore, LayerExperts, Numbers, Segment};
 
 /// Which expert of which layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,11 +2,13 @@
 //!
 //! A store forgets nothing and caches nothing. What was read is checked here, so that whatever reads
 //! faster later inherits the check: by the checksum of a pack, whose numbers were checked when it was
-//! written; where files have none, for values that are no numbers, which would spoil every reply.
+//! written; where files have none, the first time for values that are no numbers, which would spoil every
+//! reply. They are how a file was written, so that a later reading of the same bytes finds nothing new.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::place::Placing;
 use super::readers::ATTEMPTS;
@@ -41,8 +43,24 @@ pub(crate) enum Check {
     Nothing,
     /// Against the CRC32C of each expert.
     Checksums(Vec<u32>),
-    /// That all values are finite; errors name the tensors of gate, up and down.
-    Numbers([String; 3]),
+    /// That all values are finite, when an expert is read for the first time.
+    Numbers(Numbers),
+}
+
+/// What is known of the values of a layer's experts.
+#[derive(Clone)]
+pub(crate) struct Numbers {
+    /// The tensors of gate, up and down, as errors name them.
+    names: [String; 3],
+    /// Of each expert, whether all its values are finite.
+    are_finite: Arc<[AtomicBool]>,
+}
+
+impl Numbers {
+    /// Nothing is known yet of so many experts.
+    pub(crate) fn new(names: [String; 3], experts: usize) -> Numbers {
+        Numbers { names, are_finite: (0..experts).map(|_| AtomicBool::new(false)).collect() }
+    }
 }
 
 /// A piece of an expert in a file.
@@ -235,20 +253,25 @@ impl LayerExperts {
         match &self.check {
             Check::Nothing => Ok(()),
             Check::Checksums(sums) => self.verify_sum(id, slot, sums[id.expert as usize]),
-            Check::Numbers(names) => self.verify_numbers(id, slot, names),
+            Check::Numbers(numbers) => self.verify_numbers(id, slot, numbers),
         }
     }
 
     /// Of blocks only the scales are looked at: a few bytes of each.
-    fn verify_numbers(&self, id: ExpertId, slot: &[u8], names: &[String; 3]) -> Result<(), String> {
+    fn verify_numbers(&self, id: ExpertId, slot: &[u8], numbers: &Numbers) -> Result<(), String> {
+        let are_finite = &numbers.are_finite[id.expert as usize];
+        if are_finite.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let shapes = [self.layout.gate, self.layout.up, self.layout.down];
         let starts = self.placing(id.expert as usize).matrices;
         for (number, size) in self.layout.sizes().into_iter().enumerate() {
             let matrix = &slot[starts[number]..][..size];
             if !is_finite(shapes[number].dtype, matrix) {
-                return Err(no_number(&names[number]));
+                return Err(no_number(&numbers.names[number]));
             }
         }
+        are_finite.store(true, Ordering::Relaxed);
         Ok(())
     }
 

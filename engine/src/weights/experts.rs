@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{ExpertDims, Tensor, Weights};
 use crate::error::EngineError;
-use crate::expert::{Check, ExpertLayout, LayerExperts, Segment};
+use crate::expert::{Check, ExpertLayout, LayerExperts, Numbers, Segment};
 use crate::tensor::{DType, MatrixShape};
 
 /// One of `count` equal parts of a tensor.
@@ -48,7 +48,7 @@ pub(super) fn of_layer(
         })
         .collect::<Result<_, _>>()?;
     let check = match verify {
-        true => Check::Numbers(names(weights, layer, &first)),
+        true => Check::Numbers(Numbers::new(names(weights, layer, &first), count)),
         false => Check::Nothing,
     };
     Ok(LayerExperts { layout: Arc::new(layout), segments, check })
