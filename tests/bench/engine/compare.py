@@ -100,25 +100,45 @@ def files_of(path):
 
 
 @contextlib.contextmanager
-def group(cap):
-    """A control group with a memory limit; yields its list of processes, or None without a cap."""
-    if cap is None:
-        yield None
-        return
+def groups(cap, disk, path):
+    """Control groups that limit memory, bytes, and reads of a file's disk, bytes a second; yields their
+    lists of processes."""
     version_1 = os.path.isdir("/sys/fs/cgroup/memory")
-    root = "/sys/fs/cgroup/memory" if version_1 else "/sys/fs/cgroup"
-    limit = "memory.limit_in_bytes" if version_1 else "memory.max"
+    limits = []
+    if cap:
+        limits.append(("memory", "memory.limit_in_bytes" if version_1 else "memory.max", str(cap)))
+    if disk:
+        name, rate = ("blkio.throttle.read_bps_device", "") if version_1 else ("io.max", "rbps=")
+        limits.append(("blkio", name, f"{disk_of(path)} {rate}{disk}"))
+    with contextlib.ExitStack() as made:
+        yield [made.enter_context(group(*limit, version_1)) for limit in limits]
+
+
+@contextlib.contextmanager
+def group(controller, name, limit, version_1):
+    """A control group with one limit; yields its list of processes."""
+    root = f"/sys/fs/cgroup/{controller}" if version_1 else "/sys/fs/cgroup"
     try:
         folder = tempfile.mkdtemp(prefix="sluice-bench-", dir=root)
     except OSError as error:
-        sys.exit(f"error: no control group could be made in {root} ({error.strerror}); --cap needs root "
-                 "and a writable memory controller")
+        sys.exit(f"error: no control group could be made in {root} ({error.strerror}); limits need root "
+                 f"and a writable {controller} controller")
     try:
-        with open(os.path.join(folder, limit), "w") as file:
-            file.write(str(cap))
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(limit)
         yield os.path.join(folder, "cgroup.procs")
     finally:
         remove_group(folder)
+
+
+def disk_of(path):
+    """The numbers of the disk, not of its partition, that a file lies on: `254:0`."""
+    device = os.stat(path).st_dev
+    node = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    if os.path.exists(os.path.join(node, "partition")):
+        node = os.path.dirname(node)
+    with open(os.path.join(node, "dev")) as file:
+        return file.read().strip()
 
 
 def remove_group(folder):
@@ -160,11 +180,11 @@ def small_read_ahead(path):
 
 
 def run(command, procs):
-    """Runs a program, in a group if there is one. Returns its output and what others took meanwhile."""
+    """Runs a program, in the groups that there are. Returns its output and what others took meanwhile."""
 
     def enter():
-        if procs:
-            with open(procs, "w") as file:
+        for name in procs:
+            with open(name, "w") as file:
                 file.write(str(os.getpid()))
 
     before, own = busy(), os.times()
@@ -230,15 +250,16 @@ def measure(args):
                     # The loop device has pages of its own.
                     for name in {path, *files_of(args.model), *(files_of(args.pack) if args.pack else [])}:
                         drop_pages(name)
-                with group(args.cap) as procs:
+                with groups(args.cap, args.disk, args.model) as procs:
                     runs.append(one(procs))
     case = {"started": started, "model": os.path.basename(args.model), "cap_bytes": args.cap,
+            "disk_limit_bytes_per_second": args.disk,
             "prompt_tokens": args.prompt, "decode_tokens": args.decode, "streams": args.streams,
             "threads": args.threads, "missing": missing, "disk_bytes_per_second": disk,
             "ours": ours, "llama.cpp": theirs}
     for kind in ("prompt", "decode"):
         case[f"{kind}_ratio"] = ratio(speeds(ours, kind), speeds(theirs, kind))
-    limit = ceiling(ours[-1]["report"])
+    limit = ceiling(ours[-1]["report"], args.disk)
     case["disk_ceiling"] = limit
     case["share_of_disk_ceiling"] = ours[-1]["decode"] / limit if limit else None
     return case
@@ -249,10 +270,11 @@ def speeds(runs, kind):
     return [run[kind] for run in runs if run[kind]]
 
 
-def ceiling(report):
-    """Decode speed that the disk allows for what was read, by the engine's own test of it."""
+def ceiling(report, limit):
+    """Decode speed that the disk allows for what was read, by the engine's own test of it. The test is
+    short, and a limited disk gives more for a moment: then the limit counts."""
     rate, per_token = report["read_bytes_per_second"], report["decode"]["read_bytes_per_token"]
-    return rate / per_token if rate and per_token else None
+    return min(rate, limit or rate) / per_token if rate and per_token else None
 
 
 def options():
@@ -264,6 +286,8 @@ def options():
     parser.add_argument("--model", required=True, help="the GGUF file that both read")
     parser.add_argument("--pack", help="a pack of it, which the engine reads instead")
     parser.add_argument("--cap", type=size, help="memory limit of both, such as 3GiB; needs root")
+    parser.add_argument("--disk", type=size, help="most that the file's disk gives in a second, such as "
+                        "1GiB, to see a slower one; needs root; not where llama.cpp reads a loop device")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--decode", type=int, default=16)
@@ -290,7 +314,7 @@ def show(case):
                       for rate in case["disk_bytes_per_second"])
     print(f"disk, one read of 4 MiB at a time: {rates} MiB/s")
     if limit := case["disk_ceiling"]:
-        rate = case["ours"][-1]["report"]["read_bytes_per_second"] / (1 << 20)
+        rate = limit * case["ours"][-1]["report"]["decode"]["read_bytes_per_token"] / (1 << 20)
         print(f"disk {rate:.0f} MiB/s allows {limit:.2f} tokens/s for what was read: "
               f"{case['share_of_disk_ceiling']:.0%} of it")
     for what in case["missing"]:

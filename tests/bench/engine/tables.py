@@ -33,6 +33,9 @@ def cases(args):
             yield f"skewed, cap {name}", {"cap": cap, "rounds": 1, "model": args.skewed}
     for name, cap in (("4GiB", 4 * GIB), ("1.5GiB", 3 * GIB // 2)):
         yield f"cap {name}", {"cap": cap, "rounds": 1}
+    for name, cap in (("3GiB", 3 * GIB), ("2GiB", 2 * GIB)):
+        change = {"cap": cap, "disk": GIB, "rounds": few, "decode": 96, "llama_bench": None}
+        yield f"slow disk, cap {name}", change
     for streams in (1, 2, 4):
         change = {"cap": 3 * GIB, "rounds": 1, "streams": streams, "prompt": 16, "llama_bench": None}
         yield f"{streams} streams, cap 3GiB", change
@@ -99,7 +102,9 @@ def summary(measured):
     for cap in ("3GiB", "2GiB"):
         case = get(f"cap {cap}")
         yield told(f"decode under {cap} against llama.cpp", 1.5, case.get("decode_ratio"))
-        yield told(f"  share of what the disk allows or memory computes", 0.8, share(case, resident))
+        yield told("  share of what the disk allows or memory computes", 0.8, share(case, resident))
+        slow = get(f"slow disk, cap {cap}")
+        yield told("  the same with a disk of 1 GiB/s", 0.8, share(slow, resident))
     long, capped = get("long prompt, resident"), get("long prompt, cap 3GiB")
     yield told("2,000-token prompt under 3GiB against llama.cpp", 1.5, capped.get("prompt_ratio"))
     own = ratio(divide, prompt(capped, "ours"), prompt(long, "ours"))
