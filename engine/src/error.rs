@@ -1,5 +1,6 @@
 //! What can go wrong in the engine, by the operation that failed.
 
+use std::fmt;
 use std::path::PathBuf;
 
 /// An engine error. `Display` names the operation; the cause is `source()`.
@@ -44,8 +45,8 @@ pub enum EngineError {
     /// The prompt and reply do not fit in the context.
     #[error("the prompt has {prompt_tokens} tokens; this model's context holds {context_tokens}")]
     ContextLengthExceeded {
-        /// Tokens of the prompt.
-        prompt_tokens: usize,
+        /// Of the prompt.
+        prompt_tokens: TokenCount,
         /// Tokens that fit, reply included.
         context_tokens: usize,
     },
@@ -130,4 +131,30 @@ pub enum EngineError {
     /// The engine is stopping or its thread died; nothing further is answered.
     #[error("the engine has stopped")]
     Stopped,
+}
+
+/// How many tokens a prompt has: one that is far too long is refused before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenCount {
+    /// So many.
+    Exactly(usize),
+    /// So many or more.
+    AtLeast(usize),
+}
+
+impl TokenCount {
+    /// The number, in either case.
+    pub(crate) fn least(self) -> usize {
+        let (TokenCount::Exactly(tokens) | TokenCount::AtLeast(tokens)) = self;
+        tokens
+    }
+}
+
+impl fmt::Display for TokenCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TokenCount::Exactly(tokens) => write!(f, "{tokens}"),
+            TokenCount::AtLeast(tokens) => write!(f, "at least {tokens}"),
+        }
+    }
 }
