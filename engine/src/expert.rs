@@ -17,6 +17,7 @@ use crate::backend::ExpertWeights;
 use crate::io::Slot;
 use crate::tensor::{MatrixRef, MatrixShape};
 
+pub(crate) use ahead::Guess;
 pub(crate) use probe::{probe, spread};
 pub(crate) use reader::{Event, ExpertOptions, Experts, ReadCounts, Recorder, Visit};
 pub(crate) use store::{Check, ExpertStore, LayerExperts, Numbers, Segment};

@@ -150,7 +150,7 @@ struct Scratch {
     h: Vec<f32>,
     /// Output of a half layer [n, hidden].
     y: Vec<f32>,
-    /// What the next layer's gate is shown to guess by [n, hidden].
+    /// The residual stream by which the next layer's gate guesses [n, hidden].
     ahead: Vec<f32>,
     mixer: attention::Buffers,
     delta: delta_net::Buffers,
@@ -304,17 +304,18 @@ impl Parts {
 }
 
 impl Layer {
-    /// This layer as the one before sees it; `x` [n, hidden] is the residual stream there, `h` a buffer.
+    /// This layer as the one before sees it; `x` [n, hidden] is the residual stream there, copied to a buffer.
     fn as_next<'a>(
         &'a self,
         layer: usize,
         x: &[f32],
-        h: &'a mut Vec<f32>,
-        eps: f32,
+        buffer: &'a mut Vec<f32>,
+        norm_eps: f32,
     ) -> Option<moe::Next<'a>> {
         let FeedForward::Moe(moe) = &self.feed_forward else { return None };
-        ops::rms_norm(ops::sized(h, x.len()), x, &self.post_norm, eps);
-        Some(moe::Next { layer, moe, h })
+        let copy = ops::sized(buffer, x.len());
+        copy.copy_from_slice(x);
+        Some(moe::Next { layer, moe, norm: &self.post_norm, norm_eps, x: copy })
     }
 
     fn matrices(&self) -> Vec<&Matrix> {

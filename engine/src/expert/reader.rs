@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ahead::{AHEAD_MAX, Ahead};
+use super::ahead::{AHEAD_MAX, Ahead, Guess};
 use super::cache::ExpertCache;
 use super::readers::{Landed, Readers, Request};
 use super::{Expert, ExpertId, ExpertStore};
@@ -66,9 +66,9 @@ pub(crate) struct Visit<'a> {
 
 /// What the caller of a visit does.
 pub(crate) enum Event<'a> {
-    /// Name the experts that the next layer will want, likeliest first. Comes at most once, first, and
-    /// only when it helps; naming none is fine.
-    Guess(&'a mut Vec<ExpertId>),
+    /// Name the experts that the next layer will want, likeliest first. Comes at most once, after the
+    /// experts that are in memory, and only when it helps; naming none is fine.
+    Guess(&'a mut Vec<Guess>),
     /// Compute with these experts; the numbers are indices into the wanted ones. Comes first for those
     /// that are in memory, possibly none, then for each as it lands.
     Compute(&'a [(usize, Arc<Expert>)]),
@@ -211,18 +211,19 @@ impl Experts {
     ) -> Result<(), EngineError> {
         self.tell(&visit);
         self.cache.tick(visit.rows);
+        self.ahead.judge(visit.layer, visit.wanted);
         while let Some(landed) = self.readers.poll() {
             self.took_ahead(landed, None);
         }
         let (hits, was_ahead, mut open) = self.look_up(visit);
         self.submit(&mut open)?;
+        on(Event::Compute(&hits));
+        drop(hits);
         if self.ahead.is_on(visit.rows) {
             let mut guessed = Vec::new();
             on(Event::Guess(&mut guessed));
             self.read_ahead(guessed)?;
         }
-        on(Event::Compute(&hits));
-        drop(hits);
         was_ahead.into_iter().for_each(|(id, expert)| self.keep(id, expert));
         let result = self.take_all(&mut open, &mut on);
         for expert in self.ahead.layer_over(visit.layer) {
@@ -274,13 +275,17 @@ impl Experts {
         self.readers.submit(requests)
     }
 
-    fn read_ahead(&mut self, guessed: Vec<ExpertId>) -> Result<(), EngineError> {
+    fn read_ahead(&mut self, guesses: Vec<Guess>) -> Result<(), EngineError> {
         // Half of the places stay free for what the next layer really wants.
         let spare = self.readers.room().saturating_sub(self.reading().depth / 2);
         let room = spare.min(self.ahead.room());
         let mut requests = Vec::new();
-        for id in guessed {
-            if requests.len() < room && !self.cache.has(id) && !self.ahead.has(id) {
+        for guess in guesses {
+            let id = guess.id;
+            if self.cache.has(id) || self.ahead.has(id) || !self.ahead.guessed(guess) {
+                continue;
+            }
+            if requests.len() < room {
                 self.ahead.asked(id);
                 requests.push(Request { id, index: 0, slot: self.slots.take() });
             }

@@ -5,13 +5,14 @@
 //! k results apart and adds them in the order of its gate, so that neither the cache nor the batch
 //! changes the sum.
 //! Reads hide behind the shared expert and the experts that are here: see `expert::reader`. While they
-//! run the next layer's gate, given this layer's residual stream, may guess what it will choose.
+//! run the next layer's gate, given the residual stream with what is computed of this layer so far, may
+//! guess what it will choose.
 
 use super::mlp::Mlp;
-use super::ops::{sigmoid, sized, softmax_top_k};
+use super::ops::{rms_norm_in_place, sigmoid, sized, softmax_top_k};
 use crate::backend::{Backend, ExpertJob, Projection};
 use crate::error::EngineError;
-use crate::expert::{Event, ExpertId, Experts, Visit};
+use crate::expert::{Event, ExpertId, Experts, Guess, Visit};
 use crate::tensor::Matrix;
 
 /// Weights of one layer that stay in memory.
@@ -53,12 +54,26 @@ pub(super) struct Buffers {
     guess: Vec<f32>,
 }
 
-/// The next layer's gate, and what it would see if this layer added nothing.
+/// The next layer's gate, and what it would see as far as this layer is computed.
 pub(super) struct Next<'a> {
     pub(super) layer: usize,
     pub(super) moe: &'a Moe,
-    /// The residual stream in that layer's norm, [n, hidden].
-    pub(super) h: &'a [f32],
+    /// The norm before that gate.
+    pub(super) norm: &'a [f32],
+    pub(super) norm_eps: f32,
+    /// The residual stream so far, [n, hidden].
+    pub(super) x: &'a mut [f32],
+}
+
+impl Next<'_> {
+    /// Adds what an expert of this layer gave: a row for each of `rows`, with its weight.
+    fn add(&mut self, rows: &[u32], results: &[f32], weight_of: impl Fn(u32) -> f32) {
+        let hidden = self.norm.len();
+        for (row, result) in rows.iter().zip(results.chunks_exact(hidden)) {
+            let (x, weight) = (&mut self.x[*row as usize * hidden..][..hidden], weight_of(*row));
+            x.iter_mut().zip(result).for_each(|(x, r)| *x += weight * r);
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -88,7 +103,7 @@ impl Moe {
         layer: usize,
         h: &[f32],
         y: &mut [f32],
-        next: Option<Next<'_>>,
+        mut next: Option<Next<'_>>,
         buffers: &mut Buffers,
     ) -> Result<(), EngineError> {
         let shape = self.gate.shape();
@@ -115,7 +130,7 @@ impl Moe {
         experts.visit(visit, |event| {
             let batch = match event {
                 Event::Guess(guessed) => {
-                    if let Some(next) = &next {
+                    if let Some(next) = next.take() {
                         next.moe.guess(backend, next, guess, top, guessed);
                     }
                     return;
@@ -123,7 +138,11 @@ impl Moe {
                 Event::Compute(batch) => batch,
             };
             if let Some(expert) = shared_job.take() {
-                expert.mlp.forward(backend, h, sized(shared, n * hidden), all_rows);
+                let shared = sized(shared, n * hidden);
+                expert.mlp.forward(backend, h, shared, all_rows);
+                if let Some(next) = &mut next {
+                    next.add(all_rows, shared, |row| sigmoid(shared_scale[row as usize]));
+                }
             }
             let mut jobs: Vec<_> = batch
                 .iter()
@@ -134,6 +153,19 @@ impl Moe {
                 })
                 .collect();
             backend.experts(h, hidden, &mut jobs);
+            if let Some(next) = &mut next {
+                for (job, (index, _)) in jobs.iter().zip(batch) {
+                    let of_row = |row| &choices[row as usize * self.chosen..][..self.chosen];
+                    let weight_of = |row| {
+                        of_row(row)
+                            .iter()
+                            .filter(|c| c.expert == wanted[*index])
+                            .map(|c| c.weight)
+                            .sum()
+                    };
+                    next.add(job.rows, job.out, weight_of);
+                }
+            }
         })?;
 
         for (t, y) in y.chunks_exact_mut(hidden).enumerate() {
@@ -156,23 +188,26 @@ impl Moe {
     fn guess<B: Backend>(
         &self,
         backend: &mut B,
-        next: &Next<'_>,
+        next: Next<'_>,
         scores: &mut Vec<f32>,
         top: &mut Vec<(u32, f32)>,
-        guessed: &mut Vec<ExpertId>,
+        guessed: &mut Vec<Guess>,
     ) {
         let shape = self.gate.shape();
-        let scores = sized(scores, next.h.len() / shape.cols * shape.rows);
+        rms_norm_in_place(next.x, next.norm, next.norm_eps);
+        let scores = sized(scores, next.x.len() / shape.cols * shape.rows);
         let mut outputs = [Projection { w: self.gate.view(), out: &mut *scores }];
-        backend.project(next.h, shape.cols, &mut outputs);
+        backend.project(next.x, shape.cols, &mut outputs);
         for scores in scores.chunks_exact(shape.rows) {
             softmax_top_k(scores, self.chosen, top);
             let total: f32 = top.iter().map(|(_, p)| p).sum();
             // What would be left out if it were not here is not worth reading ahead.
             let heavy = top.iter().filter(|(_, p)| p / total >= self.drop_below);
-            let id =
-                |(expert, _): &(u32, f32)| ExpertId { layer: next.layer as u32, expert: *expert };
-            guessed.extend(heavy.map(id));
+            let guess = |(place, (expert, _)): (usize, &(u32, f32))| {
+                let id = ExpertId { layer: next.layer as u32, expert: *expert };
+                Guess { id, place }
+            };
+            guessed.extend(heavy.enumerate().map(guess));
         }
     }
 

@@ -36,7 +36,10 @@ fn visit_guessing(
     let mut seen = vec![0; wanted.len()];
     let visit = Visit { layer: 0, wanted, starts: &starts, rows: 1 };
     experts.visit(visit, |event| match event {
-        Event::Guess(guessed) => guessed.extend(guess.iter().map(|expert| id(*expert))),
+        Event::Guess(guessed) => {
+            let guess = guess.iter().enumerate();
+            guessed.extend(guess.map(|(place, expert)| Guess { id: id(*expert), place }));
+        }
         Event::Compute(batch) => {
             for (index, expert) in batch {
                 let weights = expert.weights();
