@@ -15,6 +15,7 @@
 mod assigned;
 mod bank;
 mod birth;
+mod byte_set;
 mod cache;
 mod card;
 mod card_masked;

@@ -93,9 +93,11 @@ impl<'a> Views<'a> {
     /// Builds every view that differs from the ones before it.
     pub(crate) fn of(text: &'a str, budget: &mut Budget) -> Views<'a> {
         let mut all = Views { views: vec![fold(text, budget)], opaque: Vec::new() };
-        let hidden = [hidden::tags(text, budget), hidden::reversed(text, budget)];
-        for shown in hidden.into_iter().flatten() {
-            all.add(shown, None, 0, budget);
+        if !text.is_ascii() {
+            let hidden = [hidden::tags(text, budget), hidden::reversed(text, budget)];
+            for shown in hidden.into_iter().flatten() {
+                all.add(shown, None, 0, budget);
+            }
         }
         let mut next = 0;
         while next < all.views.len() && all.views.len() < VIEWS_MAX {
@@ -281,13 +283,13 @@ pub(crate) struct Signs {
 
 impl Signs {
     fn of(text: &str) -> Signs {
-        let mut signs = Signs::default();
         let bytes = text.as_bytes();
-        let mut seen = 0u8;
-        let mut pairs = 0;
-        let mut number_words = 0;
-        let (mut singles, mut codes) = (0, 0);
         let beginnings = spelled::beginnings();
+        // Counted in locals: a token is a few letters, and there is one for every five bytes.
+        let (mut seen, mut kinds_seen, mut longest) = (0u8, 0u8, 0);
+        let mut may_spell_digits = false;
+        let (mut number_words, mut singles, mut codes, mut pairs) = (0, 0, 0, 0);
+        let (mut singles_max, mut codes_max, mut pairs_max) = (0, 0, 0);
         let mut at = 0;
         while at < bytes.len() {
             let sign = SIGN[bytes[at] as usize];
@@ -297,36 +299,44 @@ impl Signs {
                 continue;
             }
             let start = at;
-            let kinds = skip_token(bytes, &mut at);
+            let first_bytes = swar::load(bytes, at);
+            let kinds = skip_token(bytes, first_bytes, &mut at);
             let len = at - start;
             if kinds == OTHERS {
                 // `then`, `and`, `dash` may stand between number words.
-                let may_be = len <= 24 && beginnings.contains(bytes, start, len);
+                let may_be = len <= 24 && beginnings.contains(first_bytes, len);
                 number_words = if may_be { number_words + 1 } else { number_words / 2 };
-                signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
-                if len > WORD_BYTES && !signs.may_spell_digits {
-                    signs.may_spell_digits = spelled::may_spell_digits(&text[start..at]);
+                may_spell_digits |= number_words >= spelled::ITEMS_MIN;
+                if len > WORD_BYTES && !may_spell_digits {
+                    may_spell_digits = spelled::may_spell_digits(&text[start..at]);
                 }
             }
+            kinds_seen |= 1 << kinds;
+            longest = longest.max(len);
             singles = if len == 1 { singles + 1 } else { 0 };
-            signs.has_spaced_letters |= singles >= spaced::LETTERS_MIN;
+            singles_max = singles_max.max(singles);
             codes = if kinds == DIGITS && matches!(len, 2 | 3) { codes + 1 } else { 0 };
-            signs.has_code_list |= codes >= decode::CODES_MIN;
-            signs.has_digit |= kinds & DIGITS != 0;
-            signs.has_long_token |= len >= decode::TOKEN_BYTES_MIN;
-            signs.has_mixed_token |= kinds == DIGITS | OTHERS;
+            codes_max = codes_max.max(codes);
             pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };
-            signs.has_hex_pairs |= pairs >= decode::HEX_PAIRS_MIN - 1;
+            pairs_max = pairs_max.max(pairs);
         }
-        signs.has_percent = seen & PERCENT != 0;
-        signs.has_backslash = seen & BACKSLASH != 0;
-        signs.has_ampersand = seen & AMPERSAND != 0;
-        signs.has_equals = seen & EQUALS != 0;
-        signs.has_angle = seen & ANGLE != 0;
-        signs.has_quote = seen & QUOTE != 0;
-        signs.has_pipe_or_star = seen & PIPE_OR_STAR != 0;
-        signs.may_spell_digits |= !text.is_ascii() && spelled::may_spell_digits(text);
-        signs
+        Signs {
+            has_percent: seen & PERCENT != 0,
+            has_backslash: seen & BACKSLASH != 0,
+            has_ampersand: seen & AMPERSAND != 0,
+            has_equals: seen & EQUALS != 0,
+            has_angle: seen & ANGLE != 0,
+            has_quote: seen & QUOTE != 0,
+            has_pipe_or_star: seen & PIPE_OR_STAR != 0,
+            has_digit: kinds_seen & (1 << DIGITS | 1 << MIXED) != 0,
+            has_long_token: longest >= decode::TOKEN_BYTES_MIN,
+            has_hex_pairs: pairs_max >= decode::HEX_PAIRS_MIN - 1,
+            has_code_list: codes_max >= decode::CODES_MIN,
+            has_mixed_token: kinds_seen & 1 << MIXED != 0,
+            has_spaced_letters: singles_max >= spaced::LETTERS_MIN,
+            may_spell_digits: may_spell_digits
+                || !text.is_ascii() && spelled::may_spell_digits(text),
+        }
     }
 
     fn may_be_encoded(&self) -> bool {
@@ -346,17 +356,19 @@ impl Signs {
 
 /// A longer token may be several words: `four-five-three`.
 const WORD_BYTES: usize = 12;
-/// A token has digits; letters or `+/-_`.
+/// A token has digits; letters or `+/-_`; both.
 const DIGITS: u8 = 1;
 const OTHERS: u8 = 2;
+const MIXED: u8 = DIGITS | OTHERS;
 
-/// Moves behind letters, digits and `+/-_`; says what there was.
-fn skip_token(bytes: &[u8], at: &mut usize) -> u8 {
-    // Most tokens are short words in small letters.
-    let len = swar::run(swar::in_range(swar::load(bytes, *at), b'a', b'z'));
-    let behind = bytes.get(*at + len).map_or(0, |byte| SIGN[*byte as usize]);
-    if len < 8 && behind & IN_TOKEN == 0 {
-        *at += len;
+/// Moves behind letters, digits and `+/-_`, of which the first eight are loaded; says what there was.
+fn skip_token(bytes: &[u8], first_bytes: u64, at: &mut usize) -> u8 {
+    // Most tokens are words in small letters.
+    let len = swar::run(swar::in_range(first_bytes, b'a', b'z'));
+    let end = if len < 8 { *at + len } else { swar::end_of_run(bytes, *at + 8, b'a', b'z') };
+    let behind = bytes.get(end).map_or(0, |byte| SIGN[*byte as usize]);
+    if behind & IN_TOKEN == 0 {
+        *at = end;
         return OTHERS;
     }
     skip_any_token(bytes, at)

@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
+use super::byte_set::ByteSet;
 use super::digits::Digits;
 use super::lexicon::{Lexicon, LexiconBuilder, ListId, SetId};
 use super::literals::Literals;
@@ -160,11 +161,13 @@ impl Compiled {
 
     /// Reads a view once for all detectors.
     pub(crate) fn read<'a>(&'a self, text: &'a str) -> Reading<'a> {
+        let bytes = ByteSet::of(text);
         Reading {
             text,
             words: self.lexicon.read(text),
-            digits: Digits::read(text),
-            literals: self.literals.find(text),
+            digits: if bytes.has_digit() { Digits::read(text) } else { Digits::default() },
+            literals: self.literals.find(text, &bytes),
+            bytes,
             lexicon: &self.lexicon,
             tables: OnceCell::new(),
         }

@@ -287,7 +287,7 @@ impl Detector for IpAddress {
             }
         }
         // The first part of an address of that range begins with a digit.
-        if !reading.digits.any {
+        if !reading.digits.any || !reading.bytes.has(b':') {
             return;
         }
         // An address without `::` has seven colons in a row, of which every fourth is enough.
@@ -354,6 +354,9 @@ impl Detector for Coordinates {
                     own: Own::AsSpecified,
                 });
             }
+        }
+        if !reading.bytes.may_have('°') {
+            return;
         }
         let degrees = reading.text.match_indices('°').map(|(at, _)| at);
         found.extend(degrees.filter_map(|at| in_seconds(reading.text, at)));

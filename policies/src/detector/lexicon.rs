@@ -385,6 +385,9 @@ impl Lexicon {
 
     /// Hash of a word, whatever its case and accents.
     pub(crate) fn fold_hash(&self, word: &str) -> u64 {
+        if word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return hash::ascii(word.as_bytes());
+        }
         let mut folded = Folded::new();
         word.chars().for_each(|c| self.fold_char(c, &mut folded));
         folded.value()

@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
+use super::byte_set::ByteSet;
 use super::digits::{Digits, Window};
 use super::lexicon::{Hit, Lexicon, ListId, Words};
 use super::literals::FoundLiterals;
@@ -13,6 +14,7 @@ use crate::evidence::Likelihood;
 /// A view under detection.
 pub(crate) struct Reading<'a> {
     pub(crate) text: &'a str,
+    pub(crate) bytes: ByteSet,
     pub(crate) words: Words,
     pub(crate) digits: Digits,
     pub(crate) literals: FoundLiterals,
