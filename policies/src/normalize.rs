@@ -25,7 +25,7 @@ use std::ops::Range;
 use crate::prompt::ContentKind;
 use crate::swar;
 
-pub(crate) use fold::fold;
+pub(crate) use fold::{fold, is_plain};
 
 /// Views derived from views, at most; the original is depth 0.
 const DEPTH_MAX: usize = 3;
@@ -99,14 +99,28 @@ impl<'a> Views<'a> {
                 all.add(shown, None, 0, budget);
             }
         }
-        let mut next = 0;
-        while next < all.views.len() && all.views.len() < VIEWS_MAX {
-            if all.views[next].depth < DEPTH_MAX {
-                all.derive_from(next, budget);
+        all.derive(0, budget);
+        all
+    }
+
+    /// The same for a text that [`is_plain`], of which the signs are known: itself and what is made of it.
+    pub(crate) fn of_plain(text: &'a str, signs: &Signs, budget: &mut Budget) -> Views<'a> {
+        let itself = View { text: Cow::Borrowed(text), map: None, parent: None, depth: 0 };
+        let mut all = Views { views: vec![itself], opaque: Vec::new() };
+        all.derive_by(signs, 0, budget);
+        all.derive(1, budget);
+        all
+    }
+
+    /// Derives what can be derived of this view and all behind it.
+    fn derive(&mut self, mut next: usize, budget: &mut Budget) {
+        while next < self.views.len() && self.views.len() < VIEWS_MAX {
+            if self.views[next].depth < DEPTH_MAX {
+                let signs = Signs::of(&self.views[next].text);
+                self.derive_by(&signs, next, budget);
             }
             next += 1;
         }
-        all
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -129,12 +143,14 @@ impl<'a> Views<'a> {
         range
     }
 
-    fn derive_from(&mut self, index: usize, budget: &mut Budget) {
+    fn derive_by(&mut self, signs: &Signs, index: usize, budget: &mut Budget) {
+        if !signs.any() {
+            return;
+        }
         let (text, depth) = (self.views[index].text.clone(), self.views[index].depth);
-        let signs = Signs::of(&text);
         let mut opaque = Vec::new();
         let made = [
-            signs.may_be_encoded().then(|| decode::decode(&text, &signs, budget, &mut opaque)),
+            signs.may_be_encoded().then(|| decode::decode(&text, signs, budget, &mut opaque)),
             signs.may_be_markup().then(|| markup::strip(&text, budget)),
             signs.may_spell_digits.then(|| spelled::digits(&text, budget)),
             signs.has_mixed_token.then(|| lookalike::digits(&text, budget)),
@@ -258,7 +274,7 @@ impl Rewrite {
 }
 
 /// What one pass over the bytes says about which transformations are worth trying.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Signs {
     has_percent: bool,
     has_backslash: bool,
@@ -279,10 +295,13 @@ pub(crate) struct Signs {
     /// Single letters in a row.
     has_spaced_letters: bool,
     may_spell_digits: bool,
+    /// The first and the last place at which nothing is being counted, whatever stands before the text.
+    settled: Option<(usize, usize)>,
 }
 
 impl Signs {
-    fn of(text: &str) -> Signs {
+    /// The signs of a text.
+    pub(crate) fn of(text: &str) -> Signs {
         let bytes = text.as_bytes();
         let beginnings = spelled::beginnings();
         // Counted in locals: a token is a few letters, and there is one for every five bytes.
@@ -290,6 +309,7 @@ impl Signs {
         let mut may_spell_digits = false;
         let (mut number_words, mut singles, mut codes, mut pairs) = (0, 0, 0, 0);
         let (mut singles_max, mut codes_max, mut pairs_max) = (0, 0, 0);
+        let (mut plain_words, mut settled) = (0, None);
         let mut at = 0;
         while at < bytes.len() {
             let sign = SIGN[bytes[at] as usize];
@@ -302,15 +322,18 @@ impl Signs {
             let first_bytes = swar::load(bytes, at);
             let kinds = skip_token(bytes, first_bytes, &mut at);
             let len = at - start;
+            plain_words += 1;
             if kinds == OTHERS {
                 // `then`, `and`, `dash` may stand between number words.
                 let may_be = len <= 24 && beginnings.contains(first_bytes, len);
                 number_words = if may_be { number_words + 1 } else { number_words / 2 };
+                plain_words = if may_be { 0 } else { plain_words };
                 may_spell_digits |= number_words >= spelled::ITEMS_MIN;
                 if len > WORD_BYTES && !may_spell_digits {
                     may_spell_digits = spelled::may_spell_digits(&text[start..at]);
                 }
             }
+            plain_words = if kinds == OTHERS { plain_words } else { 0 };
             kinds_seen |= 1 << kinds;
             longest = longest.max(len);
             singles = if len == 1 { singles + 1 } else { 0 };
@@ -319,6 +342,10 @@ impl Signs {
             codes_max = codes_max.max(codes);
             pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };
             pairs_max = pairs_max.max(pairs);
+            // Two words that name no number end what was dictated before them.
+            if plain_words >= 2 && singles + pairs == 0 && at < bytes.len() {
+                settled = Some((settled.map_or(at, |(first, _)| first), at));
+            }
         }
         Signs {
             has_percent: seen & PERCENT != 0,
@@ -336,7 +363,57 @@ impl Signs {
             has_spaced_letters: singles_max >= spaced::LETTERS_MIN,
             may_spell_digits: may_spell_digits
                 || !text.is_ascii() && spelled::may_spell_digits(text),
+            settled,
         }
+    }
+
+    /// The signs of a text of ASCII in which other texts stand in this order, with nothing between them
+    /// that is a word: of each text where it starts, and its signs.
+    ///
+    /// A sign of a text counts, and one that only shows where two of them meet.
+    pub(crate) fn joined<'s>(text: &str, parts: impl Iterator<Item = (usize, &'s Signs)>) -> Signs {
+        let mut joined = Signs::default();
+        // What was read as it stands in the whole ends here; nothing is counted at its beginning.
+        let mut settled = 0;
+        for (start, signs) in parts {
+            joined.add(signs);
+            if let Some((first, last)) = signs.settled {
+                if start > 0 {
+                    joined.add(&Signs::of(&text[settled..start + first]));
+                }
+                settled = start + last;
+            }
+        }
+        joined.add(&Signs::of(&text[settled..]));
+        joined
+    }
+
+    /// Takes in the signs of another text.
+    pub(crate) fn add(&mut self, other: &Signs) {
+        self.has_percent |= other.has_percent;
+        self.has_backslash |= other.has_backslash;
+        self.has_ampersand |= other.has_ampersand;
+        self.has_equals |= other.has_equals;
+        self.has_angle |= other.has_angle;
+        self.has_quote |= other.has_quote;
+        self.has_pipe_or_star |= other.has_pipe_or_star;
+        self.has_digit |= other.has_digit;
+        self.has_long_token |= other.has_long_token;
+        self.has_hex_pairs |= other.has_hex_pairs;
+        self.has_code_list |= other.has_code_list;
+        self.has_mixed_token |= other.has_mixed_token;
+        self.has_spaced_letters |= other.has_spaced_letters;
+        self.may_spell_digits |= other.may_spell_digits;
+    }
+
+    /// Whether any transformation is worth trying.
+    fn any(&self) -> bool {
+        self.may_be_encoded()
+            || self.may_be_markup()
+            || self.may_spell_digits
+            || self.has_mixed_token
+            || self.has_spaced_letters
+            || self.has_digit
     }
 
     fn may_be_encoded(&self) -> bool {

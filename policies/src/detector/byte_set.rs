@@ -1,6 +1,7 @@
 //! Which bytes a text holds: what needs a sign that is not there need not look for it.
 
 /// A set of bytes.
+#[derive(Debug, PartialEq)]
 pub(crate) struct ByteSet([bool; 256]);
 
 impl ByteSet {
@@ -9,6 +10,11 @@ impl ByteSet {
         let mut set = ByteSet([false; 256]);
         text.bytes().for_each(|byte| set.0[usize::from(byte)] = true);
         set
+    }
+
+    /// Takes in the bytes of another set.
+    pub(crate) fn add(&mut self, other: &ByteSet) {
+        self.0.iter_mut().zip(other.0).for_each(|(here, there)| *here |= there);
     }
 
     pub(crate) fn has(&self, byte: u8) -> bool {

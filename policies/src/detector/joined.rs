@@ -32,6 +32,8 @@ const NEAR_BYTES: usize = 40;
 pub(crate) struct Joined {
     pub(crate) text: String,
     pieces: Vec<Piece>,
+    /// What stands between whole texts; `None` where there is anything else.
+    glue: Option<&'static str>,
     /// Report only findings near a border: the others are known.
     borders_only: bool,
     /// Report only the surest: the joined text leaves out much.
@@ -77,11 +79,13 @@ impl Joined {
         all
     }
 
-    fn new(prompt: &Prompt, texts: &[usize], glue: &str, borders_only: bool) -> Joined {
-        let mut joined = Joined { borders_only, ..Joined::default() };
+    fn new(prompt: &Prompt, texts: &[usize], glue: &'static str, borders_only: bool) -> Joined {
+        let is_whole = texts.iter().all(|index| Joined::takes_whole(&prompt.texts[*index]));
+        let glue_of_whole = is_whole.then_some(glue);
+        let mut joined = Joined { borders_only, glue: glue_of_whole, ..Joined::default() };
         for &index in texts {
             let text = prompt.texts[index].text.as_str();
-            if text.len() <= 2 * BORDER_BYTES {
+            if Joined::takes_whole(&prompt.texts[index]) {
                 joined.add(index, text, 0..text.len());
             } else {
                 joined.add(index, text, 0..head_end(text));
@@ -92,6 +96,18 @@ impl Joined {
             joined.text.push_str(glue);
         }
         joined
+    }
+
+    /// Whether all of a text takes part, and not its ends only.
+    pub(super) fn takes_whole(text: &Text) -> bool {
+        text.text.len() <= 2 * BORDER_BYTES
+    }
+
+    /// What stands between the texts, and of each where it starts and its number in the prompt; `None`
+    /// unless whole texts were joined.
+    pub(super) fn whole_texts(&self) -> Option<(&'static str, Vec<(usize, usize)>)> {
+        let texts = self.pieces.iter().map(|piece| (piece.joined, piece.text));
+        Some((self.glue?, texts.collect()))
     }
 
     /// A number said piece by piece, with words around: "starts with 200", "the middle is 48".

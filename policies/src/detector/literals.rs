@@ -28,10 +28,12 @@ pub(crate) struct Literals {
     texts: Vec<Box<[u8]>>,
     /// Literals of one byte, each looked for on its own.
     single: Vec<LiteralId>,
+    /// Bytes of the longest literal.
+    bytes_max: usize,
 }
 
 /// Occurrences in one text, by literal and in order of their start.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct FoundLiterals(Vec<(LiteralId, Range<usize>)>);
 
 /// The first four bytes of a literal, letters in lower case; shorter literals end in zeros.
@@ -92,6 +94,7 @@ impl Literals {
             heads: Vec::new(),
             texts: literals.iter().map(|literal| literal.as_bytes().into()).collect(),
             single: Vec::new(),
+            bytes_max: literals.iter().map(String::len).max().unwrap_or(0),
         };
         for (id, literal) in (0..).map(LiteralId).zip(literals) {
             all.add(id, literal.as_bytes());
@@ -139,6 +142,35 @@ impl Literals {
             let cases = cases.iter().filter(|case| in_text.has(**case));
             let places = cases.flat_map(|case| text.match_indices(char::from(*case)));
             found.0.extend(places.map(|(at, _)| (id, at..at + 1)));
+        }
+        found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
+        found
+    }
+
+    /// Every occurrence in a text of ASCII in which other texts stand in this order: of each text its
+    /// range, and what it holds.
+    pub(crate) fn join<'l>(
+        &self,
+        text: &str,
+        parts: impl Iterator<Item = (Range<usize>, &'l FoundLiterals)>,
+    ) -> FoundLiterals {
+        let mut found = FoundLiterals::default();
+        let mut parts = parts.peekable();
+        while let Some((range, known)) = parts.next() {
+            let place = |at: &Range<usize>| at.start + range.start..at.end + range.start;
+            found.0.extend(known.0.iter().map(|(id, at)| (*id, place(at))));
+            // What begins in this text or behind it, before the next begins, and goes on.
+            let next = parts.peek().map_or(text.len(), |(next, _)| next.start);
+            if range.end == text.len() {
+                continue;
+            }
+            let reach = self.bytes_max.saturating_sub(1);
+            let start = range.start.max(range.end.saturating_sub(reach));
+            let near = &text[start..text.len().min(next + reach)];
+            let crosses = |at: &Range<usize>| at.start < next && at.end > range.end;
+            let near = self.find(near, &ByteSet::of(near)).0.into_iter();
+            let near = near.map(|(id, at)| (id, at.start + start..at.end + start));
+            found.0.extend(near.filter(|(_, at)| crosses(at)));
         }
         found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
         found

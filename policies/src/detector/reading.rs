@@ -9,6 +9,7 @@ use super::byte_set::ByteSet;
 use super::digits::{Digits, Window};
 use super::lexicon::{Hit, Lexicon, ListId, Words};
 use super::literals::FoundLiterals;
+use super::topic::Weight;
 use crate::evidence::Likelihood;
 
 /// A view under detection.
@@ -21,6 +22,8 @@ pub(crate) struct Reading<'a> {
     pub(crate) lexicon: &'a Lexicon,
     /// Computed when the first detector asks for a column's header.
     pub(crate) tables: OnceCell<Vec<Table>>,
+    /// What each word weighs for topics, where that is known before.
+    pub(crate) weights: OnceCell<Vec<Weight>>,
 }
 
 /// Something that a detector believes it has found.

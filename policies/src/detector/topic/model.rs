@@ -42,6 +42,18 @@ pub(super) struct Constants {
     pub(super) very_likely: [f32; TOPICS.len()],
 }
 
+/// What one word of a text weighs, by topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Weight {
+    /// The word with its pieces, in parts of a step; of a word that is not known its pieces, in steps.
+    word: [i16; LANES],
+    is_known: bool,
+    /// Its kinds.
+    kinds: [i16; LANES],
+    /// Its kinds, and it with the word before it.
+    behind: [i16; LANES],
+}
+
 /// Sums over some words.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Weighed {
@@ -54,6 +66,26 @@ pub(super) struct Weighed {
 }
 
 impl Weighed {
+    /// Adds a word that is behind no other.
+    #[inline]
+    pub(super) fn add_first(&mut self, weight: &Weight) {
+        self.add_word(weight);
+        add(&mut self.others, &weight.kinds);
+    }
+
+    /// Adds a word behind another.
+    #[inline]
+    pub(super) fn add(&mut self, weight: &Weight) {
+        self.add_word(weight);
+        add(&mut self.others, &weight.behind);
+    }
+
+    #[inline]
+    fn add_word(&mut self, weight: &Weight) {
+        let words = if weight.is_known { &mut self.words } else { &mut self.pieces };
+        add(words, &weight.word);
+    }
+
     /// The sum for a topic, in steps.
     pub(super) fn of(&self, topic: usize) -> f32 {
         self.words[topic] as f32 / WORD_PARTS
@@ -142,28 +174,35 @@ impl TopicModel {
         })
     }
 
-    /// Adds what a word weighs, behind another.
+    /// What a word weighs, behind another.
     #[inline]
     pub(super) fn weigh(
         &self,
         unit: &Unit<'_>,
         last: Option<&Unit<'_>>,
         lexicon: &Lexicon,
-        sums: &mut Weighed,
-    ) {
+    ) -> Weight {
+        let mut weight = Weight::default();
         match find(&self.words, unit.feature()) {
-            Some(weights) => add(&mut sums.words, weights),
-            None => unit.each_piece(lexicon, |piece| self.add(piece, &mut sums.pieces)),
+            Some(weights) => (weight.word, weight.is_known) = (*weights, true),
+            // A word has so few pieces that their sum fits.
+            None => unit.each_piece(lexicon, |piece| self.add(piece, &mut weight.word)),
         }
+        unit.kinds().for_each(|kind| self.add(kind, &mut weight.kinds));
+        weight.behind = weight.kinds;
         if let Some(pair) = unit.pair(last) {
-            self.add(pair, &mut sums.others);
+            self.add(pair, &mut weight.behind);
         }
-        unit.kinds().for_each(|kind| self.add(kind, &mut sums.others));
+        weight
     }
 
     /// Adds the weights of a feature that is no word.
     #[inline]
-    fn add(&self, feature: Feature, sums: &mut Sums) {
+    fn add<S: Copy + From<i8> + std::ops::AddAssign>(
+        &self,
+        feature: Feature,
+        sums: &mut [S; LANES],
+    ) {
         let bit = sieve_bit(feature);
         if self.sieve[bit / 64] >> (bit % 64) & 1 == 0 {
             return;
@@ -204,8 +243,11 @@ fn find<W>(slots: &[Slot<W>], feature: Feature) -> Option<&[W; LANES]> {
 }
 
 #[inline]
-fn add<W: Copy + Into<i32>>(sums: &mut Sums, weights: &[W; LANES]) {
-    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += (*weight).into());
+fn add<S: Copy + From<W> + std::ops::AddAssign, W: Copy>(
+    sums: &mut [S; LANES],
+    weights: &[W; LANES],
+) {
+    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += S::from(*weight));
 }
 
 /// From other bits than the tag and the slot are made of.
