@@ -70,20 +70,20 @@ impl Weighed {
     #[inline]
     pub(super) fn add_first(&mut self, weight: &Weight) {
         self.add_word(weight);
-        add(&mut self.others, &weight.kinds);
+        add_to_sums(&mut self.others, &weight.kinds);
     }
 
     /// Adds a word behind another.
     #[inline]
     pub(super) fn add(&mut self, weight: &Weight) {
         self.add_word(weight);
-        add(&mut self.others, &weight.behind);
+        add_to_sums(&mut self.others, &weight.behind);
     }
 
     #[inline]
     fn add_word(&mut self, weight: &Weight) {
         let words = if weight.is_known { &mut self.words } else { &mut self.pieces };
-        add(words, &weight.word);
+        add_to_sums(words, &weight.word);
     }
 
     /// The sum for a topic, in steps.
@@ -166,10 +166,10 @@ impl TopicModel {
 
     /// What a word weighs with all its pieces, in parts of a step.
     fn with_pieces(&self, name: &str, weights: [i8; LANES], lexicon: &Lexicon) -> [i16; LANES] {
-        let mut pieces = Sums::default();
+        let mut pieces = [0; LANES];
         each_piece_of(lexicon, name, |piece| self.add(piece, &mut pieces));
         std::array::from_fn(|lane| {
-            let steps = f32::from(weights[lane]) + PIECE_SHARE * pieces[lane] as f32;
+            let steps = f32::from(weights[lane]) + PIECE_SHARE * f32::from(pieces[lane]);
             (steps * WORD_PARTS).round().clamp(f32::from(i16::MIN), f32::from(i16::MAX)) as i16
         })
     }
@@ -198,17 +198,13 @@ impl TopicModel {
 
     /// Adds the weights of a feature that is no word.
     #[inline]
-    fn add<S: Copy + From<i8> + std::ops::AddAssign>(
-        &self,
-        feature: Feature,
-        sums: &mut [S; LANES],
-    ) {
+    fn add(&self, feature: Feature, sums: &mut [i16; LANES]) {
         let bit = sieve_bit(feature);
         if self.sieve[bit / 64] >> (bit % 64) & 1 == 0 {
             return;
         }
         if let Some(weights) = find(&self.slots, feature) {
-            add(sums, weights);
+            add_to_weights(sums, weights);
         }
     }
 }
@@ -242,12 +238,21 @@ fn find<W>(slots: &[Slot<W>], feature: Feature) -> Option<&[W; LANES]> {
     }
 }
 
+/// Adds a word's weights. Nothing can overflow: a block has few words. (Checked additions are not done
+/// lane by lane at once.)
 #[inline]
-fn add<S: Copy + From<W> + std::ops::AddAssign, W: Copy>(
-    sums: &mut [S; LANES],
-    weights: &[W; LANES],
-) {
-    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += S::from(*weight));
+fn add_to_sums(sums: &mut Sums, weights: &[i16; LANES]) {
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = sum.wrapping_add(i32::from(*weight));
+    }
+}
+
+/// Adds a feature's weights. Nothing can overflow: a word has few pieces and kinds.
+#[inline]
+fn add_to_weights(sums: &mut [i16; LANES], weights: &[i8; LANES]) {
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = sum.wrapping_add(i16::from(*weight));
+    }
 }
 
 /// From other bits than the tag and the slot are made of.
