@@ -66,6 +66,16 @@ pub(crate) struct Words {
 }
 
 impl Words {
+    /// No words yet, and room for those that so many bytes of prose have.
+    fn with_room(bytes: usize) -> Words {
+        Words {
+            words: Vec::with_capacity(bytes / 5 + 4),
+            heads: Vec::with_capacity(bytes / 16),
+            hits: Vec::with_capacity(bytes / 16),
+            ..Words::default()
+        }
+    }
+
     /// Hits of one list in order of their start.
     pub(crate) fn of(&self, list: ListId) -> &[Hit] {
         let list = usize::from(list.0);
@@ -186,9 +196,7 @@ impl Pass<'_> {
 impl Lexicon {
     /// Reads a text once: all its words, and every term of every list in it.
     pub(crate) fn read(&self, text: &str) -> Words {
-        let words = Vec::with_capacity(text.len() / 5 + 4);
-        let hits = Vec::with_capacity(text.len() / 32);
-        let mut pass = Pass { text, found: Words { words, hits, ..Words::default() } };
+        let mut pass = Pass { text, found: Words::with_room(text.len()) };
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
@@ -208,7 +216,7 @@ impl Lexicon {
         text: &str,
         parts: impl Iterator<Item = (usize, &'w Words)>,
     ) -> Words {
-        let mut pass = Pass { text, found: Words::default() };
+        let mut pass = Pass { text, found: Words::with_room(text.len()) };
         for (start, part) in parts {
             let Some(first) = part.words.first() else { continue };
             let touches = pass.found.words.last().is_some_and(|last| last.end as usize == start);
@@ -236,8 +244,11 @@ impl Lexicon {
     fn lay_out(&self, mut found: Words) -> Words {
         let mut hits = found.hits.clone();
         self.match_phrases(&found, &mut hits);
-        // A stable sort finds the two runs, of words and of phrases, and merges them.
-        hits.sort_by_key(|hit| (hit.start, hit.end));
+        debug_assert!(hits[..found.hits.len()].is_sorted_by_key(|hit| (hit.start, hit.end)));
+        if hits.len() > found.hits.len() {
+            // A stable sort finds the two runs, of words and of phrases, and merges them.
+            hits.sort_by_key(|hit| (hit.start, hit.end));
+        }
         // While terms are collected there are none.
         let marks_of = |hit: &Hit| self.marks.get(hit.entry as usize).copied().unwrap_or(0);
         let marked = hits.iter().map(|hit| (hit.start, marks_of(hit)));
@@ -247,8 +258,10 @@ impl Lexicon {
         for list in hits.iter().flat_map(lists_of) {
             first[usize::from(list.0) + 2] += 1;
         }
-        for list in 2..first.len() {
-            first[list] += first[list - 1];
+        let mut before = 0;
+        for count in &mut first {
+            *count += before;
+            before = *count;
         }
         let none = Hit { start: 0, end: 0, entry: 0 };
         found.listed = vec![none; first[self.list_count + 1] as usize];

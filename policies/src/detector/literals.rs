@@ -124,12 +124,18 @@ impl Literals {
     pub(crate) fn find(&self, text: &str, in_text: &ByteSet) -> FoundLiterals {
         let mut found = FoundLiterals::default();
         let bytes = text.as_bytes();
+        let (sieve, pairs) = (&*self.sieve, &*self.pairs);
+        // 1 if a literal may start at this one of eight bytes.
+        let may_start = |eight: u64, offset: usize| {
+            let head = Head::of(eight >> (8 * offset));
+            let (bit, pair) = (head.bit(), head.pair_bit());
+            (sieve[bit / 64] >> (bit % 64) | pairs[pair / 64] >> (pair % 64)) & 1
+        };
         for at in (0..bytes.len()).step_by(HEADS_OF_EIGHT) {
             let eight = swar::load(bytes, at) | FOLD;
             // One branch for all of them: most texts take none.
-            if (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | self.may_start(eight, offset)) != 0 {
-                let starts = |offset: &usize| self.may_start(eight, *offset) != 0;
-                for offset in (0..HEADS_OF_EIGHT).filter(starts) {
+            if (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | may_start(eight, offset)) != 0 {
+                for offset in (0..HEADS_OF_EIGHT).filter(|offset| may_start(eight, *offset) != 0) {
                     let head = Head::of(eight >> (8 * offset));
                     self.compare(bytes, at + offset, head, &mut found);
                 }
@@ -174,14 +180,6 @@ impl Literals {
         }
         found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
         found
-    }
-
-    /// 1 if a literal may start at this one of eight bytes.
-    #[inline]
-    fn may_start(&self, eight: u64, offset: usize) -> u64 {
-        let head = Head::of(eight >> (8 * offset));
-        let (bit, pair) = (head.bit(), head.pair_bit());
-        (self.sieve[bit / 64] >> (bit % 64) | self.pairs[pair / 64] >> (pair % 64)) & 1
     }
 
     #[cold]
