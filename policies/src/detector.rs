@@ -55,6 +55,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::evidence::{Finding, Likelihood};
 use crate::normalize::{Budget, Views};
 use crate::prompt::{Prompt, Unscanned};
+use cache::Digest;
 pub use cache::{ScanCache, ScanMemory};
 use compile::{Compiled, Kind};
 use joined::Joined;
@@ -145,6 +146,7 @@ impl Scanner {
             policy,
             memory,
             parts: Parts::new(&self.compiled, prompt),
+            digests: Vec::with_capacity(prompt.texts.len()),
             budget: Budget::new(VIEW_BYTES_MAX),
             scan: Scan::default(),
         };
@@ -171,6 +173,11 @@ impl Scanner {
         if !budget.take(text.len()) {
             return found;
         }
+        let alone = match part {
+            None if self.is_asked => Part::read(&self.compiled, text),
+            _ => None,
+        };
+        let part = part.or(alone.as_ref());
         let views = match part {
             Some(part) => Views::of_plain(text, &part.signs, budget),
             None => Views::of(text, budget),
@@ -284,6 +291,8 @@ struct Pass<'a> {
     policy: &'a str,
     memory: Option<ScanMemory<'a>>,
     parts: Parts<'a>,
+    /// What the texts are known by, where they are kept in memory.
+    digests: Vec<Option<Digest>>,
     budget: Budget,
     scan: Scan,
 }
@@ -296,8 +305,10 @@ impl Pass<'_> {
                 let part = if scanner.is_asked { parts.of_text(index) } else { None };
                 scanner.scan_text(&text.text, part, budget, failed)
             };
+            let digest = self.memory.and_then(|memory| memory.digest(self.policy, &text.text));
+            self.digests.push(digest);
             let (budget, failed) = (&mut self.budget, &mut self.scan.failed);
-            let known = cache::through(self.memory, self.policy, &text.text, budget, failed, scan);
+            let known = cache::through(self.memory.zip(digest), budget, failed, scan);
             let opaque = known.found.opaque.iter();
             let place = |kind| Unscanned { kind, place: text.place.clone() };
             self.scan.unscanned.extend(opaque.map(|kind| place(*kind)));
@@ -318,9 +329,16 @@ impl Pass<'_> {
                 let part = parts.of_joined(&joined);
                 scanner.scan_text(&joined.text, part.as_ref(), budget, failed)
             };
+            let digest = self.memory.and_then(|memory| match joined.texts() {
+                Some((glue, texts)) => {
+                    let texts =
+                        texts.map(|index| (&*self.prompt.texts[index].text, self.digests[index]));
+                    Some(memory.digest_of_joined(self.policy, glue.in_words(), texts))
+                }
+                None => memory.digest(self.policy, &joined.text),
+            });
             let (budget, failed) = (&mut self.budget, &mut self.scan.failed);
-            let known =
-                cache::through(self.memory, self.policy, &joined.text, budget, failed, scan);
+            let known = cache::through(self.memory.zip(digest), budget, failed, scan);
             for span in known.found.spans.iter().filter(|s| joined.counts(s.likelihood)) {
                 let Some((text, range)) = joined.place(&span.range) else { continue };
                 self.add_joined(&mut of_text[text], text, &Span { range, ..span.clone() });

@@ -303,13 +303,8 @@ impl Signs {
     /// The signs of a text.
     pub(crate) fn of(text: &str) -> Signs {
         let bytes = text.as_bytes();
-        let beginnings = spelled::beginnings();
-        // Counted in locals: a token is a few letters, and there is one for every five bytes.
-        let (mut seen, mut kinds_seen, mut longest) = (0u8, 0u8, 0);
-        let mut may_spell_digits = false;
-        let (mut number_words, mut singles, mut codes, mut pairs) = (0, 0, 0, 0);
-        let (mut singles_max, mut codes_max, mut pairs_max) = (0, 0, 0);
-        let (mut plain_words, mut settled) = (0, None);
+        let mut tokens = Tokens::of(text);
+        let mut seen = 0u8;
         let mut at = 0;
         while at < bytes.len() {
             let sign = SIGN[bytes[at] as usize];
@@ -321,50 +316,40 @@ impl Signs {
             let start = at;
             let first_bytes = swar::load(bytes, at);
             let kinds = skip_token(bytes, first_bytes, &mut at);
-            let len = at - start;
-            plain_words += 1;
-            if kinds == OTHERS {
-                // `then`, `and`, `dash` may stand between number words.
-                let may_be = len <= 24 && beginnings.contains(first_bytes, len);
-                number_words = if may_be { number_words + 1 } else { number_words / 2 };
-                plain_words = if may_be { 0 } else { plain_words };
-                may_spell_digits |= number_words >= spelled::ITEMS_MIN;
-                if len > WORD_BYTES && !may_spell_digits {
-                    may_spell_digits = spelled::may_spell_digits(&text[start..at]);
-                }
-            }
-            plain_words = if kinds == OTHERS { plain_words } else { 0 };
-            kinds_seen |= 1 << kinds;
-            longest = longest.max(len);
-            singles = if len == 1 { singles + 1 } else { 0 };
-            singles_max = singles_max.max(singles);
-            codes = if kinds == DIGITS && matches!(len, 2 | 3) { codes + 1 } else { 0 };
-            codes_max = codes_max.max(codes);
-            pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };
-            pairs_max = pairs_max.max(pairs);
-            // Two words that name no number end what was dictated before them.
-            if plain_words >= 2 && singles + pairs == 0 && at < bytes.len() {
-                settled = Some((settled.map_or(at, |(first, _)| first), at));
-            }
+            tokens.count(start..at, first_bytes, kinds);
         }
-        Signs {
-            has_percent: seen & PERCENT != 0,
-            has_backslash: seen & BACKSLASH != 0,
-            has_ampersand: seen & AMPERSAND != 0,
-            has_equals: seen & EQUALS != 0,
-            has_angle: seen & ANGLE != 0,
-            has_quote: seen & QUOTE != 0,
-            has_pipe_or_star: seen & PIPE_OR_STAR != 0,
-            has_digit: kinds_seen & (1 << DIGITS | 1 << MIXED) != 0,
-            has_long_token: longest >= decode::TOKEN_BYTES_MIN,
-            has_hex_pairs: pairs_max >= decode::HEX_PAIRS_MIN - 1,
-            has_code_list: codes_max >= decode::CODES_MIN,
-            has_mixed_token: kinds_seen & 1 << MIXED != 0,
-            has_spaced_letters: singles_max >= spaced::LETTERS_MIN,
-            may_spell_digits: may_spell_digits
-                || !text.is_ascii() && spelled::may_spell_digits(text),
-            settled,
+        let signs = tokens.signs(seen);
+        let may_spell_digits =
+            signs.may_spell_digits || !text.is_ascii() && spelled::may_spell_digits(text);
+        Signs { may_spell_digits, ..signs }
+    }
+
+    /// The same for a text of ASCII, of which it is known which bytes it has and where its runs of letters
+    /// and its runs of digits are; these may be cut into pieces that touch.
+    pub(crate) fn of_words(
+        text: &str,
+        has: impl Fn(u8) -> bool,
+        words: impl Iterator<Item = Range<usize>>,
+    ) -> Signs {
+        // Signs that belong to tokens are no words.
+        if b"+/-_".iter().any(|sign| has(*sign)) {
+            return Signs::of(text);
         }
+        let bytes = text.as_bytes();
+        let seen = (0x20..0x7f).filter(|byte| has(*byte));
+        let seen = seen.fold(0, |seen, byte| seen | SIGN[usize::from(byte)]);
+        let mut tokens = Tokens::of(text);
+        let mut words = words.peekable();
+        while let Some(Range { start, mut end }) = words.next() {
+            let kind = |at: usize| if bytes[at].is_ascii_digit() { DIGITS } else { OTHERS };
+            let mut kinds = kind(start);
+            while let Some(next) = words.next_if(|next| next.start == end) {
+                kinds |= kind(next.start);
+                end = next.end;
+            }
+            tokens.count(start..end, swar::load(bytes, start), kinds);
+        }
+        tokens.signs(seen)
     }
 
     /// The signs of a text of ASCII in which other texts stand in this order, with nothing between them
@@ -428,6 +413,99 @@ impl Signs {
 
     fn may_be_markup(&self) -> bool {
         self.has_angle || self.has_quote || self.has_pipe_or_star
+    }
+}
+
+/// What is counted from token to token.
+struct Tokens<'t> {
+    text: &'t str,
+    beginnings: &'static spelled::Beginnings,
+    kinds_seen: u8,
+    longest: usize,
+    may_spell_digits: bool,
+    number_words: usize,
+    singles: usize,
+    singles_max: usize,
+    codes: usize,
+    codes_max: usize,
+    pairs: usize,
+    pairs_max: usize,
+    plain_words: usize,
+    settled: Option<(usize, usize)>,
+}
+
+impl<'t> Tokens<'t> {
+    fn of(text: &'t str) -> Tokens<'t> {
+        Tokens {
+            text,
+            beginnings: spelled::beginnings(),
+            kinds_seen: 0,
+            longest: 0,
+            may_spell_digits: false,
+            number_words: 0,
+            singles: 0,
+            singles_max: 0,
+            codes: 0,
+            codes_max: 0,
+            pairs: 0,
+            pairs_max: 0,
+            plain_words: 0,
+            settled: None,
+        }
+    }
+
+    /// The next token, its first eight bytes and what it has.
+    #[inline]
+    fn count(&mut self, token: Range<usize>, first_bytes: u64, kinds: u8) {
+        let len = token.len();
+        self.plain_words += 1;
+        if kinds == OTHERS {
+            // `then`, `and`, `dash` may stand between number words.
+            let may_be = len <= 24 && self.beginnings.contains(first_bytes, len);
+            self.number_words = if may_be { self.number_words + 1 } else { self.number_words / 2 };
+            self.plain_words = if may_be { 0 } else { self.plain_words };
+            self.may_spell_digits |= self.number_words >= spelled::ITEMS_MIN;
+            if len > WORD_BYTES && !self.may_spell_digits {
+                self.may_spell_digits = spelled::may_spell_digits(&self.text[token.clone()]);
+            }
+        } else {
+            self.plain_words = 0;
+        }
+        self.kinds_seen |= 1 << kinds;
+        self.longest = self.longest.max(len);
+        self.singles = if len == 1 { self.singles + 1 } else { 0 };
+        self.singles_max = self.singles_max.max(self.singles);
+        let is_code = kinds == DIGITS && matches!(len, 2 | 3);
+        self.codes = if is_code { self.codes + 1 } else { 0 };
+        self.codes_max = self.codes_max.max(self.codes);
+        self.pairs = if matches!(len, 2 | 4) { self.pairs + 1 } else { 0 };
+        self.pairs_max = self.pairs_max.max(self.pairs);
+        // Two words that name no number end what was dictated before them.
+        if self.plain_words >= 2 && self.singles + self.pairs == 0 && token.end < self.text.len() {
+            let first = self.settled.map_or(token.end, |(first, _)| first);
+            self.settled = Some((first, token.end));
+        }
+    }
+
+    /// The signs of a text with these tokens, and with other bytes of which these are the signs.
+    fn signs(&self, seen: u8) -> Signs {
+        Signs {
+            has_percent: seen & PERCENT != 0,
+            has_backslash: seen & BACKSLASH != 0,
+            has_ampersand: seen & AMPERSAND != 0,
+            has_equals: seen & EQUALS != 0,
+            has_angle: seen & ANGLE != 0,
+            has_quote: seen & QUOTE != 0,
+            has_pipe_or_star: seen & PIPE_OR_STAR != 0,
+            has_digit: self.kinds_seen & (1 << DIGITS | 1 << MIXED) != 0,
+            has_long_token: self.longest >= decode::TOKEN_BYTES_MIN,
+            has_hex_pairs: self.pairs_max >= decode::HEX_PAIRS_MIN - 1,
+            has_code_list: self.codes_max >= decode::CODES_MIN,
+            has_mixed_token: self.kinds_seen & 1 << MIXED != 0,
+            has_spaced_letters: self.singles_max >= spaced::LETTERS_MIN,
+            may_spell_digits: self.may_spell_digits,
+            settled: self.settled,
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! are kept. Not here: which texts are joined (`joined`).
 
 use super::compile::Compiled;
-use super::joined::Joined;
+use super::joined::{Glue, Joined};
 use super::reading::Reading;
 use crate::normalize::{Signs, is_plain};
 use crate::prompt::Prompt;
@@ -25,28 +25,37 @@ pub(super) struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// Reads a text; `None` if it is not plain, and may be read otherwise as a part of another.
-    fn read(compiled: &'a Compiled, text: &'a str) -> Option<Part<'a>> {
+    pub(super) fn read(compiled: &'a Compiled, text: &'a str) -> Option<Part<'a>> {
         if !is_plain(text) {
             return None;
         }
         let reading = compiled.read(text);
-        if let Some(weights) = compiled.topics().weights(&reading) {
-            reading.weights.set(weights).ok().expect("nothing was weighed before");
+        let words = reading.words.words.iter();
+        let words = words.map(|word| word.start as usize..word.end as usize);
+        let signs = Signs::of_words(text, |byte| reading.bytes.has(byte), words);
+        Some(Part { reading, signs })
+    }
+
+    /// The same, with what its words weigh for the texts that it will be a part of.
+    fn read_for_others(compiled: &'a Compiled, text: &'a str) -> Option<Part<'a>> {
+        let part = Part::read(compiled, text)?;
+        if let Some(weights) = compiled.topics().weights(&part.reading) {
+            part.reading.weights.set(weights).ok().expect("nothing was weighed before");
         }
-        Some(Part { reading, signs: Signs::of(text) })
+        Some(part)
     }
 
     /// What reading a text in which these stand, each where it starts, would give.
     fn join(
         compiled: &'a Compiled,
         joined: &'a str,
-        glue: &str,
+        glue: Glue,
         parts: &[(usize, &Part<'_>)],
     ) -> Part<'a> {
         let readings: Vec<_> = parts.iter().map(|(start, part)| (*start, &part.reading)).collect();
         let signs = parts.iter().map(|(start, part)| (*start, &part.signs));
         Part {
-            reading: compiled.join(joined, glue, &readings),
+            reading: compiled.join(joined, glue.text(), &readings),
             signs: Signs::joined(joined, signs),
         }
     }
@@ -100,7 +109,7 @@ impl<'a> Parts<'a> {
             self.read.resize_with(self.prompt.texts.len(), || None);
         }
         if self.read[index].is_none() {
-            self.read[index] = Part::read(self.compiled, &self.prompt.texts[index].text);
+            self.read[index] = Part::read_for_others(self.compiled, &self.prompt.texts[index].text);
             self.count += usize::from(self.read[index].is_some());
         }
         self.read[index].as_ref()
@@ -124,14 +133,19 @@ mod tests {
     }
 
     /// Joins texts and reads them together, and expects the same.
-    fn check(texts: &[String], glue: &str) -> Result<(), TestCaseError> {
-        let joined: String = texts.iter().flat_map(|text| [text.as_str(), glue]).collect();
-        let parts: Vec<Part<'_>> =
-            texts.iter().map(|text| Part::read(compiled(), text).expect("it is plain")).collect();
+    fn check(texts: &[String], glue: Glue) -> Result<(), TestCaseError> {
+        let joined: String = texts.iter().flat_map(|text| [text.as_str(), glue.text()]).collect();
+        let parts: Vec<Part<'_>> = texts
+            .iter()
+            .map(|text| Part::read_for_others(compiled(), text).expect("it is plain"))
+            .collect();
+        for (part, text) in parts.iter().zip(texts) {
+            prop_assert_eq!(&part.signs, &Signs::of(text));
+        }
         let mut at = 0;
         let starts = texts.iter().map(|text| {
             let start = at;
-            at += text.len() + glue.len();
+            at += text.len() + glue.text().len();
             start
         });
         let placed: Vec<_> = starts.zip(&parts).collect();
@@ -202,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_joined_reading_is_the_reading_of_the_joined_text(texts in texts()) {
-            for glue in ["", "\n"] {
+            for glue in [Glue::Nothing, Glue::Line] {
                 check(&texts, glue)?;
             }
         }
