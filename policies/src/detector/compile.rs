@@ -164,6 +164,7 @@ impl Compiled {
         let bytes = ByteSet::of(text);
         Reading {
             words: self.lexicon.read(text),
+            digits: if bytes.has_digit() { Digits::read(text) } else { Digits::default() },
             literals: self.literals.find(text, &bytes),
             ..self.unread(text, bytes)
         }
@@ -182,8 +183,10 @@ impl Compiled {
         let words = parts.iter().map(|(start, part)| (*start, &part.words));
         let range = |start: usize, part: &Reading<'_>| start..start + part.text.len();
         let literals = parts.iter().map(|(start, part)| (range(*start, part), &part.literals));
+        let words = self.lexicon.join(text, words);
         let joined = Reading {
-            words: self.lexicon.join(text, words),
+            digits: Digits::of(text, words.places_of_numbers()),
+            words,
             literals: self.literals.join(text, literals),
             ..self.unread(text, bytes)
         };
@@ -196,12 +199,12 @@ impl Compiled {
         joined
     }
 
-    /// A text of which the digits are read, and neither words nor literals.
+    /// A text of which nothing is read but its bytes.
     fn unread<'a>(&'a self, text: &'a str, bytes: ByteSet) -> Reading<'a> {
         Reading {
             text,
             words: Words::default(),
-            digits: if bytes.has_digit() { Digits::read(text) } else { Digits::default() },
+            digits: Digits::default(),
             literals: FoundLiterals::default(),
             bytes,
             lexicon: &self.lexicon,

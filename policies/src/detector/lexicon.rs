@@ -82,6 +82,12 @@ impl Words {
         &self.listed[self.first[list] as usize..self.first[list + 1] as usize]
     }
 
+    /// Where the runs of ASCII digits are.
+    pub(crate) fn places_of_numbers(&self) -> impl Iterator<Item = Range<usize>> {
+        let words = self.numbers.iter().map(|index| &self.words[*index as usize]);
+        words.map(|word| word.start as usize..word.end as usize)
+    }
+
     /// Each number with the word before it.
     pub(crate) fn before_numbers(&self) -> impl Iterator<Item = &[Word]> {
         self.numbers

@@ -154,6 +154,7 @@ mod tests {
         prop_assert_eq!(format!("{:?}", part.reading.words), format!("{:?}", whole.words));
         prop_assert_eq!(&part.reading.literals, &whole.literals);
         prop_assert_eq!(&part.reading.bytes, &whole.bytes);
+        prop_assert_eq!(&part.reading.digits, &whole.digits);
         let topics = compiled().topics();
         if let (Some(weights), Some(known)) = (topics.weights(&whole), part.reading.weights.get()) {
             prop_assert_eq!(&weights, known);
