@@ -2,7 +2,8 @@
 //!
 //! Clients send the whole conversation with every turn. A text is known by a keyed digest of itself,
 //! of the policies that scanned it and of a scope that the caller chooses (the tenant), so that an
-//! entry of one scope answers nobody else; the text is not kept, only what was found and where.
+//! entry of one scope answers nobody else; the text is not kept, only what was found and where. Joined
+//! texts are known by the digests of those that were joined.
 //!
 //! Invariants: a hit gives exactly what a scan would give; memory stays below the budget; nothing
 //! incomplete or failed is remembered. Two generations: when the young one is full it becomes the

@@ -194,7 +194,7 @@ impl Compiled {
             parts.iter().map(|(start, part)| Some((*start, part.weights.get()?.as_slice())));
         if let Some(weights) = weights.collect::<Option<Vec<_>>>() {
             let weights = self.topics.join_weights(&joined, weights.into_iter());
-            joined.weights.set(weights).ok().expect("nothing was weighed before");
+            joined.weights.set(weights).expect("nothing was weighed before");
         }
         joined
     }

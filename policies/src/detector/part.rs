@@ -40,7 +40,7 @@ impl<'a> Part<'a> {
     fn read_for_others(compiled: &'a Compiled, text: &'a str) -> Option<Part<'a>> {
         let part = Part::read(compiled, text)?;
         if let Some(weights) = compiled.topics().weights(&part.reading) {
-            part.reading.weights.set(weights).ok().expect("nothing was weighed before");
+            part.reading.weights.set(weights).expect("nothing was weighed before");
         }
         Some(part)
     }
