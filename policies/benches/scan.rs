@@ -73,6 +73,20 @@ fn classify_chat_request_of_2_kb(bencher: Bencher<'_, '_>) {
     bencher.bench(|| set.classify(black_box(&prompt)));
 }
 
+/// What the bench of the gateway sends: one message, and the model's name.
+#[divan::bench]
+fn classify_request_of_1_kb(bencher: Bencher<'_, '_>) {
+    let mut prompt = conversation(vec![(Role::User, prose(1000))]);
+    prompt.texts.push(Text {
+        place: "model".to_owned(),
+        message: None,
+        role: Role::Other,
+        text: "m".to_owned(),
+    });
+    let set = shipped();
+    bencher.bench(|| set.classify(black_box(&prompt)));
+}
+
 /// The next turn of a long conversation whose earlier turns were scanned before.
 #[divan::bench(args = [10, 100])]
 fn classify_next_turn(bencher: Bencher<'_, '_>, turns: usize) {

@@ -11,7 +11,6 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Zone;
@@ -115,7 +114,7 @@ pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
         ),
         (
             Sign::Steps,
-            words.iter().any(|words| words.steps >= STEPS_MIN)
+            words.iter().any(|words| words.steps >= STEPS_MIN || words.step_by_step)
                 || question.iter().any(|text| lists_steps(text)),
         ),
         (Sign::ManyTools, tools(prompt) >= TOOLS_MIN),
@@ -216,7 +215,7 @@ fn holds_formulas(text: &str) -> bool {
     let latex = ["frac", "int", "sum", "sqrt", "begin{"];
     let is_latex = |(at, _)| latex.iter().any(|mark| text[at + 1..].starts_with(mark));
     text.match_indices('\\').any(is_latex)
-        || text.contains("$$")
+        || (text.contains('$') && text.contains("$$"))
         || (!text.is_ascii() && text.contains(symbols))
 }
 
@@ -245,18 +244,31 @@ const SEQUENCE: [&str; 20] = [
 ];
 
 fn lists_steps(text: &str) -> bool {
-    let items = text.lines().filter(|line| is_item(line)).count();
-    items >= STEPS_MIN || STEP_BY_STEP.is_match(text)
+    text.lines().filter(|line| is_item(line)).nth(STEPS_MIN - 1).is_some()
 }
 
-/// What asks for steps in so many words, in any case.
-static STEP_BY_STEP: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    let said = ["step by step", "step-by-step", "schritt für schritt", "paso a paso"];
-    // The search takes ASCII letters in any case; the one that is none is here in both.
-    let said = said.into_iter().chain(["schritt fÜr schritt"]);
-    let search = AhoCorasick::builder().ascii_case_insensitive(true).build(said);
-    search.expect("a few short words make a search")
-});
+/// What asks for steps in so many words, in any case: the word between, and what stands on both sides.
+const STEP_BY_STEP: [(&str, [&str; 2]); 4] = [
+    ("by", ["step ", " step"]),
+    ("by", ["step-", "-step"]),
+    ("für", ["schritt ", " schritt"]),
+    ("a", ["paso ", " paso"]),
+];
+
+/// Whether such a word stands between two steps.
+fn is_between_steps(text: &str, at: usize, word: &str) -> bool {
+    let (before, after) = (&text.as_bytes()[..at], &text.as_bytes()[at + word.len()..]);
+    let ends = |with: &str| {
+        before.len() >= with.len()
+            && before[before.len() - with.len()..].eq_ignore_ascii_case(with.as_bytes())
+    };
+    let starts = |with: &str| {
+        after.get(..with.len()).is_some_and(|a| a.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    STEP_BY_STEP
+        .iter()
+        .any(|(between, [first, last])| *between == word && ends(first) && starts(last))
+}
 
 /// What a word is a sign of.
 #[derive(Clone, Copy, PartialEq)]
@@ -264,13 +276,16 @@ enum WordSign {
     Mathematics,
     /// Its place in [`SEQUENCE`].
     Sequence(usize),
+    /// It may stand between two steps.
+    Between,
 }
 
 static WORDS: LazyLock<KnownWords<WordSign>> = LazyLock::new(|| {
     let mathematics = MATHEMATICS.into_iter().map(|word| (word, WordSign::Mathematics));
     let sequence = SEQUENCE.into_iter().enumerate();
     let sequence = sequence.map(|(place, word)| (word, WordSign::Sequence(place)));
-    KnownWords::new(mathematics.chain(sequence))
+    let between = ["a", "by", "für"].into_iter().map(|word| (word, WordSign::Between));
+    KnownWords::new(mathematics.chain(sequence).chain(between))
 });
 
 /// What the words of a text are signs of.
@@ -278,18 +293,22 @@ struct WordSigns {
     mathematics: bool,
     /// How many words of sequence there are, each counted once.
     steps: usize,
+    step_by_step: bool,
 }
 
 impl WordSigns {
     fn of(text: &str) -> WordSigns {
         let (mut mathematics, mut sequence) = (false, [false; SEQUENCE.len()]);
-        for (_, sign) in WORDS.in_text(text) {
+        let mut step_by_step = false;
+        for (at, word, sign) in WORDS.places_in_text(text) {
             match sign {
                 WordSign::Mathematics => mathematics = true,
                 WordSign::Sequence(place) => sequence[place] = true,
+                WordSign::Between => step_by_step |= is_between_steps(text, at, word),
             }
         }
-        WordSigns { mathematics, steps: sequence.iter().filter(|is_there| **is_there).count() }
+        let steps = sequence.iter().filter(|is_there| **is_there).count();
+        WordSigns { mathematics, steps, step_by_step }
     }
 }
 

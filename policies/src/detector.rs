@@ -15,6 +15,7 @@
 mod assigned;
 mod bank;
 mod birth;
+mod byte_set;
 mod cache;
 mod card;
 mod card_masked;
@@ -36,6 +37,7 @@ mod marking;
 mod name;
 mod name_words;
 mod national_id;
+mod part;
 mod password;
 mod pattern;
 mod reading;
@@ -49,15 +51,15 @@ mod words;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use crate::evidence::{Finding, Likelihood};
 use crate::normalize::{Budget, Views};
 use crate::prompt::{Prompt, Unscanned};
-use cache::Remembered;
+use cache::Digest;
 pub use cache::{ScanCache, ScanMemory};
 use compile::{Compiled, Kind};
 use joined::Joined;
+use part::{Part, Parts};
 use reading::{Candidate, Reading};
 
 pub(crate) use compile::shipped_detectors;
@@ -143,6 +145,8 @@ impl Scanner {
             prompt,
             policy,
             memory,
+            parts: Parts::new(&self.compiled, prompt),
+            digests: Vec::with_capacity(prompt.texts.len()),
             budget: Budget::new(VIEW_BYTES_MAX),
             scan: Scan::default(),
         };
@@ -158,16 +162,33 @@ impl Scanner {
         scan
     }
 
-    fn scan_text(&self, text: &str, budget: &mut Budget, failed: &mut Vec<String>) -> Found {
+    fn scan_text(
+        &self,
+        text: &str,
+        part: Option<&Part<'_>>,
+        budget: &mut Budget,
+        failed: &mut Vec<String>,
+    ) -> Found {
         let mut found = Found::default();
         if !budget.take(text.len()) {
             return found;
         }
-        let views = Views::of(text, budget);
+        let alone = match part {
+            None if self.is_asked => Part::read(&self.compiled, text),
+            _ => None,
+        };
+        let part = part.or(alone.as_ref());
+        let views = match part {
+            Some(part) => Views::of_plain(text, &part.signs, budget),
+            None => Views::of(text, budget),
+        };
         let read = if self.is_asked { views.len() } else { 0 };
         for (index, view) in views.iter().take(read) {
-            let reading = self.compiled.read(&view.text);
-            for span in self.scan_view(&reading, failed) {
+            let spans = match part.filter(|_| index == 0) {
+                Some(part) => self.scan_view(&part.reading, failed),
+                None => self.scan_view(&self.compiled.read(&view.text), failed),
+            };
+            for span in spans {
                 let range = views.original(index, span.range.clone());
                 found.spans.push(Span { range, ..span });
             }
@@ -241,6 +262,9 @@ impl Scanner {
         candidates: &mut Vec<Candidate>,
         spans: &mut Vec<Span>,
     ) {
+        if candidates.is_empty() {
+            return;
+        }
         let detector = &self.compiled.detectors[index];
         for candidate in candidates.drain(..) {
             if let Some(likelihood) = detector.likelihood(reading, &candidate) {
@@ -266,6 +290,9 @@ struct Pass<'a> {
     prompt: &'a Prompt,
     policy: &'a str,
     memory: Option<ScanMemory<'a>>,
+    parts: Parts<'a>,
+    /// What the texts are known by, where they are kept in memory.
+    digests: Vec<Option<Digest>>,
     budget: Budget,
     scan: Scan,
 }
@@ -273,7 +300,15 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn scan_each(&mut self) {
         for (index, text) in self.prompt.texts.iter().enumerate() {
-            let known = self.scan_text(&text.text);
+            let (scanner, parts) = (self.scanner, &mut self.parts);
+            let scan = |budget: &mut Budget, failed: &mut Vec<String>| {
+                let part = if scanner.is_asked { parts.of_text(index) } else { None };
+                scanner.scan_text(&text.text, part, budget, failed)
+            };
+            let digest = self.memory.and_then(|memory| memory.digest(self.policy, &text.text));
+            self.digests.push(digest);
+            let (budget, failed) = (&mut self.budget, &mut self.scan.failed);
+            let known = cache::through(self.memory.zip(digest), budget, failed, scan);
             let opaque = known.found.opaque.iter();
             let place = |kind| Unscanned { kind, place: text.place.clone() };
             self.scan.unscanned.extend(opaque.map(|kind| place(*kind)));
@@ -289,7 +324,21 @@ impl Pass<'_> {
             of_text[finding.text].push(index);
         }
         for joined in Joined::all(self.prompt, &mut self.budget) {
-            let known = self.scan_text(&joined.text);
+            let (scanner, parts) = (self.scanner, &mut self.parts);
+            let scan = |budget: &mut Budget, failed: &mut Vec<String>| {
+                let part = parts.of_joined(&joined);
+                scanner.scan_text(&joined.text, part.as_ref(), budget, failed)
+            };
+            let digest = self.memory.and_then(|memory| match joined.texts() {
+                Some((glue, texts)) => {
+                    let texts =
+                        texts.map(|index| (&*self.prompt.texts[index].text, self.digests[index]));
+                    Some(memory.digest_of_joined(self.policy, glue.in_words(), texts))
+                }
+                None => memory.digest(self.policy, &joined.text),
+            });
+            let (budget, failed) = (&mut self.budget, &mut self.scan.failed);
+            let known = cache::through(self.memory.zip(digest), budget, failed, scan);
             for span in known.found.spans.iter().filter(|s| joined.counts(s.likelihood)) {
                 let Some((text, range)) = joined.place(&span.range) else { continue };
                 self.add_joined(&mut of_text[text], text, &Span { range, ..span.clone() });
@@ -311,18 +360,6 @@ impl Pass<'_> {
                 self.scan.findings.push(self.scanner.finding(self.prompt, text, span));
             }
         }
-    }
-
-    fn scan_text(&mut self, text: &str) -> Arc<Remembered> {
-        let (scanner, failed) = (self.scanner, &mut self.scan.failed);
-        cache::through(
-            self.memory,
-            self.policy,
-            text,
-            &mut self.budget,
-            failed,
-            |budget, failed| scanner.scan_text(text, budget, failed),
-        )
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Not here: dictionaries of thousands of words, which detectors have (`detector::lexicon`).
 
+use crate::swar;
+
 /// A table of lower-case words with a value each.
 pub struct KnownWords<V> {
     /// Sorted by word.
@@ -33,7 +35,18 @@ impl<V: Copy> KnownWords<V> {
 
     /// The words of a text that are known, in their order: whole words of letters, in any case.
     pub fn in_text<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (&'static str, V)> + 'a {
-        text.split(|c: char| !is_letter(c)).filter_map(|word| self.find(word))
+        self.places_in_text(text).map(|(_, word, value)| (word, value))
+    }
+
+    /// The same, each with its place: where it starts.
+    pub fn places_in_text<'a>(
+        &'a self,
+        text: &'a str,
+    ) -> impl Iterator<Item = (usize, &'static str, V)> + 'a {
+        words(text).filter_map(|(at, word)| {
+            let (word, value) = self.find(word)?;
+            Some((at, word, value))
+        })
     }
 
     fn find(&self, word: &str) -> Option<(&'static str, V)> {
@@ -73,8 +86,32 @@ fn length_bit(word: &str) -> u64 {
     1 << word.len().min(63)
 }
 
-fn is_letter(c: char) -> bool {
-    if c.is_ascii() { c.is_ascii_alphabetic() } else { c.is_alphabetic() }
+/// Runs of letters and where they start; those of ASCII are taken eight at a time.
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at < text.len() {
+            let start = at;
+            at = end_of_word(text, start);
+            if at > start {
+                return Some((start, &text[start..at]));
+            }
+            at += text[start..].chars().next().map_or(1, char::len_utf8);
+        }
+        None
+    })
+}
+
+fn end_of_word(text: &str, mut at: usize) -> usize {
+    loop {
+        at += swar::letters_run(&text.as_bytes()[at..]);
+        let is_wide = text.as_bytes().get(at).is_some_and(|byte| !byte.is_ascii());
+        let next = if is_wide { text[at..].chars().next() } else { None };
+        match next.filter(|c| c.is_alphabetic()) {
+            Some(letter) => at += letter.len_utf8(),
+            None => return at,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +126,8 @@ mod tests {
         assert_eq!(found("STRASSE straße Straße FÜRST f"), [4, 4]);
         assert_eq!(found(&"x".repeat(99)), Vec::<i32>::new());
         assert_eq!(found(""), Vec::<i32>::new());
+        let places: Vec<_> = known.places_in_text("Für, dé of\u{e9} - OF").collect();
+        assert_eq!(places, [(0, "für", 1), (17, "of", 2)]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::ops::Range;
 use crate::prompt::ContentKind;
 use crate::swar;
 
-pub(crate) use fold::fold;
+pub(crate) use fold::{fold, is_plain};
 
 /// Views derived from views, at most; the original is depth 0.
 const DEPTH_MAX: usize = 3;
@@ -93,18 +93,34 @@ impl<'a> Views<'a> {
     /// Builds every view that differs from the ones before it.
     pub(crate) fn of(text: &'a str, budget: &mut Budget) -> Views<'a> {
         let mut all = Views { views: vec![fold(text, budget)], opaque: Vec::new() };
-        let hidden = [hidden::tags(text, budget), hidden::reversed(text, budget)];
-        for shown in hidden.into_iter().flatten() {
-            all.add(shown, None, 0, budget);
+        if !text.is_ascii() {
+            let hidden = [hidden::tags(text, budget), hidden::reversed(text, budget)];
+            for shown in hidden.into_iter().flatten() {
+                all.add(shown, None, 0, budget);
+            }
         }
-        let mut next = 0;
-        while next < all.views.len() && all.views.len() < VIEWS_MAX {
-            if all.views[next].depth < DEPTH_MAX {
-                all.derive_from(next, budget);
+        all.derive(0, budget);
+        all
+    }
+
+    /// The same for a text that [`is_plain`], of which the signs are known: itself and what is made of it.
+    pub(crate) fn of_plain(text: &'a str, signs: &Signs, budget: &mut Budget) -> Views<'a> {
+        let itself = View { text: Cow::Borrowed(text), map: None, parent: None, depth: 0 };
+        let mut all = Views { views: vec![itself], opaque: Vec::new() };
+        all.derive_by(signs, 0, budget);
+        all.derive(1, budget);
+        all
+    }
+
+    /// Derives what can be derived of this view and all behind it.
+    fn derive(&mut self, mut next: usize, budget: &mut Budget) {
+        while next < self.views.len() && self.views.len() < VIEWS_MAX {
+            if self.views[next].depth < DEPTH_MAX {
+                let signs = Signs::of(&self.views[next].text);
+                self.derive_by(&signs, next, budget);
             }
             next += 1;
         }
-        all
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -127,12 +143,14 @@ impl<'a> Views<'a> {
         range
     }
 
-    fn derive_from(&mut self, index: usize, budget: &mut Budget) {
+    fn derive_by(&mut self, signs: &Signs, index: usize, budget: &mut Budget) {
+        if !signs.any() {
+            return;
+        }
         let (text, depth) = (self.views[index].text.clone(), self.views[index].depth);
-        let signs = Signs::of(&text);
         let mut opaque = Vec::new();
         let made = [
-            signs.may_be_encoded().then(|| decode::decode(&text, &signs, budget, &mut opaque)),
+            signs.may_be_encoded().then(|| decode::decode(&text, signs, budget, &mut opaque)),
             signs.may_be_markup().then(|| markup::strip(&text, budget)),
             signs.may_spell_digits.then(|| spelled::digits(&text, budget)),
             signs.has_mixed_token.then(|| lookalike::digits(&text, budget)),
@@ -256,7 +274,7 @@ impl Rewrite {
 }
 
 /// What one pass over the bytes says about which transformations are worth trying.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Signs {
     has_percent: bool,
     has_backslash: bool,
@@ -277,17 +295,16 @@ pub(crate) struct Signs {
     /// Single letters in a row.
     has_spaced_letters: bool,
     may_spell_digits: bool,
+    /// The first and the last place at which nothing is being counted, whatever stands before the text.
+    settled: Option<(usize, usize)>,
 }
 
 impl Signs {
-    fn of(text: &str) -> Signs {
-        let mut signs = Signs::default();
+    /// The signs of a text.
+    pub(crate) fn of(text: &str) -> Signs {
         let bytes = text.as_bytes();
+        let mut tokens = Tokens::of(text);
         let mut seen = 0u8;
-        let mut pairs = 0;
-        let mut number_words = 0;
-        let (mut singles, mut codes) = (0, 0);
-        let beginnings = spelled::beginnings();
         let mut at = 0;
         while at < bytes.len() {
             let sign = SIGN[bytes[at] as usize];
@@ -297,36 +314,91 @@ impl Signs {
                 continue;
             }
             let start = at;
-            let kinds = skip_token(bytes, &mut at);
-            let len = at - start;
-            if kinds == OTHERS {
-                // `then`, `and`, `dash` may stand between number words.
-                let may_be = len <= 24 && beginnings.contains(bytes, start, len);
-                number_words = if may_be { number_words + 1 } else { number_words / 2 };
-                signs.may_spell_digits |= number_words >= spelled::ITEMS_MIN;
-                if len > WORD_BYTES && !signs.may_spell_digits {
-                    signs.may_spell_digits = spelled::may_spell_digits(&text[start..at]);
-                }
-            }
-            singles = if len == 1 { singles + 1 } else { 0 };
-            signs.has_spaced_letters |= singles >= spaced::LETTERS_MIN;
-            codes = if kinds == DIGITS && matches!(len, 2 | 3) { codes + 1 } else { 0 };
-            signs.has_code_list |= codes >= decode::CODES_MIN;
-            signs.has_digit |= kinds & DIGITS != 0;
-            signs.has_long_token |= len >= decode::TOKEN_BYTES_MIN;
-            signs.has_mixed_token |= kinds == DIGITS | OTHERS;
-            pairs = if matches!(len, 2 | 4) { pairs + 1 } else { 0 };
-            signs.has_hex_pairs |= pairs >= decode::HEX_PAIRS_MIN - 1;
+            let first_bytes = swar::load(bytes, at);
+            let kinds = skip_token(bytes, first_bytes, &mut at);
+            tokens.count(start..at, first_bytes, kinds);
         }
-        signs.has_percent = seen & PERCENT != 0;
-        signs.has_backslash = seen & BACKSLASH != 0;
-        signs.has_ampersand = seen & AMPERSAND != 0;
-        signs.has_equals = seen & EQUALS != 0;
-        signs.has_angle = seen & ANGLE != 0;
-        signs.has_quote = seen & QUOTE != 0;
-        signs.has_pipe_or_star = seen & PIPE_OR_STAR != 0;
-        signs.may_spell_digits |= !text.is_ascii() && spelled::may_spell_digits(text);
-        signs
+        let signs = tokens.signs(seen);
+        let may_spell_digits =
+            signs.may_spell_digits || !text.is_ascii() && spelled::may_spell_digits(text);
+        Signs { may_spell_digits, ..signs }
+    }
+
+    /// The same for a text of ASCII, of which it is known which bytes it has and where its runs of letters
+    /// and its runs of digits are; these may be cut into pieces that touch.
+    pub(crate) fn of_words(
+        text: &str,
+        has: impl Fn(u8) -> bool,
+        words: impl Iterator<Item = Range<usize>>,
+    ) -> Signs {
+        // Signs that belong to tokens are no words.
+        if b"+/-_".iter().any(|sign| has(*sign)) {
+            return Signs::of(text);
+        }
+        let bytes = text.as_bytes();
+        let seen = (0x20..0x7f).filter(|byte| has(*byte));
+        let seen = seen.fold(0, |seen, byte| seen | SIGN[usize::from(byte)]);
+        let mut tokens = Tokens::of(text);
+        let mut words = words.peekable();
+        while let Some(Range { start, mut end }) = words.next() {
+            let kind = |at: usize| if bytes[at].is_ascii_digit() { DIGITS } else { OTHERS };
+            let mut kinds = kind(start);
+            while let Some(next) = words.next_if(|next| next.start == end) {
+                kinds |= kind(next.start);
+                end = next.end;
+            }
+            tokens.count(start..end, swar::load(bytes, start), kinds);
+        }
+        tokens.signs(seen)
+    }
+
+    /// The signs of a text of ASCII in which other texts stand in this order, with nothing between them
+    /// that is a word: of each text where it starts, and its signs.
+    ///
+    /// A sign of a text counts, and one that only shows where two of them meet.
+    pub(crate) fn joined<'s>(text: &str, parts: impl Iterator<Item = (usize, &'s Signs)>) -> Signs {
+        let mut joined = Signs::default();
+        // What was read as it stands in the whole ends here; nothing is counted at its beginning.
+        let mut settled = 0;
+        for (start, signs) in parts {
+            joined.add(signs);
+            if let Some((first, last)) = signs.settled {
+                if start > 0 {
+                    joined.add(&Signs::of(&text[settled..start + first]));
+                }
+                settled = start + last;
+            }
+        }
+        joined.add(&Signs::of(&text[settled..]));
+        joined
+    }
+
+    /// Takes in the signs of another text.
+    pub(crate) fn add(&mut self, other: &Signs) {
+        self.has_percent |= other.has_percent;
+        self.has_backslash |= other.has_backslash;
+        self.has_ampersand |= other.has_ampersand;
+        self.has_equals |= other.has_equals;
+        self.has_angle |= other.has_angle;
+        self.has_quote |= other.has_quote;
+        self.has_pipe_or_star |= other.has_pipe_or_star;
+        self.has_digit |= other.has_digit;
+        self.has_long_token |= other.has_long_token;
+        self.has_hex_pairs |= other.has_hex_pairs;
+        self.has_code_list |= other.has_code_list;
+        self.has_mixed_token |= other.has_mixed_token;
+        self.has_spaced_letters |= other.has_spaced_letters;
+        self.may_spell_digits |= other.may_spell_digits;
+    }
+
+    /// Whether any transformation is worth trying.
+    fn any(&self) -> bool {
+        self.may_be_encoded()
+            || self.may_be_markup()
+            || self.may_spell_digits
+            || self.has_mixed_token
+            || self.has_spaced_letters
+            || self.has_digit
     }
 
     fn may_be_encoded(&self) -> bool {
@@ -344,19 +416,114 @@ impl Signs {
     }
 }
 
+/// What is counted from token to token.
+struct Tokens<'t> {
+    text: &'t str,
+    beginnings: &'static spelled::Beginnings,
+    kinds_seen: u8,
+    longest: usize,
+    may_spell_digits: bool,
+    number_words: usize,
+    singles: usize,
+    singles_max: usize,
+    codes: usize,
+    codes_max: usize,
+    pairs: usize,
+    pairs_max: usize,
+    plain_words: usize,
+    settled: Option<(usize, usize)>,
+}
+
+impl<'t> Tokens<'t> {
+    fn of(text: &'t str) -> Tokens<'t> {
+        Tokens {
+            text,
+            beginnings: spelled::beginnings(),
+            kinds_seen: 0,
+            longest: 0,
+            may_spell_digits: false,
+            number_words: 0,
+            singles: 0,
+            singles_max: 0,
+            codes: 0,
+            codes_max: 0,
+            pairs: 0,
+            pairs_max: 0,
+            plain_words: 0,
+            settled: None,
+        }
+    }
+
+    /// The next token, its first eight bytes and what it has.
+    #[inline]
+    fn count(&mut self, token: Range<usize>, first_bytes: u64, kinds: u8) {
+        let len = token.len();
+        self.plain_words += 1;
+        if kinds == OTHERS {
+            // `then`, `and`, `dash` may stand between number words.
+            let may_be = len <= 24 && self.beginnings.contains(first_bytes, len);
+            self.number_words = if may_be { self.number_words + 1 } else { self.number_words / 2 };
+            self.plain_words = if may_be { 0 } else { self.plain_words };
+            self.may_spell_digits |= self.number_words >= spelled::ITEMS_MIN;
+            if len > WORD_BYTES && !self.may_spell_digits {
+                self.may_spell_digits = spelled::may_spell_digits(&self.text[token.clone()]);
+            }
+        } else {
+            self.plain_words = 0;
+        }
+        self.kinds_seen |= 1 << kinds;
+        self.longest = self.longest.max(len);
+        self.singles = if len == 1 { self.singles + 1 } else { 0 };
+        self.singles_max = self.singles_max.max(self.singles);
+        let is_code = kinds == DIGITS && matches!(len, 2 | 3);
+        self.codes = if is_code { self.codes + 1 } else { 0 };
+        self.codes_max = self.codes_max.max(self.codes);
+        self.pairs = if matches!(len, 2 | 4) { self.pairs + 1 } else { 0 };
+        self.pairs_max = self.pairs_max.max(self.pairs);
+        // Two words that name no number end what was dictated before them.
+        if self.plain_words >= 2 && self.singles + self.pairs == 0 && token.end < self.text.len() {
+            let first = self.settled.map_or(token.end, |(first, _)| first);
+            self.settled = Some((first, token.end));
+        }
+    }
+
+    /// The signs of a text with these tokens, and with other bytes of which these are the signs.
+    fn signs(&self, seen: u8) -> Signs {
+        Signs {
+            has_percent: seen & PERCENT != 0,
+            has_backslash: seen & BACKSLASH != 0,
+            has_ampersand: seen & AMPERSAND != 0,
+            has_equals: seen & EQUALS != 0,
+            has_angle: seen & ANGLE != 0,
+            has_quote: seen & QUOTE != 0,
+            has_pipe_or_star: seen & PIPE_OR_STAR != 0,
+            has_digit: self.kinds_seen & (1 << DIGITS | 1 << MIXED) != 0,
+            has_long_token: self.longest >= decode::TOKEN_BYTES_MIN,
+            has_hex_pairs: self.pairs_max >= decode::HEX_PAIRS_MIN - 1,
+            has_code_list: self.codes_max >= decode::CODES_MIN,
+            has_mixed_token: self.kinds_seen & 1 << MIXED != 0,
+            has_spaced_letters: self.singles_max >= spaced::LETTERS_MIN,
+            may_spell_digits: self.may_spell_digits,
+            settled: self.settled,
+        }
+    }
+}
+
 /// A longer token may be several words: `four-five-three`.
 const WORD_BYTES: usize = 12;
-/// A token has digits; letters or `+/-_`.
+/// A token has digits; letters or `+/-_`; both.
 const DIGITS: u8 = 1;
 const OTHERS: u8 = 2;
+const MIXED: u8 = DIGITS | OTHERS;
 
-/// Moves behind letters, digits and `+/-_`; says what there was.
-fn skip_token(bytes: &[u8], at: &mut usize) -> u8 {
-    // Most tokens are short words in small letters.
-    let len = swar::run(swar::in_range(swar::load(bytes, *at), b'a', b'z'));
-    let behind = bytes.get(*at + len).map_or(0, |byte| SIGN[*byte as usize]);
-    if len < 8 && behind & IN_TOKEN == 0 {
-        *at += len;
+/// Moves behind letters, digits and `+/-_`, of which the first eight are loaded; says what there was.
+fn skip_token(bytes: &[u8], first_bytes: u64, at: &mut usize) -> u8 {
+    // Most tokens are words in small letters.
+    let len = swar::run(swar::in_range(first_bytes, b'a', b'z'));
+    let end = if len < 8 { *at + len } else { swar::end_of_run(bytes, *at + 8, b'a', b'z') };
+    let behind = bytes.get(end).map_or(0, |byte| SIGN[*byte as usize]);
+    if behind & IN_TOKEN == 0 {
+        *at = end;
         return OTHERS;
     }
     skip_any_token(bytes, at)

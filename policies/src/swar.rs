@@ -56,6 +56,18 @@ pub(crate) fn end_of_run(bytes: &[u8], mut at: usize, low: u8, high: u8) -> usiz
     }
 }
 
+/// How many letters a text begins with.
+pub(crate) fn letters_run(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        let len = run(letters(load(bytes, at)));
+        at += len;
+        if len < 8 {
+            return at;
+        }
+    }
+}
+
 /// Index of the first ASCII digit from `at` on.
 pub(crate) fn find_digit(bytes: &[u8], mut at: usize) -> Option<usize> {
     while at < bytes.len() {
@@ -107,6 +119,9 @@ mod tests {
         assert_eq!(find_digit(text, 0), Some(21));
         assert_eq!(find_digit(text, 22), None);
         assert_eq!(find_digit(b"", 0), None);
+        assert_eq!(letters_run(b"AbcdefghiJ kl"), 10);
+        assert_eq!(letters_run(b"9"), 0);
+        assert_eq!(letters_run(b"abcdefgh"), 8);
         assert_eq!(first(to_lower(load(b"AbC9!", 0)), 4).to_le_bytes(), *b"abc9\0\0\0\0");
     }
 }

@@ -148,8 +148,7 @@ impl Detector for Age {
                 found.push(Candidate { range, own: Own::Exactly(VeryLikely) });
             }
         }
-        let words = &reading.words.words;
-        let glued = words.windows(2).filter_map(|pair| {
+        let glued = reading.words.behind_numbers().filter_map(|pair| {
             let (number, sign) = (&pair[0], &pair[1]);
             let range = number.start as usize..number.end as usize;
             (number.end == sign.start && is_over_89(reading.text, &range))

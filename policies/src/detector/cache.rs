@@ -2,7 +2,8 @@
 //!
 //! Clients send the whole conversation with every turn. A text is known by a keyed digest of itself,
 //! of the policies that scanned it and of a scope that the caller chooses (the tenant), so that an
-//! entry of one scope answers nobody else; the text is not kept, only what was found and where.
+//! entry of one scope answers nobody else; the text is not kept, only what was found and where. Joined
+//! texts are known by the digests of those that were joined.
 //!
 //! Invariants: a hit gives exactly what a scan would give; memory stays below the budget; nothing
 //! incomplete or failed is remembered. Two generations: when the young one is full it becomes the
@@ -36,10 +37,13 @@ pub struct ScanMemory<'a> {
     pub scope: &'a str,
 }
 
+/// What a text, or texts that were joined, are known by.
+pub(super) type Digest = [u8; 32];
+
 #[derive(Default)]
 struct Generations {
-    young: HashMap<[u8; 32], Arc<Remembered>>,
-    old: HashMap<[u8; 32], Arc<Remembered>>,
+    young: HashMap<Digest, Arc<Remembered>>,
+    old: HashMap<Digest, Arc<Remembered>>,
     young_bytes: usize,
 }
 
@@ -60,17 +64,28 @@ impl ScanCache {
         }
     }
 
-    fn digest(&self, scope: &str, policy: &str, text: &str) -> [u8; 32] {
+    fn digest(&self, scope: &str, policy: &str, text: &str) -> Digest {
+        self.digest_of(scope, policy, "", |context| context.update(text.as_bytes()))
+    }
+
+    /// The digest of something of a kind, of which all bytes are to be added.
+    fn digest_of(
+        &self,
+        scope: &str,
+        policy: &str,
+        kind: &str,
+        add: impl FnOnce(&mut hmac::Context),
+    ) -> Digest {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [scope, policy] {
+        for part in [scope, policy, kind] {
             context.update(&(part.len() as u64).to_le_bytes());
             context.update(part.as_bytes());
         }
-        context.update(text.as_bytes());
+        add(&mut context);
         context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
-    fn get(&self, digest: &[u8; 32]) -> Option<Arc<Remembered>> {
+    fn get(&self, digest: &Digest) -> Option<Arc<Remembered>> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = generations.young.get(digest) {
             return Some(known.clone());
@@ -80,14 +95,14 @@ impl ScanCache {
         Some(known)
     }
 
-    fn put(&self, digest: [u8; 32], remembered: Arc<Remembered>) {
+    fn put(&self, digest: Digest, remembered: Arc<Remembered>) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         generations.put(digest, remembered, self.bytes_max);
     }
 }
 
 impl Generations {
-    fn put(&mut self, digest: [u8; 32], remembered: Arc<Remembered>, bytes_max: usize) {
+    fn put(&mut self, digest: Digest, remembered: Arc<Remembered>, bytes_max: usize) {
         let bytes = remembered.bytes();
         if bytes > bytes_max {
             return;
@@ -109,18 +124,47 @@ impl Remembered {
     }
 }
 
-/// Scans through a cache: `scan` runs for texts that are not known.
+impl ScanMemory<'_> {
+    /// What a text is known by, if it is worth it.
+    pub(super) fn digest(self, policy: &str, text: &str) -> Option<Digest> {
+        let is_worth_it = text.len() >= TEXT_BYTES_MIN;
+        is_worth_it.then(|| self.cache.digest(self.scope, policy, text))
+    }
+
+    /// What joined texts are known by: how they were joined, and each by its own digest where it has one,
+    /// so that no text is digested twice.
+    pub(super) fn digest_of_joined<'t>(
+        self,
+        policy: &str,
+        how: &str,
+        texts: impl Iterator<Item = (&'t str, Option<Digest>)>,
+    ) -> Digest {
+        self.cache.digest_of(self.scope, policy, how, |context| {
+            for (text, digest) in texts {
+                match digest {
+                    Some(digest) => {
+                        context.update(&[1]);
+                        context.update(&digest);
+                    }
+                    None => {
+                        context.update(&[0]);
+                        context.update(&(text.len() as u64).to_le_bytes());
+                        context.update(text.as_bytes());
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Scans through a cache: `scan` runs for what is not known by its digest.
 pub(super) fn through(
-    memory: Option<ScanMemory<'_>>,
-    policy: &str,
-    text: &str,
+    memory: Option<(ScanMemory<'_>, Digest)>,
     budget: &mut Budget,
     failed: &mut Vec<String>,
     scan: impl FnOnce(&mut Budget, &mut Vec<String>) -> Found,
 ) -> Arc<Remembered> {
-    let memory = memory.filter(|_| text.len() >= TEXT_BYTES_MIN);
-    let digest = memory.map(|m| (m.cache, m.cache.digest(m.scope, policy, text)));
-    if let Some((cache, digest)) = &digest
+    if let Some((ScanMemory { cache, .. }, digest)) = &memory
         && let Some(known) = cache.get(digest)
         && budget.left() >= known.view_bytes
     {
@@ -130,7 +174,7 @@ pub(super) fn through(
     let (left, failures) = (budget.left(), failed.len());
     let found = scan(budget, failed);
     let remembered = Arc::new(Remembered { found, view_bytes: left - budget.left() });
-    if let Some((cache, digest)) = digest
+    if let Some((ScanMemory { cache, .. }, digest)) = memory
         && !budget.exceeded
         && failed.len() == failures
     {

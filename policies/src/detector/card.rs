@@ -185,7 +185,7 @@ fn is_constant_of_code(text: &str, range: &Range<usize>, digits: &[u8]) -> bool 
 impl Detector for PaymentCard {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
         if reading.digits.any {
-            found.extend(masked::give_away(reading.text));
+            found.extend(masked::give_away(reading.text, &reading.bytes));
         }
         let mut digits = [0; 19];
         for window in reading.digits.windows(12..20) {

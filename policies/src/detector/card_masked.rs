@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::byte_set::ByteSet;
 use super::card::Issuer;
 use super::checksum::luhn;
 use super::reading::{Candidate, Own};
@@ -25,8 +26,8 @@ struct Masked {
 }
 
 /// Every number that its mask gives away, alone or together with another.
-pub(super) fn give_away(text: &str) -> Vec<Candidate> {
-    let all = all(text);
+pub(super) fn give_away(text: &str, in_text: &ByteSet) -> Vec<Candidate> {
+    let all = all(text, in_text);
     let is_open = |masked: &Masked| masked.has_digits_around() && masked.is_guessable();
     let alone = all.iter().filter(|masked| is_open(masked)).map(|masked| &masked.range);
     let rebuilt = all.iter().enumerate().filter_map(|(i, one)| {
@@ -38,14 +39,15 @@ pub(super) fn give_away(text: &str) -> Vec<Candidate> {
 }
 
 /// The truncated numbers of a text.
-fn all(text: &str) -> Vec<Masked> {
+fn all(text: &str, in_text: &ByteSet) -> Vec<Masked> {
     let mut found = Vec::new();
-    MARKS.into_iter().for_each(|mark| masked_with(text, mark, &mut found));
+    let marks = MARKS.into_iter().filter(|mark| in_text.has(*mark));
+    marks.for_each(|mark| masked_with(text, char::from(mark), &mut found));
     found
 }
 
 /// The signs that hide digits.
-const MARKS: [char; 3] = ['*', 'X', 'x'];
+const MARKS: [u8; 3] = [b'*', b'X', b'x'];
 
 fn masked_with(text: &str, mark: char, found: &mut Vec<Masked>) {
     let bytes = text.as_bytes();
@@ -123,6 +125,10 @@ impl Masked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn give_away(text: &str) -> Vec<Candidate> {
+        super::give_away(text, &ByteSet::of(text))
+    }
 
     #[test]
     fn what_the_standard_lets_show_gives_nothing_away() {

@@ -139,7 +139,7 @@ impl ShortCode {
             let end = at.end as usize;
             text[end..text.floor_char_boundary(end + HEADER_BYTES_MAX)].contains('\n')
         };
-        let has_header = text.contains('\n') && reading.hits(self.words).any(is_header);
+        let has_header = reading.bytes.has(b'\n') && reading.hits(self.words).any(is_header);
         let groups = if has_header { &reading.digits.groups[..] } else { &[] };
         groups.iter().take(COLUMN_GROUPS_MAX).map(|group| group.range()).filter(|range| {
             let is_cell = self.has_length(text, range) && is_whole_cell(text, range);
@@ -235,6 +235,9 @@ impl Detector for Track {
             if is_track && luhn(&digits[..len]) && Issuer::of(&digits[..len]).is_some() {
                 found.push(Candidate { range, own: Own::Exactly(VeryLikely) });
             }
+        }
+        if !reading.bytes.has(b'D') {
+            return;
         }
         let separators = reading.text.match_indices('D');
         found.extend(separators.filter_map(|(at, _)| hexadecimal_track(bytes, at)));

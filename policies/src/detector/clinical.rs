@@ -35,11 +35,8 @@ struct Icd10;
 
 impl Detector for Icd10 {
     fn find(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
-        if !reading.digits.any {
-            return;
-        }
         let bytes = reading.text.as_bytes();
-        for pair in reading.words.words.windows(2) {
+        for pair in reading.words.before_numbers() {
             let (letter, digits) = (&pair[0], &pair[1]);
             let start = letter.start as usize;
             let touching = letter.end == digits.start && letter.end - letter.start == 1;

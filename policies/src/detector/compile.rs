@@ -5,9 +5,10 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
+use super::byte_set::ByteSet;
 use super::digits::Digits;
-use super::lexicon::{Lexicon, LexiconBuilder, ListId, SetId};
-use super::literals::Literals;
+use super::lexicon::{Lexicon, LexiconBuilder, ListId, SetId, Words};
+use super::literals::{FoundLiterals, Literals};
 use super::reading::{Candidate, Code, Detector, Number, Own, Reading};
 use super::spec::{DetectorSpec, SpecError};
 use super::topic::{TopicModel, mark_kinds};
@@ -160,13 +161,55 @@ impl Compiled {
 
     /// Reads a view once for all detectors.
     pub(crate) fn read<'a>(&'a self, text: &'a str) -> Reading<'a> {
+        let bytes = ByteSet::of(text);
+        Reading {
+            words: self.lexicon.read(text),
+            digits: if bytes.has_digit() { Digits::read(text) } else { Digits::default() },
+            literals: self.literals.find(text, &bytes),
+            ..self.unread(text, bytes)
+        }
+    }
+
+    /// Reads a text of ASCII in which others stand in this order, each before some glue that has no word:
+    /// of each where it starts, and its reading.
+    pub(crate) fn join<'a>(
+        &'a self,
+        text: &'a str,
+        glue: &str,
+        parts: &[(usize, &Reading<'_>)],
+    ) -> Reading<'a> {
+        let mut bytes = ByteSet::of(glue);
+        parts.iter().for_each(|(_, part)| bytes.add(&part.bytes));
+        let words = parts.iter().map(|(start, part)| (*start, &part.words));
+        let range = |start: usize, part: &Reading<'_>| start..start + part.text.len();
+        let literals = parts.iter().map(|(start, part)| (range(*start, part), &part.literals));
+        let words = self.lexicon.join(text, words);
+        let joined = Reading {
+            digits: Digits::of(text, words.places_of_numbers()),
+            words,
+            literals: self.literals.join(text, literals),
+            ..self.unread(text, bytes)
+        };
+        let weights =
+            parts.iter().map(|(start, part)| Some((*start, part.weights.get()?.as_slice())));
+        if let Some(weights) = weights.collect::<Option<Vec<_>>>() {
+            let weights = self.topics.join_weights(&joined, weights.into_iter());
+            joined.weights.set(weights).expect("nothing was weighed before");
+        }
+        joined
+    }
+
+    /// A text of which nothing is read but its bytes.
+    fn unread<'a>(&'a self, text: &'a str, bytes: ByteSet) -> Reading<'a> {
         Reading {
             text,
-            words: self.lexicon.read(text),
-            digits: Digits::read(text),
-            literals: self.literals.find(text),
+            words: Words::default(),
+            digits: Digits::default(),
+            literals: FoundLiterals::default(),
+            bytes,
             lexicon: &self.lexicon,
             tables: OnceCell::new(),
+            weights: OnceCell::new(),
         }
     }
 

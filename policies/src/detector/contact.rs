@@ -287,13 +287,15 @@ impl Detector for IpAddress {
             }
         }
         // The first part of an address of that range begins with a digit.
-        if !reading.digits.any {
+        if !reading.digits.any || !reading.bytes.has(b':') {
             return;
         }
         // An address without `::` has seven colons in a row, of which every fourth is enough.
-        let colons = reading.text.match_indices("::").map(|(at, _)| at);
-        let groups = reading.text.match_indices(':').map(|(at, _)| at).step_by(4);
-        found.extend(colons.chain(groups).filter_map(|at| public_v6(reading.text, at)));
+        let colons: Vec<usize> = reading.text.match_indices(':').map(|(at, _)| at).collect();
+        let pairs = colons.chunk_by(|a, b| a + 1 == *b).flat_map(|row| row.chunks_exact(2));
+        let firsts = pairs.map(|pair| pair[0]);
+        let groups = colons.iter().copied().step_by(4);
+        found.extend(firsts.chain(groups).filter_map(|at| public_v6(reading.text, at)));
     }
 }
 
@@ -354,6 +356,9 @@ impl Detector for Coordinates {
                     own: Own::AsSpecified,
                 });
             }
+        }
+        if !reading.bytes.may_have('°') {
+            return;
         }
         let degrees = reading.text.match_indices('°').map(|(at, _)| at);
         found.extend(degrees.filter_map(|at| in_seconds(reading.text, at)));

@@ -29,7 +29,7 @@ impl Group {
 }
 
 /// All digit groups of a text and the runs they form.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Digits {
     /// Groups that stand free of letters.
     pub(crate) groups: Vec<Group>,
@@ -47,12 +47,23 @@ impl Digits {
     /// Collects groups and runs in one pass.
     pub(crate) fn read(text: &str) -> Digits {
         let bytes = text.as_bytes();
+        let mut at = 0;
+        Digits::of(
+            text,
+            std::iter::from_fn(|| {
+                let start = swar::find_digit(bytes, at)?;
+                at = swar::end_of_run(bytes, start, b'0', b'9');
+                Some(start..at)
+            }),
+        )
+    }
+
+    /// The same where it is known where the digits are.
+    pub(crate) fn of(text: &str, all: impl Iterator<Item = Range<usize>>) -> Digits {
+        let bytes = text.as_bytes();
         let mut digits = Digits::default();
         let mut run_start = 0;
-        let mut at = 0;
-        while let Some(start) = swar::find_digit(bytes, at) {
-            let end = swar::end_of_run(bytes, start, b'0', b'9');
-            at = end;
+        for Range { start, end } in all {
             digits.any = true;
             if !stands_free(text, start, end) {
                 digits.close_run(&mut run_start);

@@ -118,6 +118,9 @@ impl Introduced {
     }
 
     fn find_in_columns(&self, reading: &Reading<'_>, found: &mut Vec<Candidate>) {
+        if !reading.bytes.has(b'\n') || !reading.bytes.has_digit() {
+            return;
+        }
         let first_line = reading.text.find('\n').unwrap_or(0);
         if reading.hits_in(self.words, 0..first_line).next().is_none() {
             return;

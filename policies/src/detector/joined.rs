@@ -32,12 +32,44 @@ const NEAR_BYTES: usize = 40;
 pub(crate) struct Joined {
     pub(crate) text: String,
     pieces: Vec<Piece>,
+    /// What stands between texts; `None` where these are no texts of a conversation as they follow each
+    /// other.
+    glue: Option<Glue>,
+    /// All of every text takes part.
+    is_whole: bool,
     /// Report only findings near a border: the others are known.
     borders_only: bool,
     /// Report only the surest: the joined text leaves out much.
     surest_only: bool,
     /// Report only what lies over a border: the parts themselves were scanned.
     over_borders_only: bool,
+}
+
+/// What stands behind each of the joined texts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Glue {
+    /// Nothing: a number is cut in the middle.
+    Nothing,
+    /// A line break: a context word stands in the text before.
+    Line,
+}
+
+impl Glue {
+    /// The glue itself.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Glue::Nothing => "",
+            Glue::Line => "\n",
+        }
+    }
+
+    /// How texts are joined with it.
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Glue::Nothing => "glued",
+            Glue::Line => "by lines",
+        }
+    }
 }
 
 struct Piece {
@@ -59,14 +91,14 @@ impl Joined {
         let mut all = Vec::new();
         let windows_of_all = (every.len() > 1).then(|| windows(prompt, &every));
         for window in windows_of_all.into_iter().flatten() {
-            let glued = Joined::new(prompt, window, "", true);
+            let glued = Joined::new(prompt, window, Glue::Nothing);
             all.extend(glued.values_of_data());
             all.push(glued);
-            all.push(Joined::new(prompt, window, "\n", false));
+            all.push(Joined::new(prompt, window, Glue::Line));
         }
         if users.len() > 1 && users.len() < every.len() {
             for window in windows(prompt, &users) {
-                let glued = Joined::new(prompt, window, "", true);
+                let glued = Joined::new(prompt, window, Glue::Nothing);
                 all.extend(glued.values_of_data());
                 all.push(glued);
             }
@@ -77,11 +109,16 @@ impl Joined {
         all
     }
 
-    fn new(prompt: &Prompt, texts: &[usize], glue: &str, borders_only: bool) -> Joined {
-        let mut joined = Joined { borders_only, ..Joined::default() };
+    fn new(prompt: &Prompt, texts: &[usize], glue: Glue) -> Joined {
+        let mut joined = Joined {
+            glue: Some(glue),
+            is_whole: texts.iter().all(|index| Joined::takes_whole(&prompt.texts[*index])),
+            borders_only: glue == Glue::Nothing,
+            ..Joined::default()
+        };
         for &index in texts {
             let text = prompt.texts[index].text.as_str();
-            if text.len() <= 2 * BORDER_BYTES {
+            if Joined::takes_whole(&prompt.texts[index]) {
                 joined.add(index, text, 0..text.len());
             } else {
                 joined.add(index, text, 0..head_end(text));
@@ -89,9 +126,29 @@ impl Joined {
                 joined.text.push_str("\n\n \u{2026} \n\n");
                 joined.add(index, text, tail_start(text)..text.len());
             }
-            joined.text.push_str(glue);
+            joined.text.push_str(glue.text());
         }
         joined
+    }
+
+    /// Whether all of a text takes part, and not its ends only.
+    pub(super) fn takes_whole(text: &Text) -> bool {
+        text.text.len() <= 2 * BORDER_BYTES
+    }
+
+    /// What stands behind each text, and the texts' numbers in the prompt, in order; `None` where other
+    /// things than texts were joined.
+    pub(super) fn texts(&self) -> Option<(Glue, impl Iterator<Item = usize>)> {
+        let both_ends = |first: &Piece, second: &Piece| first.text == second.text;
+        let texts = self.pieces.chunk_by(both_ends).map(|pieces| pieces[0].text);
+        Some((self.glue?, texts))
+    }
+
+    /// What stands behind each text, and of each where it starts and its number in the prompt; `None`
+    /// unless whole texts were joined.
+    pub(super) fn whole_texts(&self) -> Option<(Glue, Vec<(usize, usize)>)> {
+        let texts = self.pieces.iter().map(|piece| (piece.joined, piece.text));
+        self.glue.filter(|_| self.is_whole).map(|glue| (glue, texts.collect()))
     }
 
     /// A number said piece by piece, with words around: "starts with 200", "the middle is 48".

@@ -48,12 +48,16 @@ pub(crate) struct Hit {
 }
 
 /// Words and hits of one text.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Words {
     /// In order of their start.
     pub(crate) words: Vec<Word>,
+    /// Indices of words that begin with an ASCII digit, in order.
+    pub(crate) numbers: Vec<u32>,
     /// Indices of words that may start a phrase.
     heads: Vec<u32>,
+    /// Terms of one word, in order of their start.
+    hits: Vec<Hit>,
     /// Hits of list n are `listed[first[n]..first[n + 1]]`, in order of their start.
     listed: Vec<Hit>,
     first: Vec<u32>,
@@ -62,10 +66,70 @@ pub(crate) struct Words {
 }
 
 impl Words {
+    /// No words yet, and room for those that so many bytes of prose have.
+    fn with_room(bytes: usize) -> Words {
+        Words {
+            words: Vec::with_capacity(bytes / 5 + 4),
+            heads: Vec::with_capacity(bytes / 16),
+            hits: Vec::with_capacity(bytes / 16),
+            ..Words::default()
+        }
+    }
+
     /// Hits of one list in order of their start.
     pub(crate) fn of(&self, list: ListId) -> &[Hit] {
         let list = usize::from(list.0);
         &self.listed[self.first[list] as usize..self.first[list + 1] as usize]
+    }
+
+    /// Where the runs of ASCII digits are.
+    pub(crate) fn places_of_numbers(&self) -> impl Iterator<Item = Range<usize>> {
+        let words = self.numbers.iter().map(|index| &self.words[*index as usize]);
+        words.map(|word| word.start as usize..word.end as usize)
+    }
+
+    /// Each number with the word before it.
+    pub(crate) fn before_numbers(&self) -> impl Iterator<Item = &[Word]> {
+        self.numbers
+            .iter()
+            .filter_map(|index| self.words.get((*index as usize).checked_sub(1)?..=*index as usize))
+    }
+
+    /// Each number with the word behind it.
+    pub(crate) fn behind_numbers(&self) -> impl Iterator<Item = &[Word]> {
+        self.numbers
+            .iter()
+            .filter_map(|index| self.words.get(*index as usize..=*index as usize + 1))
+    }
+
+    /// Takes back the last word and its hits; returns where it starts. Panics if there is none (caller
+    /// bug).
+    fn forget_last(&mut self) -> usize {
+        let start = self.words.pop().expect("there is a word").start;
+        for indices in [&mut self.heads, &mut self.numbers] {
+            indices.pop_if(|index| *index as usize == self.words.len());
+        }
+        while self.hits.pop_if(|hit| hit.start >= start).is_some() {}
+        start as usize
+    }
+
+    /// Adds the words of a text that starts here, but for so many at its beginning.
+    fn append(&mut self, part: &Words, skipped: usize, start: u32) {
+        let words = &part.words[skipped..];
+        let Some(from) = words.first().map(|word| word.start) else { return };
+        // The number of a word here, of its number there.
+        let shift = self.words.len();
+        let all = [(&mut self.heads, &part.heads), (&mut self.numbers, &part.numbers)];
+        for (here, there) in all {
+            let there = there.iter().map(|index| *index as usize).filter(|index| *index >= skipped);
+            here.extend(there.map(|index| (index - skipped + shift) as u32));
+        }
+        let placed =
+            |word: &Word| Word { start: word.start + start, end: word.end + start, ..*word };
+        self.words.extend(words.iter().map(placed));
+        let hits = &part.hits[part.hits.partition_point(|hit| hit.start < from)..];
+        let placed = |hit: &Hit| Hit { start: hit.start + start, end: hit.end + start, ..*hit };
+        self.hits.extend(hits.iter().map(placed));
     }
 }
 
@@ -82,6 +146,8 @@ pub(crate) struct Lexicon {
     pairs: Sieve,
     /// Terms of lists of names: most words start with a small letter and need not ask here.
     names: Sieve,
+    /// Words of the longest phrase.
+    pub(crate) phrase_words_max: usize,
     whole: Table<u32>,
     /// Words that count only in capitals.
     acronyms: Table<u32>,
@@ -125,21 +191,18 @@ const UNSPACED_CHARS_MAX: usize = 12;
 struct Pass<'a> {
     text: &'a str,
     found: Words,
-    hits: Vec<Hit>,
 }
 
 impl Pass<'_> {
     fn hit(&mut self, range: Range<usize>, entry: u32) {
-        self.hits.push(Hit { start: range.start as u32, end: range.end as u32, entry });
+        self.found.hits.push(Hit { start: range.start as u32, end: range.end as u32, entry });
     }
 }
 
 impl Lexicon {
     /// Reads a text once: all its words, and every term of every list in it.
     pub(crate) fn read(&self, text: &str) -> Words {
-        let words = Vec::with_capacity(text.len() / 5 + 4);
-        let hits = Vec::with_capacity(text.len() / 32);
-        let mut pass = Pass { text, found: Words { words, ..Words::default() }, hits };
+        let mut pass = Pass { text, found: Words::with_room(text.len()) };
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
@@ -149,15 +212,49 @@ impl Lexicon {
                 class => self.read_ascii_word(at, class, &mut pass),
             };
         }
-        self.match_phrases(&mut pass);
-        self.lay_out(pass)
+        self.lay_out(pass.found)
     }
 
-    /// Sorts hits by list and start: they come nearly sorted by start, and lists are few.
-    fn lay_out(&self, pass: Pass<'_>) -> Words {
-        let Pass { mut found, mut hits, .. } = pass;
-        // A stable sort finds the two runs, of words and of phrases, and merges them.
-        hits.sort_by_key(|hit| (hit.start, hit.end));
+    /// The words and terms of a text of ASCII in which other texts stand in this order, with nothing
+    /// between them that is a word: of each text where it starts, and what it holds.
+    pub(crate) fn join<'w>(
+        &self,
+        text: &str,
+        parts: impl Iterator<Item = (usize, &'w Words)>,
+    ) -> Words {
+        let mut pass = Pass { text, found: Words::with_room(text.len()) };
+        for (start, part) in parts {
+            let Some(first) = part.words.first() else { continue };
+            let touches = pass.found.words.last().is_some_and(|last| last.end as usize == start);
+            let is_one = touches && first.start == 0;
+            if is_one {
+                // What the next text adds to it is for the next turn.
+                pass.text = &text[..start + first.end as usize];
+                self.read_last_again(&mut pass);
+            }
+            pass.found.append(part, usize::from(is_one), start as u32);
+        }
+        self.lay_out(pass.found)
+    }
+
+    /// Reads the last word again, up to the end of the text.
+    fn read_last_again(&self, pass: &mut Pass<'_>) {
+        let mut at = pass.found.forget_last();
+        while at < pass.text.len() {
+            at = self.read_ascii_word(at, CLASS[pass.text.as_bytes()[at] as usize], pass);
+        }
+    }
+
+    /// Finds phrases, and sorts hits by list and start: they come nearly sorted by start, and lists are
+    /// few.
+    fn lay_out(&self, mut found: Words) -> Words {
+        let mut hits = found.hits.clone();
+        self.match_phrases(&found, &mut hits);
+        debug_assert!(hits[..found.hits.len()].is_sorted_by_key(|hit| (hit.start, hit.end)));
+        if hits.len() > found.hits.len() {
+            // A stable sort finds the two runs, of words and of phrases, and merges them.
+            hits.sort_by_key(|hit| (hit.start, hit.end));
+        }
         // While terms are collected there are none.
         let marks_of = |hit: &Hit| self.marks.get(hit.entry as usize).copied().unwrap_or(0);
         let marked = hits.iter().map(|hit| (hit.start, marks_of(hit)));
@@ -167,8 +264,10 @@ impl Lexicon {
         for list in hits.iter().flat_map(lists_of) {
             first[usize::from(list.0) + 2] += 1;
         }
-        for list in 2..first.len() {
-            first[list] += first[list - 1];
+        let mut before = 0;
+        for count in &mut first {
+            *count += before;
+            before = *count;
         }
         let none = Hit { start: 0, end: 0, entry: 0 };
         found.listed = vec![none; first[self.list_count + 1] as usize];
@@ -203,7 +302,10 @@ impl Lexicon {
     fn read_ascii_word(&self, start: usize, class: Class, pass: &mut Pass<'_>) -> usize {
         let bytes = pass.text.as_bytes();
         let end = match class {
-            Class::Digit => swar::end_of_run(bytes, start, b'0', b'9'),
+            Class::Digit => {
+                pass.found.numbers.push(pass.found.words.len() as u32);
+                swar::end_of_run(bytes, start, b'0', b'9')
+            }
             Class::Upper => {
                 let capitals = swar::end_of_run(bytes, start + 1, b'A', b'Z');
                 swar::end_of_run(bytes, capitals, b'a', b'z')
@@ -350,18 +452,14 @@ impl Lexicon {
         for (offset, c) in chars.take_while(|&(_, c)| is_unspaced(c)) {
             hash.push_char(c);
             if let Some(&entry) = self.unspaced.get(&hash.value()) {
-                pass.hits.push(Hit {
-                    start: start as u32,
-                    end: (start + offset + c.len_utf8()) as u32,
-                    entry,
-                });
+                pass.hit(start..start + offset + c.len_utf8(), entry);
             }
         }
     }
 
-    fn match_phrases(&self, pass: &mut Pass<'_>) {
-        let words = &pass.found.words;
-        for &head in &pass.found.heads {
+    fn match_phrases(&self, found: &Words, hits: &mut Vec<Hit>) {
+        let words = &found.words;
+        for &head in &found.heads {
             let head = head as usize;
             let Some(second) = words.get(head + 1) else { break };
             let pair = pair(words[head].hash, second.hash);
@@ -373,7 +471,7 @@ impl Lexicon {
                 let Some(rest) = words.get(head + 2..=last) else { continue };
                 if rest.iter().zip(&phrase.rest).all(|(word, hash)| word.hash == *hash) {
                     let (start, end) = (words[head].start, words[last].end);
-                    pass.hits.push(Hit { start, end, entry: phrase.entry });
+                    hits.push(Hit { start, end, entry: phrase.entry });
                 }
             }
         }
@@ -385,6 +483,9 @@ impl Lexicon {
 
     /// Hash of a word, whatever its case and accents.
     pub(crate) fn fold_hash(&self, word: &str) -> u64 {
+        if word.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return hash::ascii(word.as_bytes());
+        }
         let mut folded = Folded::new();
         word.chars().for_each(|c| self.fold_char(c, &mut folded));
         folded.value()

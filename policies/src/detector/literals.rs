@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::byte_set::ByteSet;
 use crate::swar;
 
 /// A literal that some detector waits for.
@@ -19,18 +20,20 @@ pub(crate) struct LiteralId(pub(crate) u32);
 /// All literals of all detectors.
 pub(crate) struct Literals {
     /// A bit for each hash of a head that some literal has.
-    sieve: Box<[u64]>,
+    sieve: Box<[u64; SIEVE_BITS / 64]>,
     /// A bit for each literal of two bytes.
-    pairs: Box<[u64]>,
+    pairs: Box<[u64; PAIR_BITS / 64]>,
     /// Literals by their heads, sorted by them.
     heads: Vec<(Head, LiteralId)>,
     texts: Vec<Box<[u8]>>,
     /// Literals of one byte, each looked for on its own.
     single: Vec<LiteralId>,
+    /// Bytes of the longest literal.
+    bytes_max: usize,
 }
 
 /// Occurrences in one text, by literal and in order of their start.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct FoundLiterals(Vec<(LiteralId, Range<usize>)>);
 
 /// The first four bytes of a literal, letters in lower case; shorter literals end in zeros.
@@ -68,37 +71,30 @@ impl Head {
         Head(if len >= HEAD_BYTES { self.0 } else { self.0 & ((1 << (8 * len)) - 1) })
     }
 
-    fn bit(self) -> Bit {
-        Bit((self.0.wrapping_mul(0x9e37_79b1) >> 14) as usize)
+    /// Its bit in the sieve.
+    fn bit(self) -> usize {
+        (self.0.wrapping_mul(0x9e37_79b1) >> (32 - SIEVE_BITS.trailing_zeros())) as usize
     }
 
-    fn pair_bit(self) -> Bit {
-        Bit(self.0 as usize % PAIR_BITS)
+    /// The bit of its first two bytes among pairs.
+    fn pair_bit(self) -> usize {
+        self.0 as usize % PAIR_BITS
     }
 }
 
-/// The number of a bit in a table.
-#[derive(Clone, Copy)]
-struct Bit(usize);
-
-impl Bit {
-    fn set(self, table: &mut [u64]) {
-        table[self.0 / 64] |= 1 << (self.0 % 64);
-    }
-
-    fn of(self, table: &[u64]) -> u64 {
-        table[self.0 / 64] >> (self.0 % 64) & 1
-    }
+fn set(table: &mut [u64], bit: usize) {
+    table[bit / 64] |= 1 << (bit % 64);
 }
 
 impl Literals {
     pub(crate) fn new(literals: &[String]) -> Literals {
         let mut all = Literals {
-            sieve: vec![0; SIEVE_BITS / 64].into_boxed_slice(),
-            pairs: vec![0; PAIR_BITS / 64].into_boxed_slice(),
+            sieve: Box::new([0; SIEVE_BITS / 64]),
+            pairs: Box::new([0; PAIR_BITS / 64]),
             heads: Vec::new(),
             texts: literals.iter().map(|literal| literal.as_bytes().into()).collect(),
             single: Vec::new(),
+            bytes_max: literals.iter().map(String::len).max().unwrap_or(0),
         };
         for (id, literal) in (0..).map(LiteralId).zip(literals) {
             all.add(id, literal.as_bytes());
@@ -115,39 +111,72 @@ impl Literals {
         let head = Head::of(swar::load(literal, 0) | FOLD).of_len(literal.len());
         self.heads.push((head, id));
         match literal.len() {
-            2 => head.pair_bit().set(&mut self.pairs),
+            2 => set(&mut self.pairs[..], head.pair_bit()),
             // Whatever comes behind.
             3 => (0..=0xff).for_each(|last| {
-                Head(head.0 | (last | 0x20) << 24).bit().set(&mut self.sieve);
+                set(&mut self.sieve[..], Head(head.0 | (last | 0x20) << 24).bit());
             }),
-            _ => head.bit().set(&mut self.sieve),
+            _ => set(&mut self.sieve[..], head.bit()),
         }
     }
 
-    /// Every occurrence of every literal.
-    pub(crate) fn find(&self, text: &str) -> FoundLiterals {
+    /// Every occurrence of every literal in a text of these bytes.
+    pub(crate) fn find(&self, text: &str, in_text: &ByteSet) -> FoundLiterals {
         let mut found = FoundLiterals::default();
         let bytes = text.as_bytes();
+        let (sieve, pairs) = (&*self.sieve, &*self.pairs);
+        // 1 if a literal may start at this one of eight bytes.
+        let may_start = |eight: u64, offset: usize| {
+            let head = Head::of(eight >> (8 * offset));
+            let (bit, pair) = (head.bit(), head.pair_bit());
+            (sieve[bit / 64] >> (bit % 64) | pairs[pair / 64] >> (pair % 64)) & 1
+        };
         for at in (0..bytes.len()).step_by(HEADS_OF_EIGHT) {
             let eight = swar::load(bytes, at) | FOLD;
-            let may_start = |offset: usize| {
-                let head = Head::of(eight >> (8 * offset));
-                head.bit().of(&self.sieve) | head.pair_bit().of(&self.pairs)
-            };
             // One branch for all of them: most texts take none.
-            if (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | may_start(offset)) != 0 {
-                for offset in (0..HEADS_OF_EIGHT).filter(|offset| may_start(*offset) != 0) {
+            if (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | may_start(eight, offset)) != 0 {
+                for offset in (0..HEADS_OF_EIGHT).filter(|offset| may_start(eight, *offset) != 0) {
                     let head = Head::of(eight >> (8 * offset));
                     self.compare(bytes, at + offset, head, &mut found);
                 }
             }
         }
         for &id in &self.single {
-            let literal = char::from(self.texts[id.0 as usize][0]);
+            let literal = self.texts[id.0 as usize][0];
             let cases = [literal.to_ascii_lowercase(), literal.to_ascii_uppercase()];
             let cases = if cases[0] == cases[1] { &cases[..1] } else { &cases };
-            let places = cases.iter().flat_map(|case| text.match_indices(*case));
+            let cases = cases.iter().filter(|case| in_text.has(**case));
+            let places = cases.flat_map(|case| text.match_indices(char::from(*case)));
             found.0.extend(places.map(|(at, _)| (id, at..at + 1)));
+        }
+        found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
+        found
+    }
+
+    /// Every occurrence in a text of ASCII in which other texts stand in this order: of each text its
+    /// range, and what it holds.
+    pub(crate) fn join<'l>(
+        &self,
+        text: &str,
+        parts: impl Iterator<Item = (Range<usize>, &'l FoundLiterals)>,
+    ) -> FoundLiterals {
+        let mut found = FoundLiterals::default();
+        let mut parts = parts.peekable();
+        while let Some((range, known)) = parts.next() {
+            let place = |at: &Range<usize>| at.start + range.start..at.end + range.start;
+            found.0.extend(known.0.iter().map(|(id, at)| (*id, place(at))));
+            // What begins in this text or behind it, before the next begins, and goes on.
+            let next = parts.peek().map_or(text.len(), |(next, _)| next.start);
+            if range.end == text.len() {
+                continue;
+            }
+            let reach = self.bytes_max.saturating_sub(1);
+            let start = range.start.max(range.end.saturating_sub(reach));
+            let near = &text[start..text.len().min(next + reach)];
+            let crosses = |at: &Range<usize>| at.start < next && at.end > range.end;
+            let near = self.find(near, &ByteSet::of(near)).0.into_iter();
+            let near = near.map(|(id, at)| (id, at.start + start..at.end + start));
+            found.0.extend(near.filter(|(_, at)| crosses(at)));
         }
         found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
         found
@@ -176,7 +205,7 @@ mod tests {
 
     fn found(literals: &[&str], text: &str) -> Vec<(usize, usize)> {
         let literals: Vec<String> = literals.iter().map(|l| (*l).to_owned()).collect();
-        let all = Literals::new(&literals).find(text);
+        let all = Literals::new(&literals).find(text, &ByteSet::of(text));
         let all = all.of(&(0..literals.len() as u32)).iter();
         all.map(|(id, range)| (id.0 as usize, range.start)).collect()
     }
@@ -197,7 +226,7 @@ mod tests {
     #[test]
     fn the_ids_of_one_detector_are_its_own() {
         let literals = ["ab", "bc", "cd"].map(str::to_owned);
-        let all = Literals::new(&literals).find("cdabcd");
+        let all = Literals::new(&literals).find("cdabcd", &ByteSet::of("cdabcd"));
         let middle: Vec<_> = all.of(&(1..2)).to_vec();
         assert_eq!(middle, [(LiteralId(1), 3..5)]);
     }

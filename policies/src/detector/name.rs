@@ -18,6 +18,7 @@ use super::lexicon::{ListId, SetId};
 use super::name_words as vocabulary;
 use super::reading::{Candidate, Detector, Own, Reading};
 use crate::evidence::Likelihood::{self, Likely, Possible, VeryLikely};
+use crate::swar;
 
 /// The built-in detectors of this family.
 pub(crate) fn builtin(name: &str, compiler: &mut Compiler) -> Option<Kind> {
@@ -576,6 +577,14 @@ const TOKEN_BYTES_MAX: usize = 256;
 impl<'t> Token<'t> {
     fn at(text: &'t str, start: usize) -> Option<Token<'t>> {
         let rest = text.get(start..)?;
+        // Most are plain letters up to a space or a full stop.
+        let plain = swar::letters_run(rest.as_bytes());
+        let goes_on = |next: &u8| !next.is_ascii() || matches!(next, b'\'' | b'-');
+        if (1..=TOKEN_BYTES_MAX).contains(&plain)
+            && !rest.as_bytes().get(plain).is_some_and(goes_on)
+        {
+            return Some(Token { start, text: &rest[..plain] });
+        }
         let mut end = 0;
         let mut chars = rest.char_indices().peekable();
         while let Some((at, c)) = chars.next() {

@@ -5,20 +5,25 @@
 use std::cell::OnceCell;
 use std::ops::Range;
 
+use super::byte_set::ByteSet;
 use super::digits::{Digits, Window};
 use super::lexicon::{Hit, Lexicon, ListId, Words};
 use super::literals::FoundLiterals;
+use super::topic::Weight;
 use crate::evidence::Likelihood;
 
 /// A view under detection.
 pub(crate) struct Reading<'a> {
     pub(crate) text: &'a str,
+    pub(crate) bytes: ByteSet,
     pub(crate) words: Words,
     pub(crate) digits: Digits,
     pub(crate) literals: FoundLiterals,
     pub(crate) lexicon: &'a Lexicon,
     /// Computed when the first detector asks for a column's header.
     pub(crate) tables: OnceCell<Vec<Table>>,
+    /// What each word weighs for topics, where that is known before.
+    pub(crate) weights: OnceCell<Vec<Weight>>,
 }
 
 /// Something that a detector believes it has found.

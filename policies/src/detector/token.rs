@@ -11,6 +11,8 @@ use super::reading::{Code, Reading};
 const CHUNKS_MAX: usize = 9;
 /// The same if every chunk is one character: an IBAN spelled out.
 const SINGLES_MAX: usize = 34;
+/// Words that a chunk may stand away from a digit.
+const NEAR_WORDS: usize = 3;
 /// Letters that a chunk without digits may have: a bank's code, a prefix.
 const LETTERS_MAX: usize = 6;
 
@@ -55,25 +57,34 @@ fn chunks(reading: &Reading<'_>) -> Vec<Range<usize>> {
     let bytes = reading.text.as_bytes();
     let words = &reading.words.words;
     let mut chunks: Vec<(Range<usize>, bool)> = Vec::new();
+    let mut numbers = reading.words.numbers.iter().map(|index| *index as usize).peekable();
     let mut last_digit = None;
-    for (i, word) in words.iter().enumerate() {
-        let range = word.start as usize..word.end as usize;
-        let digit = bytes[range.start].is_ascii_digit();
+    let mut i = 0;
+    while i < words.len() {
+        let range = words[i].start as usize..words[i].end as usize;
+        let digit = numbers.next_if_eq(&i).is_some();
         if digit {
             last_digit = Some(i);
         }
-        // Far from any digit nothing can be a code; three words are looked ahead.
-        let ahead =
-            || words[i + 1..].iter().take(3).any(|w| bytes[w.start as usize].is_ascii_digit());
-        let close = last_digit.is_some_and(|d| i - d <= 3) || ahead();
+        // Far from any digit nothing can be a code; three words are looked back and ahead.
+        let close = digit || last_digit.is_some_and(|d| i - d <= NEAR_WORDS);
         match chunks.last_mut() {
             Some((last, has_digit)) if last.end == range.start => {
                 last.end = range.end;
                 *has_digit |= digit;
             }
-            _ if close => chunks.push((range, digit)),
-            _ => {}
+            _ => match numbers.peek().map(|next| next.saturating_sub(NEAR_WORDS)) {
+                // All words from here on to the next digit are near it.
+                Some(first) if first <= i => chunks.push((range, digit)),
+                _ if close => chunks.push((range, digit)),
+                Some(first) => {
+                    i = first;
+                    continue;
+                }
+                None => break,
+            },
         }
+        i += 1;
     }
     let digit = |i: usize| chunks.get(i).is_some_and(|(_, digit)| *digit);
     let near_digit = |i: usize, len: usize| {

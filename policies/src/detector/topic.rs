@@ -18,6 +18,7 @@ mod machine;
 mod model;
 mod train;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Span;
@@ -28,8 +29,8 @@ use crate::evidence::Likelihood::{self, Likely, VeryLikely};
 use facts::FactSet;
 pub(crate) use features::mark_kinds;
 use features::{Reader, Unit};
-pub(crate) use model::TopicModel;
 use model::Weighed;
+pub(crate) use model::{TopicModel, Weight};
 pub use train::{LabelledText, TopicTraining, WordVectors, train_topics};
 
 /// The topics, in the order of the model's columns; the names are built-in detectors.
@@ -86,6 +87,18 @@ struct Block<'a> {
     sums: [f32; TOPICS.len()],
 }
 
+impl<'a> Block<'a> {
+    fn new(words: &'a [Word], weights: &[Weight]) -> Block<'a> {
+        let mut weighed = Weighed::default();
+        if let [first, others @ ..] = weights {
+            weighed.add_first(first);
+            others.iter().for_each(|weight| weighed.add(weight));
+        }
+        let sums = std::array::from_fn(|topic| weighed.of(topic));
+        Block { words, facts: FactSet::default(), sums }
+    }
+}
+
 impl TopicModel {
     /// The passages of a text that are private, with their scores; `found` is what other detectors
     /// found.
@@ -97,23 +110,78 @@ impl TopicModel {
 
     fn all_passages(&self, reading: &Reading<'_>, found: &[Span]) -> Vec<Passage> {
         let words = features::words(reading);
-        let mut reader = Reader::new(reading);
-        let blocks = words.chunks(BLOCK_WORDS).map(|words| self.read(words, &mut reader));
-        let mut blocks: Vec<Block<'_>> = blocks.collect();
+        let known = reading.weights.get().filter(|_| matches!(words, Cow::Borrowed(_)));
+        let mut blocks: Vec<Block<'_>> = match known {
+            Some(known) => {
+                let blocks = words.chunks(BLOCK_WORDS).zip(known.chunks(BLOCK_WORDS));
+                blocks.map(|(words, known)| Block::new(words, known)).collect()
+            }
+            None => {
+                let mut reader = Reader::new(reading);
+                let mut weights = Vec::with_capacity(BLOCK_WORDS);
+                let block = |words| {
+                    weights.clear();
+                    self.weigh_all(words, &mut reader, &mut weights);
+                    Block::new(words, &weights)
+                };
+                words.chunks(BLOCK_WORDS).map(block).collect()
+            }
+        };
         self.place_facts(found, &mut blocks);
         windows(&blocks).filter_map(|blocks| self.judge(blocks)).collect()
     }
 
-    fn read<'a>(&self, words: &'a [Word], reader: &mut Reader<'_>) -> Block<'a> {
-        let mut weighed = Weighed::default();
+    /// Adds what words weigh, one by one. The first of them is behind no other.
+    fn weigh_all(&self, words: &[Word], reader: &mut Reader<'_>, weights: &mut Vec<Weight>) {
         let mut last: Option<Unit<'_>> = None;
         for word in words {
             let unit = reader.unit(word);
-            self.weigh(&unit, last.as_ref(), reader.lexicon, &mut weighed);
+            weights.push(self.weigh(&unit, last.as_ref(), reader.lexicon));
             last = Some(unit);
         }
-        let sums = std::array::from_fn(|topic| weighed.of(topic));
-        Block { words, facts: FactSet::default(), sums }
+    }
+
+    /// What each word of a text weighs, for texts that it will be a part of; `None` where the model
+    /// sees other words than the lexicon does.
+    pub(crate) fn weights(&self, reading: &Reading<'_>) -> Option<Vec<Weight>> {
+        let Cow::Borrowed(words) = features::words(reading) else { return None };
+        let mut weights = Vec::with_capacity(words.len());
+        self.weigh_all(words, &mut Reader::new(reading), &mut weights);
+        Some(weights)
+    }
+
+    /// The same for a text in which other texts stand in this order: of each where it starts, and what
+    /// its words weigh.
+    pub(crate) fn join_weights<'w>(
+        &self,
+        reading: &Reading<'_>,
+        parts: impl Iterator<Item = (usize, &'w [Weight])>,
+    ) -> Vec<Weight> {
+        let words = &reading.words.words;
+        let mut weights: Vec<Weight> = Vec::with_capacity(words.len());
+        let mut borders = Vec::new();
+        let mut parts = parts.peekable();
+        while let Some((_, known)) = parts.next() {
+            let end = parts.peek().map_or(words.len(), |(next, _)| {
+                words.partition_point(|word| (word.start as usize) < *next)
+            });
+            // The first word may have become the end of the one before.
+            let taken = &known[known.len() - (end - weights.len())..];
+            weights.extend(taken);
+            borders.push(end);
+        }
+        for border in borders {
+            // A phrase over the border changes what its first word is; the word behind has another
+            // before it.
+            let first = border.saturating_sub(reading.lexicon.phrase_words_max);
+            let last = words.len().min(border + 1);
+            let mut reader = Reader::new(reading);
+            let behind = first.saturating_sub(1);
+            let mut fresh = Vec::with_capacity(last - behind);
+            self.weigh_all(&words[behind..last], &mut reader, &mut fresh);
+            weights[first..last].copy_from_slice(&fresh[first - behind..]);
+        }
+        weights
     }
 
     /// Whether a passage is about a topic.

@@ -31,7 +31,7 @@ pub(crate) fn fold<'a>(text: &'a str, budget: &mut Budget) -> View<'a> {
 }
 
 /// Whether every character is ASCII and visible, so that folding changes nothing.
-fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     // No early way out inside a block: the compiler looks at many bytes at once.
     let strange =
         |block: &[u8]| block.iter().fold(false, |any, &b| any | (b >= 0x80) | is_hidden_control(b));

@@ -40,7 +40,7 @@ pub(super) fn may_spell_digits(text: &str) -> bool {
             continue;
         }
         let len = bytes[at..].iter().take_while(|b| is_letter(**b)).count();
-        let may_be = len <= 10 && BEGINNINGS.contains(bytes, at, len);
+        let may_be = len <= 10 && BEGINNINGS.contains(swar::load(bytes, at), len);
         in_a_row = if may_be { in_a_row + 1 } else { 0 };
         if in_a_row >= ITEMS_MIN {
             return true;
@@ -79,9 +79,9 @@ impl Beginnings {
         (letters & 31) << 10 | (letters >> 8 & 31) << 5 | letters >> 16 & 31
     }
 
-    /// Whether a number word may start like the word of `len` bytes at `at`.
-    pub(super) fn contains(&self, text: &[u8], at: usize, len: usize) -> bool {
-        let slot = Beginnings::slot(swar::load(text, at), len);
+    /// Whether a number word may start like the word of `len` bytes whose first eight these are.
+    pub(super) fn contains(&self, start: u64, len: usize) -> bool {
+        let slot = Beginnings::slot(start, len);
         self.0[slot / 64] >> (slot % 64) & 1 == 1
     }
 }

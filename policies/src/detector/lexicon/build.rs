@@ -56,6 +56,7 @@ impl LexiconBuilder {
             common: Sieve::new(),
             pairs: Sieve::new(),
             names: Sieve::new(),
+            phrase_words_max: 1,
             whole: Table::default(),
             acronyms: Table::default(),
             beginnings: Table::default(),
@@ -160,6 +161,7 @@ impl Lexicon {
 
     fn insert_phrase(&mut self, list: ListId, first: u64, second: u64, rest: Box<[u64]>) {
         let pair = pair(first, second);
+        self.phrase_words_max = self.phrase_words_max.max(2 + rest.len());
         self.common.add(first, Sieve::PHRASE);
         self.pairs.add(pair, Sieve::PHRASE);
         let phrases = self.phrases.entry(pair).or_default();

@@ -195,8 +195,12 @@ impl Unit<'_> {
     }
 
     fn kind_numbers(&self) -> impl Iterator<Item = usize> + use<> {
-        let kinds = self.kinds;
-        (0..KINDS.len()).filter(move |kind| kinds >> kind & 1 == 1)
+        let mut kinds = self.kinds & ((1 << KINDS.len()) - 1);
+        std::iter::from_fn(move || {
+            let kind = (kinds != 0).then(|| kinds.trailing_zeros() as usize)?;
+            kinds &= kinds - 1;
+            Some(kind)
+        })
     }
 
     /// As a model file has it.

@@ -42,6 +42,18 @@ pub(super) struct Constants {
     pub(super) very_likely: [f32; TOPICS.len()],
 }
 
+/// What one word of a text weighs, by topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Weight {
+    /// The word with its pieces, in parts of a step; of a word that is not known its pieces, in steps.
+    word: [i16; LANES],
+    is_known: bool,
+    /// Its kinds.
+    kinds: [i16; LANES],
+    /// Its kinds, and it with the word before it.
+    behind: [i16; LANES],
+}
+
 /// Sums over some words.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Weighed {
@@ -54,6 +66,26 @@ pub(super) struct Weighed {
 }
 
 impl Weighed {
+    /// Adds a word that is behind no other.
+    #[inline]
+    pub(super) fn add_first(&mut self, weight: &Weight) {
+        self.add_word(weight);
+        add_to_sums(&mut self.others, &weight.kinds);
+    }
+
+    /// Adds a word behind another.
+    #[inline]
+    pub(super) fn add(&mut self, weight: &Weight) {
+        self.add_word(weight);
+        add_to_sums(&mut self.others, &weight.behind);
+    }
+
+    #[inline]
+    fn add_word(&mut self, weight: &Weight) {
+        let words = if weight.is_known { &mut self.words } else { &mut self.pieces };
+        add_to_sums(words, &weight.word);
+    }
+
     /// The sum for a topic, in steps.
     pub(super) fn of(&self, topic: usize) -> f32 {
         self.words[topic] as f32 / WORD_PARTS
@@ -134,42 +166,45 @@ impl TopicModel {
 
     /// What a word weighs with all its pieces, in parts of a step.
     fn with_pieces(&self, name: &str, weights: [i8; LANES], lexicon: &Lexicon) -> [i16; LANES] {
-        let mut pieces = Sums::default();
+        let mut pieces = [0; LANES];
         each_piece_of(lexicon, name, |piece| self.add(piece, &mut pieces));
         std::array::from_fn(|lane| {
-            let steps = f32::from(weights[lane]) + PIECE_SHARE * pieces[lane] as f32;
+            let steps = f32::from(weights[lane]) + PIECE_SHARE * f32::from(pieces[lane]);
             (steps * WORD_PARTS).round().clamp(f32::from(i16::MIN), f32::from(i16::MAX)) as i16
         })
     }
 
-    /// Adds what a word weighs, behind another.
+    /// What a word weighs, behind another.
     #[inline]
     pub(super) fn weigh(
         &self,
         unit: &Unit<'_>,
         last: Option<&Unit<'_>>,
         lexicon: &Lexicon,
-        sums: &mut Weighed,
-    ) {
+    ) -> Weight {
+        let mut weight = Weight::default();
         match find(&self.words, unit.feature()) {
-            Some(weights) => add(&mut sums.words, weights),
-            None => unit.each_piece(lexicon, |piece| self.add(piece, &mut sums.pieces)),
+            Some(weights) => (weight.word, weight.is_known) = (*weights, true),
+            // A word has so few pieces that their sum fits.
+            None => unit.each_piece(lexicon, |piece| self.add(piece, &mut weight.word)),
         }
+        unit.kinds().for_each(|kind| self.add(kind, &mut weight.kinds));
+        weight.behind = weight.kinds;
         if let Some(pair) = unit.pair(last) {
-            self.add(pair, &mut sums.others);
+            self.add(pair, &mut weight.behind);
         }
-        unit.kinds().for_each(|kind| self.add(kind, &mut sums.others));
+        weight
     }
 
     /// Adds the weights of a feature that is no word.
     #[inline]
-    fn add(&self, feature: Feature, sums: &mut Sums) {
+    fn add(&self, feature: Feature, sums: &mut [i16; LANES]) {
         let bit = sieve_bit(feature);
         if self.sieve[bit / 64] >> (bit % 64) & 1 == 0 {
             return;
         }
         if let Some(weights) = find(&self.slots, feature) {
-            add(sums, weights);
+            add_to_weights(sums, weights);
         }
     }
 }
@@ -203,9 +238,21 @@ fn find<W>(slots: &[Slot<W>], feature: Feature) -> Option<&[W; LANES]> {
     }
 }
 
+/// Adds a word's weights. Nothing can overflow: a block has few words. (Checked additions are not done
+/// lane by lane at once.)
 #[inline]
-fn add<W: Copy + Into<i32>>(sums: &mut Sums, weights: &[W; LANES]) {
-    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += (*weight).into());
+fn add_to_sums(sums: &mut Sums, weights: &[i16; LANES]) {
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = sum.wrapping_add(i32::from(*weight));
+    }
+}
+
+/// Adds a feature's weights. Nothing can overflow: a word has few pieces and kinds.
+#[inline]
+fn add_to_weights(sums: &mut [i16; LANES], weights: &[i8; LANES]) {
+    for (sum, weight) in sums.iter_mut().zip(weights) {
+        *sum = sum.wrapping_add(i16::from(*weight));
+    }
 }
 
 /// From other bits than the tag and the slot are made of.
