@@ -1,9 +1,10 @@
 //! The record of every attempt to answer: written before a byte leaves, chained, without content.
 //!
-//! One thread owns the file. Callers send it finished JSON and wait until the line is written (and
-//! synced, if so configured); lines that wait together share one write and one sync. Nobody waits for an
-//! outcome, so it wakes no thread: it goes with the next attempt, or some milliseconds later. Each line
-//! holds its number and the SHA-256 of the line before it, so a changed or missing line shows.
+//! Callers hand over finished JSON and go on when the line is written (and synced, if so configured): a
+//! thread writes it, with all that wait together, or the caller himself where nothing is synced (`writer`
+//! says when). Nobody waits for an outcome, so it wakes no thread: it goes with the next attempt, or some
+//! milliseconds later. Each line holds its number and the SHA-256 of the line before it, so a changed or
+//! missing line shows.
 //!
 //! Invariants: a [`Recorded`] exists only after its line is in the file; an attempt always gets an
 //! outcome line unless the process dies or the log cannot be written, and one without it counts as
@@ -17,6 +18,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
 use sluice_policies::PolicySet;
@@ -27,6 +29,7 @@ pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
 
 use crate::config::{AuditConfig, Fsync};
 use crate::upstream::UpstreamId;
+use writer::Desk;
 
 /// Lines that may wait for the writer; more callers wait their turn.
 const WAITING_MAX: usize = 4096;
@@ -36,6 +39,7 @@ const WAITING_MAX: usize = 4096;
 pub struct AuditLog {
     lines: mpsc::Sender<Line>,
     outcomes: Arc<Outcomes>,
+    desk: Arc<Desk>,
     health: Arc<Health>,
     path: Arc<Path>,
     /// Digest of the set that was described last.
@@ -57,9 +61,16 @@ struct Line {
     written: Option<oneshot::Sender<bool>>,
 }
 
-/// Outcomes until the writer comes by.
+/// Outcomes until somebody writes.
 #[derive(Default)]
-struct Outcomes(Mutex<Vec<Closed>>);
+struct Outcomes(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    closed: Vec<Closed>,
+    /// The writer's thread, if the next outcome has to wake it.
+    sleeper: Option<Thread>,
+}
 
 /// An outcome on its way to the file.
 struct Closed {
@@ -143,12 +154,13 @@ impl AuditLog {
         let (lines, waiting) = mpsc::channel(WAITING_MAX);
         let (health, outcomes) = (Arc::new(Health::default()), Arc::new(Outcomes::default()));
         let mut inbox = writer::Inbox::new(waiting, outcomes.clone());
-        let shared = health.clone();
+        let desk = Arc::new(Desk::new(file, health.clone()));
+        let shared = desk.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer::run(file, &mut inbox, &shared))
+            .spawn(move || writer::run(&shared, &mut inbox))
             .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
-        Ok(AuditLog { lines, outcomes, health, path, described: Arc::default() })
+        Ok(AuditLog { lines, outcomes, desk, health, path, described: Arc::default() })
     }
 
     /// The file that is written.
@@ -184,9 +196,8 @@ impl AuditLog {
     /// Records an attempt and waits until it is written. Nothing may leave before this returns `Ok`.
     pub async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
         let place = self.lines.clone().reserve_owned().await.map_err(|_| AuditDown)?;
-        let confirmed = self.send(record.to_json()).await?;
         let upstream = record.upstream.clone();
-        let open = OpenAttempt {
+        let mut open = OpenAttempt {
             place,
             outcomes: self.outcomes.clone(),
             is_written: false,
@@ -194,6 +205,15 @@ impl AuditLog {
             attempt: record.attempt,
             upstream: upstream.clone(),
         };
+        let json = match self.desk.write(record.to_json(), &self.outcomes) {
+            Ok(true) => {
+                open.is_written = true;
+                return Ok(Recorded { upstream: Some(upstream), open: Some(open) });
+            }
+            Ok(false) => return Err(AuditDown),
+            Err(json) => json,
+        };
+        let confirmed = self.send(json).await?;
         // From here on the line may be in the log: whoever leaves while it is written leaves an outcome.
         let mut recorded = Recorded { upstream: Some(upstream), open: Some(open) };
         let written = AuditLog::confirm(confirmed).await;
@@ -218,7 +238,11 @@ impl AuditLog {
     }
 
     async fn write(&self, json: Vec<u8>) -> Result<(), AuditDown> {
-        AuditLog::confirm(self.send(json).await?).await
+        match self.desk.write(json, &self.outcomes) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AuditDown),
+            Err(json) => AuditLog::confirm(self.send(json).await?).await,
+        }
     }
 
     /// Hands a line to the writer, who tells when it is written.
@@ -239,14 +263,31 @@ impl AuditLog {
 
 impl Outcomes {
     fn add(&self, closed: Closed) {
-        self.lock().push(closed);
+        let mut waiting = self.lock();
+        waiting.closed.push(closed);
+        if let Some(sleeper) = waiting.sleeper.take() {
+            sleeper.unpark();
+        }
     }
 
     fn take(&self) -> Vec<Closed> {
-        std::mem::take(&mut self.lock())
+        std::mem::take(&mut self.lock().closed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Closed>> {
+    /// Those whose attempts are in the file already.
+    fn take_written(&self) -> Vec<Closed> {
+        self.lock().closed.extract_if(.., |closed| closed.is_behind_its_attempt).collect()
+    }
+
+    /// Has the next outcome wake a thread, unless one is there already.
+    fn wake_me(&self, thread: Thread) -> bool {
+        let mut waiting = self.lock();
+        let may_sleep = waiting.closed.is_empty();
+        waiting.sleeper = Some(thread).filter(|_| may_sleep);
+        may_sleep
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // An outcome is added as a whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
