@@ -316,7 +316,7 @@ fn compose(
 
 /// Memory of what earlier turns of conversations held: some ten thousand messages.
 fn scan_cache() -> Result<ScanCache, NoRandomness> {
-    const BYTES_MAX: usize = 16 << 20;
+    const BYTES_MAX: usize = 8 << 20;
     Ok(ScanCache::new(BYTES_MAX, &random()?))
 }
 
