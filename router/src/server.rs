@@ -225,7 +225,10 @@ impl Server {
         stop.await;
         self.draining.store(true, Ordering::Relaxed);
         tracing::info!(patience_s = drain.on_sigterm.as_secs(), "draining started");
-        tokio::time::sleep(drain.notice).await;
+        // Even a sleep of no length takes a tick of the clock, in which connections would be taken.
+        if !drain.notice.is_zero() {
+            tokio::time::sleep(drain.notice).await;
+        }
         stopping.cancel();
         let late = clients.finish(drain.on_sigterm).await;
         if late > 0 {
