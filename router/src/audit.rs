@@ -6,7 +6,10 @@
 //! milliseconds later. Each line holds its number and the SHA-256 of the line before it, so a changed or
 //! missing line shows.
 //!
-//! Invariants: a [`Recorded`] exists only after its line is in the file; an attempt always gets an
+//! A config may switch the log off where no policy looks for anything (`active_policy` sees to that): then
+//! nothing is recorded, and whoever asks is told so.
+//!
+//! Invariants: a [`Recorded`] exists only after its line is in the file, or where the log is off; an attempt always gets an
 //! outcome line unless the process dies or the log cannot be written, and one without it counts as
 //! "may have left". No line holds text of a request or reply: places and detector names only.
 //!
@@ -34,16 +37,45 @@ use writer::Desk;
 /// Lines that may wait for the writer; more callers wait their turn.
 const WAITING_MAX: usize = 4096;
 
-/// The audit log of one process. Clones share the writer.
+/// The audit log of one process, or the word that there is none. Clones share the writer.
 #[derive(Clone)]
 pub struct AuditLog {
+    /// `None` if the config switches the log off.
+    book: Option<Book>,
+    /// Digest of the set that was described last.
+    described: Arc<Mutex<String>>,
+}
+
+/// A log that is kept.
+#[derive(Clone)]
+struct Book {
     lines: mpsc::Sender<Line>,
     outcomes: Arc<Outcomes>,
     desk: Arc<Desk>,
     health: Arc<Health>,
     path: Arc<Path>,
-    /// Digest of the set that was described last.
-    described: Arc<Mutex<String>>,
+}
+
+/// What there is to say of the log now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditState {
+    /// It takes records.
+    Writable,
+    /// The last record could not be written.
+    Down,
+    /// The config switches it off: nothing is recorded.
+    Off,
+}
+
+impl AuditState {
+    /// The word of `/readyz`.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            AuditState::Writable => "writable",
+            AuditState::Down => "down",
+            AuditState::Off => "off",
+        }
+    }
 }
 
 /// Whether the log takes records.
@@ -116,7 +148,7 @@ pub enum AuditError {
 #[error("failed to write the audit record")]
 pub struct AuditDown;
 
-/// Proof that an attempt is on record, and the duty to record how it ended.
+/// Proof that an attempt is on record (or that the config wants none), and the duty to record how it ended.
 ///
 /// Dropped without [`Recorded::close`], it records that the attempt was abandoned: a client that left
 /// before the upstream answered.
@@ -136,8 +168,13 @@ struct OpenAttempt {
 }
 
 impl AuditLog {
-    /// Opens the log, repairs a line torn by a crash, and starts the writer.
+    /// Opens the log, repairs a line torn by a crash, and starts the writer; or does nothing, if the config
+    /// switches it off.
     pub fn open(config: &AuditConfig) -> Result<AuditLog, AuditError> {
+        if config.off {
+            tracing::warn!("audit is off: nothing is recorded");
+            return Ok(AuditLog { book: None, described: Arc::default() });
+        }
         match (AuditLog::open_in(&config.path, config.fsync), &config.fallback) {
             (Err(error), Some(fallback)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -160,30 +197,41 @@ impl AuditLog {
             .name("audit".to_owned())
             .spawn(move || writer::run(&shared, &mut inbox))
             .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
-        Ok(AuditLog { lines, outcomes, desk, health, path, described: Arc::default() })
+        let book = Some(Book { lines, outcomes, desk, health, path });
+        Ok(AuditLog { book, described: Arc::default() })
     }
 
-    /// The file that is written.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The file that is written; `None` if the log is off.
+    pub fn path(&self) -> Option<&Path> {
+        self.book.as_ref().map(|book| &*book.path)
     }
 
-    /// Whether the last record could be written.
+    /// What there is to say of it now.
+    pub fn state(&self) -> AuditState {
+        match &self.book {
+            None => AuditState::Off,
+            Some(book) if book.health.down.load(Ordering::Relaxed) => AuditState::Down,
+            Some(_) => AuditState::Writable,
+        }
+    }
+
+    /// Whether the last record could be written, so far as there are any.
     pub fn is_writable(&self) -> bool {
-        !self.health.down.load(Ordering::Relaxed)
+        self.state() != AuditState::Down
     }
 
     /// Records that could not be written since the start.
     pub fn failures(&self) -> u64 {
-        self.health.failures.load(Ordering::Relaxed)
+        self.book.as_ref().map_or(0, |book| book.health.failures.load(Ordering::Relaxed))
     }
 
     /// Records what a set looks at, if it is not the one that was recorded last.
     pub async fn policy(&self, set: &PolicySet) -> Result<(), AuditDown> {
+        let Some(book) = &self.book else { return Ok(()) };
         if *self.described() == set.digest() {
             return Ok(());
         }
-        self.write(record::policy_line(set)).await?;
+        book.write(record::policy_line(set)).await?;
         set.digest().clone_into(&mut self.described());
         Ok(())
     }
@@ -195,6 +243,32 @@ impl AuditLog {
 
     /// Records an attempt and waits until it is written. Nothing may leave before this returns `Ok`.
     pub async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
+        match &self.book {
+            None => Ok(Recorded { upstream: Some(record.upstream.clone()), open: None }),
+            Some(book) => book.attempt(record).await,
+        }
+    }
+
+    /// Waits until every outcome is written, but not for ever.
+    pub async fn settle(&self, time_max: Duration) {
+        let Some(Book { lines, .. }) = &self.book else { return };
+        let deadline = Instant::now() + time_max;
+        while lines.capacity() < lines.max_capacity() && Instant::now() < deadline {
+            tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
+        }
+    }
+
+    /// Records a refusal.
+    pub async fn refusal(&self, record: &RefusalRecord<'_>) -> Result<(), AuditDown> {
+        match &self.book {
+            None => Ok(()),
+            Some(book) => book.write(record.to_json()).await,
+        }
+    }
+}
+
+impl Book {
+    async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
         let place = self.lines.clone().reserve_owned().await.map_err(|_| AuditDown)?;
         let upstream = record.upstream.clone();
         let mut open = OpenAttempt {
@@ -216,7 +290,7 @@ impl AuditLog {
         let confirmed = self.send(json).await?;
         // From here on the line may be in the log: whoever leaves while it is written leaves an outcome.
         let mut recorded = Recorded { upstream: Some(upstream), open: Some(open) };
-        let written = AuditLog::confirm(confirmed).await;
+        let written = Book::confirm(confirmed).await;
         match written {
             Ok(()) => recorded.open.iter_mut().for_each(|open| open.is_written = true),
             Err(AuditDown) => recorded.open = None,
@@ -224,24 +298,11 @@ impl AuditLog {
         written.map(|()| recorded)
     }
 
-    /// Waits until every outcome is written, but not for ever.
-    pub async fn settle(&self, time_max: Duration) {
-        let deadline = Instant::now() + time_max;
-        while self.lines.capacity() < self.lines.max_capacity() && Instant::now() < deadline {
-            tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
-        }
-    }
-
-    /// Records a refusal.
-    pub async fn refusal(&self, record: &RefusalRecord<'_>) -> Result<(), AuditDown> {
-        self.write(record.to_json()).await
-    }
-
     async fn write(&self, json: Vec<u8>) -> Result<(), AuditDown> {
         match self.desk.write(json, &self.outcomes) {
             Ok(true) => Ok(()),
             Ok(false) => Err(AuditDown),
-            Err(json) => AuditLog::confirm(self.send(json).await?).await,
+            Err(json) => Book::confirm(self.send(json).await?).await,
         }
     }
 

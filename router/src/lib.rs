@@ -39,6 +39,7 @@ pub mod tuning;
 pub mod upstream;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -262,8 +263,9 @@ pub fn assemble(
     let taint = match &shared {
         Some(shared) => TaintStore::shared(shared.clone()),
         None => {
-            let beside = audit.path().parent().map(|folder| folder.with_file_name("taint"));
-            let folder = config.taint.path.clone().or(beside).unwrap_or_default();
+            let folder = audit.path().and_then(Path::parent).unwrap_or(&config.audit.path);
+            let beside = folder.with_file_name("taint");
+            let folder = config.taint.path.clone().unwrap_or(beside);
             let sync = config.audit.fsync == Fsync::EveryRecord;
             TaintStore::open(&folder, config.taint.keep, sync)?
         }

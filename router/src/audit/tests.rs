@@ -71,13 +71,19 @@ impl Fixture {
     }
 }
 
+/// A log that is not off.
+fn kept() -> AuditConfig {
+    let (path, fsync) = (PathBuf::new(), Fsync::EveryRecord);
+    AuditConfig { off: false, path, fsync, fallback: None }
+}
+
 fn open(folder: &TempDir) -> Result<AuditLog, AuditError> {
     open_with(folder, Fsync::EveryRecord)
 }
 
 fn open_with(folder: &TempDir, fsync: Fsync) -> Result<AuditLog, AuditError> {
     let path = folder.path().join("audit");
-    AuditLog::open(&AuditConfig { path, fsync, fallback: None })
+    AuditLog::open(&AuditConfig { path, fsync, ..kept() })
 }
 
 /// Opens a log whose last writer has just been dropped and is still letting go of the lock.
@@ -265,10 +271,11 @@ async fn a_trial_writes_elsewhere_if_its_folder_cannot_be_used() {
     let folder = tempfile::tempdir().unwrap();
     let taken = folder.path().join("taken");
     std::fs::write(&taken, "a file, not a folder").unwrap();
-    let config = |fallback| AuditConfig { path: taken.clone(), fsync: Fsync::Never, fallback };
+    let config =
+        |fallback| AuditConfig { path: taken.clone(), fsync: Fsync::Never, fallback, ..kept() };
     assert!(AuditLog::open(&config(None)).is_err());
     let log = AuditLog::open(&config(Some(folder.path().join("other")))).unwrap();
-    assert_eq!(log.path(), folder.path().join("other/audit.jsonl"));
+    assert_eq!(log.path(), Some(&*folder.path().join("other/audit.jsonl")));
     drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
 }
 
@@ -327,12 +334,14 @@ async fn a_disk_that_is_behind_is_left_to_the_thread_for_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let log = open_with(&folder, Fsync::Never).unwrap();
     let line = || b"{\"kind\":\"test\"}".to_vec();
-    assert_eq!(log.desk.write(line(), &log.outcomes), Ok(true));
-    log.desk.rest();
-    assert_eq!(log.desk.write(line(), &log.outcomes), Err(line()));
+    let book = log.book.as_ref().unwrap();
+    let write = || book.desk.write(line(), &book.outcomes);
+    assert_eq!(write(), Ok(true));
+    book.desk.rest();
+    assert_eq!(write(), Err(line()));
     drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
     tokio::time::advance(writer::REST).await;
-    assert_eq!(log.desk.write(line(), &log.outcomes), Ok(true));
+    assert_eq!(write(), Ok(true));
 }
 
 #[tokio::test]
@@ -348,4 +357,18 @@ async fn an_outcome_wakes_the_thread_only_if_it_sleeps() {
     outcomes.add(closed(lines.reserve_owned().await.unwrap()));
     // Without the word of the outcome this would wait for ever.
     std::thread::park();
+}
+
+#[tokio::test]
+async fn a_log_that_is_off_lets_attempts_through_and_leaves_no_file() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let path = folder.path().join("audit");
+    let log = AuditLog::open(&AuditConfig { off: true, path, ..kept() }).unwrap();
+    let recorded = log.attempt(&fixture.attempt(1)).await.unwrap();
+    assert_eq!(recorded.upstream(), Some(&UpstreamId::new("cloud")));
+    recorded.close(&Outcome::abandoned());
+    log.settle(Duration::from_secs(60)).await;
+    assert_eq!((log.state(), log.is_writable()), (AuditState::Off, true));
+    assert_eq!((log.path(), log.failures()), (None, 0));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

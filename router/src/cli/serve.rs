@@ -186,7 +186,10 @@ impl fmt::Display for Announcement<'_> {
         let policy = started.gateway.policy().current();
         let digest = policy.digest();
         writeln!(f, "  policies  {}, digest {digest:.12}", about.policies)?;
-        writeln!(f, "  audit     {}", started.gateway.audit().path().display())?;
+        match started.gateway.audit().path() {
+            Some(path) => writeln!(f, "  audit     {}", path.display())?,
+            None => writeln!(f, "  audit     off: nothing is recorded (audit.off in the config)")?,
+        }
         let scheme = if started.traffic_by_tls { "https" } else { "http" };
         writeln!(f, "  traffic   {scheme}://{}", started.traffic)?;
         if let Some(admin) = started.admin {
