@@ -7,7 +7,8 @@
 //! succeeds. The set in force is kept on disk and serves on after a restart.
 //!
 //! Invariants: a set is in force only if its tests passed and its step from the one before was let
-//! through; without any such set there is no [`ActivePolicy`], and nothing is served.
+//! through; without any such set there is no [`ActivePolicy`], and nothing is served. Where the config
+//! switches the audit log off, no set is in force that holds a pack or a rule.
 
 pub mod bundle;
 pub mod candidate;
@@ -50,6 +51,8 @@ pub struct Files {
     gate: Gate,
     /// `None` in a trial without a config: nothing outlives the process.
     state: Option<StateFolder>,
+    /// There is an audit log. Without one, no set may look for anything.
+    is_recorded: bool,
 }
 
 /// The set in force.
@@ -90,6 +93,7 @@ impl Files {
             origin: Origin::of(&config.policy),
             gate: Gate::new(config.mode, signatures.clone()),
             state: last_good.clone().map(StateFolder::new),
+            is_recorded: !config.audit.off,
         }
     }
 
@@ -124,12 +128,22 @@ impl Files {
     /// Reads the files and lets the set pass, or says why not. Does not put it in force.
     fn offer(&self, before: &Before) -> Result<(Offered, Option<Step>), ActivationError> {
         let offered = self.origin.load(today())?;
+        self.check_recorded(&offered.set)?;
         before.check_serial(&offered)?;
         let step = before.step_to(&offered.set);
         if let Some(step) = &step {
             self.pass(step)?;
         }
         Ok((offered, step))
+    }
+
+    /// What a set finds must be on record.
+    fn check_recorded(&self, set: &PolicySet) -> Result<(), ActivationError> {
+        let (packs, rules) = (set.packs().len(), set.rules().len());
+        match self.is_recorded || packs + rules == 0 {
+            true => Ok(()),
+            false => Err(ActivationError::Unrecorded { packs, rules }),
+        }
     }
 
     fn pass(&self, step: &Step) -> Result<(), ActivationError> {
@@ -366,7 +380,7 @@ impl Files {
     fn last_good(&self, before: Before) -> Option<InForce> {
         let Before::Set { in_force, program } = before else { return None };
         let step = Step::between(&in_force.set, program, &in_force.set);
-        match self.pass(&step) {
+        match self.check_recorded(&in_force.set).and_then(|()| self.pass(&step)) {
             Ok(()) => Some(in_force),
             Err(error) => {
                 tracing::error!(%error, "the last good policies cannot serve on");

@@ -1,11 +1,15 @@
 //! The record of every attempt to answer: written before a byte leaves, chained, without content.
 //!
-//! One thread owns the file. Callers send it finished JSON and wait until the line is written (and
-//! synced, if so configured); lines that wait together share one write and one sync. Nobody waits for an
-//! outcome, so it wakes no thread: it goes with the next attempt, or some milliseconds later. Each line
-//! holds its number and the SHA-256 of the line before it, so a changed or missing line shows.
+//! Callers hand over finished JSON and go on when the line is written (and synced, if so configured): a
+//! thread writes it, with all that wait together, or the caller himself where nothing is synced (`writer`
+//! says when). Nobody waits for an outcome, so it wakes no thread: it goes with the next attempt, or some
+//! milliseconds later. Each line holds its number and the SHA-256 of the line before it, so a changed or
+//! missing line shows.
 //!
-//! Invariants: a [`Recorded`] exists only after its line is in the file; an attempt always gets an
+//! A config may switch the log off where no policy looks for anything (`active_policy` sees to that): then
+//! nothing is recorded, and whoever asks is told so.
+//!
+//! Invariants: a [`Recorded`] exists only after its line is in the file, or where the log is off; an attempt always gets an
 //! outcome line unless the process dies or the log cannot be written, and one without it counts as
 //! "may have left". No line holds text of a request or reply: places and detector names only.
 //!
@@ -17,6 +21,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
 use sluice_policies::PolicySet;
@@ -27,19 +32,50 @@ pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
 
 use crate::config::{AuditConfig, Fsync};
 use crate::upstream::UpstreamId;
+use writer::Desk;
 
 /// Lines that may wait for the writer; more callers wait their turn.
 const WAITING_MAX: usize = 4096;
 
-/// The audit log of one process. Clones share the writer.
+/// The audit log of one process, or the word that there is none. Clones share the writer.
 #[derive(Clone)]
 pub struct AuditLog {
-    lines: mpsc::Sender<Line>,
-    outcomes: Arc<Outcomes>,
-    health: Arc<Health>,
-    path: Arc<Path>,
+    /// `None` if the config switches the log off.
+    book: Option<Book>,
     /// Digest of the set that was described last.
     described: Arc<Mutex<String>>,
+}
+
+/// A log that is kept.
+#[derive(Clone)]
+struct Book {
+    lines: mpsc::Sender<Line>,
+    outcomes: Arc<Outcomes>,
+    desk: Arc<Desk>,
+    health: Arc<Health>,
+    path: Arc<Path>,
+}
+
+/// What there is to say of the log now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditState {
+    /// It takes records.
+    Writable,
+    /// The last record could not be written.
+    Down,
+    /// The config switches it off: nothing is recorded.
+    Off,
+}
+
+impl AuditState {
+    /// The word of `/readyz`.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            AuditState::Writable => "writable",
+            AuditState::Down => "down",
+            AuditState::Off => "off",
+        }
+    }
 }
 
 /// Whether the log takes records.
@@ -57,9 +93,16 @@ struct Line {
     written: Option<oneshot::Sender<bool>>,
 }
 
-/// Outcomes until the writer comes by.
+/// Outcomes until somebody writes.
 #[derive(Default)]
-struct Outcomes(Mutex<Vec<Closed>>);
+struct Outcomes(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    closed: Vec<Closed>,
+    /// The writer's thread, if the next outcome has to wake it.
+    sleeper: Option<Thread>,
+}
 
 /// An outcome on its way to the file.
 struct Closed {
@@ -105,7 +148,7 @@ pub enum AuditError {
 #[error("failed to write the audit record")]
 pub struct AuditDown;
 
-/// Proof that an attempt is on record, and the duty to record how it ended.
+/// Proof that an attempt is on record (or that the config wants none), and the duty to record how it ended.
 ///
 /// Dropped without [`Recorded::close`], it records that the attempt was abandoned: a client that left
 /// before the upstream answered.
@@ -125,8 +168,13 @@ struct OpenAttempt {
 }
 
 impl AuditLog {
-    /// Opens the log, repairs a line torn by a crash, and starts the writer.
+    /// Opens the log, repairs a line torn by a crash, and starts the writer; or does nothing, if the config
+    /// switches it off.
     pub fn open(config: &AuditConfig) -> Result<AuditLog, AuditError> {
+        if config.off {
+            tracing::warn!("audit is off: nothing is recorded");
+            return Ok(AuditLog { book: None, described: Arc::default() });
+        }
         match (AuditLog::open_in(&config.path, config.fsync), &config.fallback) {
             (Err(error), Some(fallback)) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -143,35 +191,47 @@ impl AuditLog {
         let (lines, waiting) = mpsc::channel(WAITING_MAX);
         let (health, outcomes) = (Arc::new(Health::default()), Arc::new(Outcomes::default()));
         let mut inbox = writer::Inbox::new(waiting, outcomes.clone());
-        let shared = health.clone();
+        let desk = Arc::new(Desk::new(file, health.clone()));
+        let shared = desk.clone();
         std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer::run(file, &mut inbox, &shared))
+            .spawn(move || writer::run(&shared, &mut inbox))
             .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
-        Ok(AuditLog { lines, outcomes, health, path, described: Arc::default() })
+        let book = Some(Book { lines, outcomes, desk, health, path });
+        Ok(AuditLog { book, described: Arc::default() })
     }
 
-    /// The file that is written.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The file that is written; `None` if the log is off.
+    pub fn path(&self) -> Option<&Path> {
+        self.book.as_ref().map(|book| &*book.path)
     }
 
-    /// Whether the last record could be written.
+    /// What there is to say of it now.
+    pub fn state(&self) -> AuditState {
+        match &self.book {
+            None => AuditState::Off,
+            Some(book) if book.health.down.load(Ordering::Relaxed) => AuditState::Down,
+            Some(_) => AuditState::Writable,
+        }
+    }
+
+    /// Whether the last record could be written, so far as there are any.
     pub fn is_writable(&self) -> bool {
-        !self.health.down.load(Ordering::Relaxed)
+        self.state() != AuditState::Down
     }
 
     /// Records that could not be written since the start.
     pub fn failures(&self) -> u64 {
-        self.health.failures.load(Ordering::Relaxed)
+        self.book.as_ref().map_or(0, |book| book.health.failures.load(Ordering::Relaxed))
     }
 
     /// Records what a set looks at, if it is not the one that was recorded last.
     pub async fn policy(&self, set: &PolicySet) -> Result<(), AuditDown> {
+        let Some(book) = &self.book else { return Ok(()) };
         if *self.described() == set.digest() {
             return Ok(());
         }
-        self.write(record::policy_line(set)).await?;
+        book.write(record::policy_line(set)).await?;
         set.digest().clone_into(&mut self.described());
         Ok(())
     }
@@ -183,10 +243,35 @@ impl AuditLog {
 
     /// Records an attempt and waits until it is written. Nothing may leave before this returns `Ok`.
     pub async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
+        match &self.book {
+            None => Ok(Recorded { upstream: Some(record.upstream.clone()), open: None }),
+            Some(book) => book.attempt(record).await,
+        }
+    }
+
+    /// Waits until every outcome is written, but not for ever.
+    pub async fn settle(&self, time_max: Duration) {
+        let Some(Book { lines, .. }) = &self.book else { return };
+        let deadline = Instant::now() + time_max;
+        while lines.capacity() < lines.max_capacity() && Instant::now() < deadline {
+            tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
+        }
+    }
+
+    /// Records a refusal.
+    pub async fn refusal(&self, record: &RefusalRecord<'_>) -> Result<(), AuditDown> {
+        match &self.book {
+            None => Ok(()),
+            Some(book) => book.write(record.to_json()).await,
+        }
+    }
+}
+
+impl Book {
+    async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
         let place = self.lines.clone().reserve_owned().await.map_err(|_| AuditDown)?;
-        let confirmed = self.send(record.to_json()).await?;
         let upstream = record.upstream.clone();
-        let open = OpenAttempt {
+        let mut open = OpenAttempt {
             place,
             outcomes: self.outcomes.clone(),
             is_written: false,
@@ -194,9 +279,18 @@ impl AuditLog {
             attempt: record.attempt,
             upstream: upstream.clone(),
         };
+        let json = match self.desk.write(record.to_json(), &self.outcomes) {
+            Ok(true) => {
+                open.is_written = true;
+                return Ok(Recorded { upstream: Some(upstream), open: Some(open) });
+            }
+            Ok(false) => return Err(AuditDown),
+            Err(json) => json,
+        };
+        let confirmed = self.send(json).await?;
         // From here on the line may be in the log: whoever leaves while it is written leaves an outcome.
         let mut recorded = Recorded { upstream: Some(upstream), open: Some(open) };
-        let written = AuditLog::confirm(confirmed).await;
+        let written = Book::confirm(confirmed).await;
         match written {
             Ok(()) => recorded.open.iter_mut().for_each(|open| open.is_written = true),
             Err(AuditDown) => recorded.open = None,
@@ -204,21 +298,12 @@ impl AuditLog {
         written.map(|()| recorded)
     }
 
-    /// Waits until every outcome is written, but not for ever.
-    pub async fn settle(&self, time_max: Duration) {
-        let deadline = Instant::now() + time_max;
-        while self.lines.capacity() < self.lines.max_capacity() && Instant::now() < deadline {
-            tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
-        }
-    }
-
-    /// Records a refusal.
-    pub async fn refusal(&self, record: &RefusalRecord<'_>) -> Result<(), AuditDown> {
-        self.write(record.to_json()).await
-    }
-
     async fn write(&self, json: Vec<u8>) -> Result<(), AuditDown> {
-        AuditLog::confirm(self.send(json).await?).await
+        match self.desk.write(json, &self.outcomes) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AuditDown),
+            Err(json) => Book::confirm(self.send(json).await?).await,
+        }
     }
 
     /// Hands a line to the writer, who tells when it is written.
@@ -239,14 +324,31 @@ impl AuditLog {
 
 impl Outcomes {
     fn add(&self, closed: Closed) {
-        self.lock().push(closed);
+        let mut waiting = self.lock();
+        waiting.closed.push(closed);
+        if let Some(sleeper) = waiting.sleeper.take() {
+            sleeper.unpark();
+        }
     }
 
     fn take(&self) -> Vec<Closed> {
-        std::mem::take(&mut self.lock())
+        std::mem::take(&mut self.lock().closed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Closed>> {
+    /// Those whose attempts are in the file already.
+    fn take_written(&self) -> Vec<Closed> {
+        self.lock().closed.extract_if(.., |closed| closed.is_behind_its_attempt).collect()
+    }
+
+    /// Has the next outcome wake a thread, unless one is there already.
+    fn wake_me(&self, thread: Thread) -> bool {
+        let mut waiting = self.lock();
+        let may_sleep = waiting.closed.is_empty();
+        waiting.sleeper = Some(thread).filter(|_| may_sleep);
+        may_sleep
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // An outcome is added as a whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -257,6 +257,8 @@ pub struct Offline {
 /// Where audit records go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditConfig {
+    /// `off`: nothing is recorded. Refused unless the policies hold no pack and no rule. Default `false`.
+    pub off: bool,
     /// Folder of the log; `audit.jsonl` is in it. Default: `audit` in the state folder of this user.
     pub path: PathBuf,
     /// When records are forced to disk. Default `every_record` with a file, `never` in a trial
@@ -341,6 +343,7 @@ impl Config {
             passthrough: Vec::new(),
             offline: Offline::default(),
             audit: AuditConfig {
+                off: false,
                 path: state_folder().join("audit"),
                 fsync: Fsync::Never,
                 fallback: Some(temporary_folder().join("audit")),

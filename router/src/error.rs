@@ -65,6 +65,9 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// The threads that serve connections cannot be started.
+    #[error("failed to start the threads that serve")]
+    Threads(#[source] std::io::Error),
     /// Signals cannot be waited for.
     #[error("failed to wait for signals")]
     Signals(#[source] std::io::Error),

@@ -39,6 +39,7 @@ pub mod tuning;
 pub mod upstream;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,7 @@ use crate::offline::Remembered;
 use crate::policy_follower::Follower;
 use crate::redact::Redactor;
 use crate::reload::Reloader;
-use crate::server::{Admin, AskedReload, Probes, Stage, TlsFront};
+use crate::server::{Admin, AskedReload, Crew, Probes, Stage, TlsFront};
 use crate::shared_state::SharedState;
 use crate::taint::{NoRandomness, TaintStore};
 use crate::upstream::{EdgeUpstream, ServerUpstream, Upstream, UpstreamId};
@@ -110,7 +111,7 @@ pub async fn serve_until(
     serve_reloading(config, None, ready, stop).await
 }
 
-/// Serves until `stop` is done, then drains.
+/// Serves until `stop` is done, on a thread for each processor, then drains.
 pub async fn serve_reloading(
     config: Config,
     reread: Option<Reread>,
@@ -122,22 +123,24 @@ pub async fn serve_reloading(
     let (traffic, traffic_address) = bind(config.listen.traffic).await?;
     let tls = config.listen.traffic_tls.clone().map(TlsFront::open).transpose()?;
     let (follower, ask) = Follower::new(&config)?;
+    let crew = Arc::new(Crew::start().map_err(ServeError::Threads)?);
     let probes = Probes::open(probing, Arc::new(Metrics::new()));
     let admin = open_admin(&config, &probes, ask).await?;
-    let doors = Doors { traffic, traffic_address, metrics_address, tls, admin };
+    let doors = Doors { traffic, traffic_address, metrics_address, tls, admin, crew };
     let behind = Behind { config, reread, follower };
     let served = serve_behind(behind, &probes, doors, ready, std::pin::pin!(stop)).await;
     probes.close().await;
     served
 }
 
-/// The open listeners, and where they are.
+/// The open listeners, where they are, and who serves what comes in.
 struct Doors {
     traffic: TcpListener,
     traffic_address: SocketAddr,
     metrics_address: SocketAddr,
     tls: Option<Arc<TlsFront>>,
     admin: Option<OpenAdmin>,
+    crew: Arc<Crew>,
 }
 
 struct OpenAdmin {
@@ -215,7 +218,7 @@ async fn serve_behind(
     let server = server::Server::new(gateway.clone(), &config);
     probes.show(Stage::Serving(server.clone()));
     let (limits, drain) = (config.limits, config.drain);
-    let Doors { traffic, traffic_address, metrics_address, tls, admin } = doors;
+    let Doors { traffic, traffic_address, metrics_address, tls, admin, crew } = doors;
     let (admin_address, admin_tls, admin) = match admin {
         Some(OpenAdmin { address, tls, admin }) => (Some(address), tls, Some(admin)),
         None => (None, None, None),
@@ -230,7 +233,7 @@ async fn serve_behind(
         metrics: metrics_address,
         gateway,
     });
-    server.clone().run(traffic, tls, limits, drain, stop).await;
+    server.clone().run(traffic, tls, limits, drain, crew, stop).await;
     following.abort();
     if let Some(shared) = server.gateway().limits().shared_state() {
         shared.settle(SETTLE_TIME_MAX).await;
@@ -260,8 +263,9 @@ pub fn assemble(
     let taint = match &shared {
         Some(shared) => TaintStore::shared(shared.clone()),
         None => {
-            let beside = audit.path().parent().map(|folder| folder.with_file_name("taint"));
-            let folder = config.taint.path.clone().or(beside).unwrap_or_default();
+            let folder = audit.path().and_then(Path::parent).unwrap_or(&config.audit.path);
+            let beside = folder.with_file_name("taint");
+            let folder = config.taint.path.clone().unwrap_or(beside);
             let sync = config.audit.fsync == Fsync::EveryRecord;
             TaintStore::open(&folder, config.taint.keep, sync)?
         }
@@ -314,7 +318,7 @@ fn compose(
 
 /// Memory of what earlier turns of conversations held: some ten thousand messages.
 fn scan_cache() -> Result<ScanCache, NoRandomness> {
-    const BYTES_MAX: usize = 16 << 20;
+    const BYTES_MAX: usize = 8 << 20;
     Ok(ScanCache::new(BYTES_MAX, &random()?))
 }
 

@@ -6,6 +6,10 @@
 
 mod cli;
 
+/// A request allocates some two hundred times, a few of them kilobytes, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     cli::main()
 }

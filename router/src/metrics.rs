@@ -24,6 +24,7 @@ use network::NetworkMetrics;
 pub use policy::Activation;
 use policy::PolicyMetrics;
 
+use crate::audit::AuditState;
 use crate::breaker::Health;
 
 /// Buckets for decisions, seconds: 20 µs to 80 ms.
@@ -47,6 +48,7 @@ pub struct Metrics {
     network: NetworkMetrics,
     policy: PolicyMetrics,
     audit_writable: IntGauge,
+    audit_off: IntGauge,
     audit_failures: IntGauge,
     taint_kept: IntGauge,
     reply_findings: IntCounterVec,
@@ -64,7 +66,7 @@ pub struct Snapshot<'a> {
     /// Each network upstream's breaker.
     pub breakers: Vec<(&'a str, Health)>,
     /// Whether the audit log takes records.
-    pub audit_writable: bool,
+    pub audit: AuditState,
     /// Records that could not be written.
     pub audit_failures: u64,
     /// How fingerprints of private conversations are kept.
@@ -130,6 +132,11 @@ impl Metrics {
                 &["upstream"],
             )?,
             audit_writable: gauge(r, "sluice_audit_writable", "1 if the audit log takes records.")?,
+            audit_off: gauge(
+                r,
+                "sluice_audit_off",
+                "1 if the config switches the audit log off: nothing is recorded.",
+            )?,
             audit_failures: gauge(
                 r,
                 "sluice_audit_write_failures",
@@ -259,7 +266,8 @@ impl Metrics {
             self.engine.set(engine);
         }
         self.network.set(now.offline, &now.breakers);
-        self.audit_writable.set(i64::from(now.audit_writable));
+        self.audit_writable.set(i64::from(now.audit == AuditState::Writable));
+        self.audit_off.set(i64::from(now.audit == AuditState::Off));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
         self.taint_kept.set(i64::from(matches!(now.taint, "kept" | "shared")));
         self.render_at_start()
@@ -341,7 +349,7 @@ mod tests {
             }),
             offline: Some("failing"),
             breakers: vec![("cloud", Health::Open)],
-            audit_writable: true,
+            audit: AuditState::Writable,
             audit_failures: 3,
             taint: "kept",
         };

@@ -93,7 +93,8 @@ impl EgressPermit {
     ///
     /// A fallback needs a decision of its own, whose choice is the fallback; so the route and the
     /// reasons on record are always those of the upstream that gets the bytes. `recorded` proves the
-    /// record: only the audit log makes one, after the line was written. `within` is where the upstream's
+    /// record: only the audit log makes one, after the line was written, or without one where the config
+    /// switches the log off and policy looks for nothing. `within` is where the upstream's
     /// name may lead.
     pub fn mint(
         decision: &Decision,

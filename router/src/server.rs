@@ -11,6 +11,7 @@
 mod admin;
 mod body;
 mod cors;
+mod crew;
 mod door;
 mod probes;
 mod routes;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +33,7 @@ use crate::metrics::Metrics;
 
 pub use admin::AdminError;
 pub(crate) use admin::{Admin, AskedReload};
+pub(crate) use crew::Crew;
 use door::Door;
 pub(crate) use door::bind;
 pub(crate) use routes::Traffic;
@@ -56,6 +59,12 @@ impl Tasks {
     pub(crate) fn run(&self, future: impl Future<Output = ()> + Send + 'static) {
         let ended = self.ended.clone();
         self.tracker.spawn(async move { ended.run_until_cancelled(future).await });
+    }
+
+    /// The same on another runtime.
+    fn run_on(&self, runtime: &Handle, future: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone();
+        self.tracker.spawn_on(async move { ended.run_until_cancelled(future).await }, runtime);
     }
 
     /// Waits for all tasks until the deadline, then ends those that are left. Returns how many were.
@@ -202,6 +211,7 @@ impl Server {
         tls: Option<Arc<TlsFront>>,
         limits: Limits,
         drain: Drain,
+        crew: Arc<Crew>,
         stop: impl Future<Output = ()>,
     ) {
         let stopping = CancellationToken::new();
@@ -209,12 +219,16 @@ impl Server {
         let routes = Arc::new(Traffic::new(self.clone(), limits));
         let door =
             Door::new(traffic, limits.in_flight.saturating_mul(CONNECTIONS_PER_REQUEST), tls);
-        clients.run(door.serve_traffic(routes, stopping.clone(), clients.clone()));
+        let (closing, serving) = (stopping.clone(), clients.clone());
+        clients.run(async move { door.serve_traffic(routes, closing, serving, &crew).await });
 
         stop.await;
         self.draining.store(true, Ordering::Relaxed);
         tracing::info!(patience_s = drain.on_sigterm.as_secs(), "draining started");
-        tokio::time::sleep(drain.notice).await;
+        // Even a sleep of no length takes a tick of the clock, in which connections would be taken.
+        if !drain.notice.is_zero() {
+            tokio::time::sleep(drain.notice).await;
+        }
         stopping.cancel();
         let late = clients.finish(drain.on_sigterm).await;
         if late > 0 {

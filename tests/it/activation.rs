@@ -312,3 +312,30 @@ async fn probe_until_refused(address: SocketAddr) -> Value {
     }
     panic!("the probe never says what is wrong");
 }
+
+#[tokio::test]
+async fn an_audit_log_that_is_off_shows_and_keeps_packs_away() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let config = config(cloud.address, "{site: $FOLDER/site.yaml}")
+        .replace("{path: $FOLDER/audit, fsync: never}", "{off: true}");
+    let config = format!("{config}taint: {{path: $FOLDER/taint}}\n")
+        .replace("site.yaml}", "site.yaml, last_good: {path: $FOLDER/policy}}");
+    let tests = SHIPPED.find("# Where requests go").unwrap();
+    let plain = SHIPPED[..tests].replace("packs: [default]", "packs: []");
+    let gateway = Gateway::start_in(folder_with(&plain), &config).await;
+    let reply = gateway.chat(say("Hello")).await;
+    assert_eq!(
+        (reply.status.as_u16(), &reply.headers["x-sluice-route"]),
+        (200, &"cloud".parse().unwrap())
+    );
+    assert_eq!(gateway.probe("/readyz").await.json()["audit"], "off");
+    assert_eq!(gateway.metric("sluice_audit_off ").await, 1.0);
+    assert_eq!(gateway.metric("sluice_audit_writable ").await, 0.0);
+    assert!(!gateway.folder().join("audit").exists());
+
+    std::fs::write(gateway.folder().join("site.yaml"), SHIPPED).unwrap();
+    let refused = gateway.ready_when(|detail| !detail["policy"]["refused"].is_null()).await;
+    let why = refused["policy"]["refused"].to_string();
+    assert!(why.contains("audit.off: expected policies that look for nothing"), "{why}");
+    assert_eq!(gateway.chat(say("Hello again")).await.status, 200);
+}

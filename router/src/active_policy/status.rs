@@ -30,6 +30,18 @@ pub enum ActivationError {
         /// The highest that was in force.
         last: u64,
     },
+    /// They look for something, and the config keeps no record of what is found.
+    #[error(
+        "audit.off: expected policies that look for nothing, got {packs} packs and {rules} rules: what they \
+         find must be on record; take `off` out of `audit` in sluice.yaml and start again, or the packs and \
+         rules out of the site"
+    )]
+    Unrecorded {
+        /// Packs of the offered set.
+        packs: usize,
+        /// Its rules, those of the site's own included.
+        rules: usize,
+    },
     /// What is kept on disk cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -60,7 +72,9 @@ impl ActivationError {
     pub(super) fn result(&self) -> Activation {
         match self {
             ActivationError::Held(_) | ActivationError::Rollback { .. } => Activation::Held,
-            ActivationError::Origin(_) | ActivationError::State(_) => Activation::Refused,
+            ActivationError::Origin(_)
+            | ActivationError::Unrecorded { .. }
+            | ActivationError::State(_) => Activation::Refused,
         }
     }
 

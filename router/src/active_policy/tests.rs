@@ -269,3 +269,34 @@ fn a_program_that_finds_less_is_held_like_a_loosened_file() {
     // From now on this is what the set decides.
     place.open().unwrap();
 }
+
+#[test]
+fn without_an_audit_log_nothing_comes_into_force_that_looks_for_something() {
+    let tests = SHIPPED.find("# Where requests go").unwrap();
+    let plain = SHIPPED[..tests].replace("packs: [default]", "packs: []");
+    let with = |site: &str| {
+        let mut place = Place::new("trial");
+        place.config.audit.off = true;
+        place.write(site);
+        place
+    };
+    let refused = with(SHIPPED).open().err().expect("a set that looks for something is refused");
+    for words in ["audit.off: expected policies that look for nothing, got 8 packs", "sluice.yaml"]
+    {
+        assert!(refused.text.contains(words), "{refused}");
+    }
+    // What was in force while there was a log does not serve on without one.
+    let mut before = with(SHIPPED);
+    before.config.audit.off = false;
+    drop(before.open().unwrap());
+    before.config.audit.off = true;
+    assert!(before.open().is_err());
+
+    let place = with(&plain);
+    let policy = place.open().unwrap();
+    let digest = policy.current().digest().to_owned();
+    place.write(SHIPPED);
+    let refused = policy.reload().err().expect("the same at a reload");
+    assert!(refused.text.contains("audit.off"), "{refused}");
+    assert_eq!(policy.current().digest(), digest, "the set in force serves on");
+}

@@ -71,9 +71,19 @@ impl Fixture {
     }
 }
 
+/// A log that is not off.
+fn kept() -> AuditConfig {
+    let (path, fsync) = (PathBuf::new(), Fsync::EveryRecord);
+    AuditConfig { off: false, path, fsync, fallback: None }
+}
+
 fn open(folder: &TempDir) -> Result<AuditLog, AuditError> {
+    open_with(folder, Fsync::EveryRecord)
+}
+
+fn open_with(folder: &TempDir, fsync: Fsync) -> Result<AuditLog, AuditError> {
     let path = folder.path().join("audit");
-    AuditLog::open(&AuditConfig { path, fsync: Fsync::EveryRecord, fallback: None })
+    AuditLog::open(&AuditConfig { path, fsync, ..kept() })
 }
 
 /// Opens a log whose last writer has just been dropped and is still letting go of the lock.
@@ -261,9 +271,104 @@ async fn a_trial_writes_elsewhere_if_its_folder_cannot_be_used() {
     let folder = tempfile::tempdir().unwrap();
     let taken = folder.path().join("taken");
     std::fs::write(&taken, "a file, not a folder").unwrap();
-    let config = |fallback| AuditConfig { path: taken.clone(), fsync: Fsync::Never, fallback };
+    let config =
+        |fallback| AuditConfig { path: taken.clone(), fsync: Fsync::Never, fallback, ..kept() };
     assert!(AuditLog::open(&config(None)).is_err());
     let log = AuditLog::open(&config(Some(folder.path().join("other")))).unwrap();
-    assert_eq!(log.path(), folder.path().join("other/audit.jsonl"));
+    assert_eq!(log.path(), Some(&*folder.path().join("other/audit.jsonl")));
     drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
+}
+
+#[test]
+fn callers_who_write_themselves_keep_one_chain_beside_the_thread() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let each = |thread: u32| {
+        let (log, fixture) = (&log, Fixture::new());
+        move || {
+            for number in 0..50 {
+                let record = fixture.attempt(100 * thread + number);
+                let recorded = log.attempt(&record).now_or_never();
+                // Who got no turn at once leaves it to the thread, and leaves.
+                if let Some(recorded) = recorded {
+                    drop(recorded.unwrap());
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 1..=4 {
+            scope.spawn(each(thread));
+        }
+    });
+    drop(log);
+    let lines = check_chain(&text(&folder));
+    assert_eq!(lines.len(), 400);
+    for number in (1..=4).flat_map(|thread| 100 * thread..100 * thread + 50) {
+        let of_it = lines.iter().filter(|line| line["attempt"] == number);
+        let kinds: Vec<&Value> = of_it.map(|line| &line["kind"]).collect();
+        assert_eq!(kinds, ["attempt", "outcome"], "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_without_syncs_that_cannot_be_written_says_so_and_recovers() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+    let path = folder.path().join("audit");
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::write(&path, "in the way").unwrap();
+    for _ in 0..2 {
+        assert_eq!(log.attempt(&fixture.attempt(1)).await.err(), Some(AuditDown));
+        assert!(!log.is_writable());
+    }
+    assert!(log.failures() > 1);
+    std::fs::remove_file(&path).unwrap();
+    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+    assert!(log.is_writable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_behind_is_left_to_the_thread_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let line = || b"{\"kind\":\"test\"}".to_vec();
+    let book = log.book.as_ref().unwrap();
+    let write = || book.desk.write(line(), &book.outcomes);
+    assert_eq!(write(), Ok(true));
+    book.desk.rest();
+    assert_eq!(write(), Err(line()));
+    drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
+    tokio::time::advance(writer::REST).await;
+    assert_eq!(write(), Ok(true));
+}
+
+#[tokio::test]
+async fn an_outcome_wakes_the_thread_only_if_it_sleeps() {
+    let outcomes = Outcomes::default();
+    let (lines, _waiting) = mpsc::channel(2);
+    let closed = |place| Closed { json: Vec::new(), is_behind_its_attempt: false, place };
+    outcomes.add(closed(lines.clone().reserve_owned().await.unwrap()));
+    assert!(!outcomes.wake_me(std::thread::current()), "there is something to write");
+    assert_eq!(outcomes.take_written().len(), 0, "its attempt is not in the file yet");
+    assert_eq!(outcomes.take().len(), 1);
+    assert!(outcomes.wake_me(std::thread::current()));
+    outcomes.add(closed(lines.reserve_owned().await.unwrap()));
+    // Without the word of the outcome this would wait for ever.
+    std::thread::park();
+}
+
+#[tokio::test]
+async fn a_log_that_is_off_lets_attempts_through_and_leaves_no_file() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let path = folder.path().join("audit");
+    let log = AuditLog::open(&AuditConfig { off: true, path, ..kept() }).unwrap();
+    let recorded = log.attempt(&fixture.attempt(1)).await.unwrap();
+    assert_eq!(recorded.upstream(), Some(&UpstreamId::new("cloud")));
+    recorded.close(&Outcome::abandoned());
+    log.settle(Duration::from_secs(60)).await;
+    assert_eq!((log.state(), log.is_writable()), (AuditState::Off, true));
+    assert_eq!((log.path(), log.failures()), (None, 0));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -1,15 +1,20 @@
-//! The audit file and the thread that owns it: chaining, batching, repair.
+//! The audit file and who writes it: chaining, batching, repair.
 //!
-//! A batch is everything that waits when the thread comes by: for a line that somebody waits for, and every
-//! [`OUTCOME_WAIT_MAX`] while attempts are open. It is written with one call; if that or the sync fails, the
-//! file is cut back to where it was, every caller in the batch is told, and the next batch starts by opening
-//! the file anew.
+//! A thread writes in batches. A batch is everything that waits when the thread comes by: for a line that
+//! somebody waits for, and every [`OUTCOME_WAIT_MAX`] while attempts are open. It is written with one call; if
+//! that or the sync fails, the file is cut back to where it was, every caller in the batch is told, and the
+//! next batch starts by opening the file anew.
+//!
+//! Where records are not synced, a caller writes his line himself, with the outcomes that wait: to copy it to
+//! the kernel takes a fifth of what it takes to wake the thread and to be woken by it. He hands it to the
+//! thread all the same while somebody else writes, and for [`REST`] after a write took so long that the
+//! disk must be behind: what waits for a disk is that thread, never one that serves connections.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -17,6 +22,7 @@ use std::time::Duration;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::time::Instant;
 
 use super::{AuditError, Closed, Health, Line, Outcomes};
 use crate::durable::still_linked;
@@ -27,10 +33,93 @@ const VERSION: u32 = 1;
 const BATCH_LINES_MAX: usize = 256;
 /// How long an outcome waits for a line that somebody waits for, to be written with it.
 pub(super) const OUTCOME_WAIT_MAX: Duration = Duration::from_millis(10);
+/// Looks for outcomes that find nothing, one after another, until an outcome has to wake the thread: a second.
+const IDLE_LOOKS_MAX: u32 = 100;
 /// `prev` of the first line.
 const NO_LINE: [u8; 64] = [b'0'; 64];
 /// No line is longer; a longer tail without a line end is not ours.
 const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// A write that takes longer waits for a disk.
+const DIRECT_TIME_MAX: Duration = Duration::from_millis(2);
+/// How long the thread is the only writer after such a write.
+pub(super) const REST: Duration = Duration::from_secs(1);
+
+/// The open log, for whoever writes at the moment.
+pub(super) struct Desk {
+    pen: Mutex<Pen>,
+    health: Arc<Health>,
+    /// Callers may write themselves.
+    is_direct: bool,
+}
+
+/// What only one at a time holds.
+struct Pen {
+    chain: Chain,
+    /// Until then the thread is the only writer.
+    rests_until: Option<Instant>,
+}
+
+impl Desk {
+    /// Puts an open log where it is written.
+    pub(super) fn new(chain: Chain, health: Arc<Health>) -> Desk {
+        let is_direct = !chain.sync;
+        Desk { pen: Mutex::new(Pen { chain, rests_until: None }), health, is_direct }
+    }
+
+    /// Writes a line at once, behind the outcomes that wait, and says whether it is in the file; gives it back
+    /// where that is for the thread.
+    pub(super) fn write(&self, json: Vec<u8>, outcomes: &Outcomes) -> Result<bool, Vec<u8>> {
+        let now = Instant::now();
+        let Some(mut pen) = self.pen_at_once(now) else { return Err(json) };
+        let (mut batch, mut places) = (Vec::new(), Vec::new());
+        for Closed { json, place, .. } in outcomes.take_written() {
+            batch.push(Line { json, written: None });
+            // They show until the end that there is something to write.
+            places.push(place);
+        }
+        batch.push(Line { json, written: None });
+        let written = self.append(&mut pen.chain, &batch);
+        if now.elapsed() > DIRECT_TIME_MAX {
+            pen.rests_until = Some(Instant::now() + REST);
+        }
+        drop((pen, places));
+        Ok(written)
+    }
+
+    /// As after a write that waited for a disk.
+    #[cfg(test)]
+    pub(super) fn rest(&self) {
+        self.pen().rests_until = Some(Instant::now() + REST);
+    }
+
+    /// What a caller writes with, if he need not wait for it.
+    fn pen_at_once(&self, now: Instant) -> Option<MutexGuard<'_, Pen>> {
+        // A log that is down is the thread's to mend.
+        if !self.is_direct || self.health.down.load(Ordering::Relaxed) {
+            return None;
+        }
+        let pen = match self.pen.try_lock() {
+            Ok(pen) => pen,
+            Err(TryLockError::Poisoned(pen)) => pen.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        if pen.rests_until.is_some_and(|end| now < end) { None } else { Some(pen) }
+    }
+
+    /// What the thread writes with.
+    fn pen(&self) -> MutexGuard<'_, Pen> {
+        // The chain goes on from a batch when all of it is in the file.
+        self.pen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a batch, and notes whether that worked.
+    fn append(&self, chain: &mut Chain, batch: &[Line]) -> bool {
+        let written = chain.append(batch);
+        note(&written, batch.len(), &self.health);
+        written.is_ok()
+    }
+}
 
 /// An open log: the file, and where its chain stands.
 pub(super) struct Chain {
@@ -49,10 +138,12 @@ struct Head {
     seq: u64,
 }
 
-/// What waits to be written.
+/// What waits for the thread.
 pub(super) struct Inbox {
     lines: mpsc::Receiver<Line>,
     outcomes: Arc<Outcomes>,
+    /// Looks that found nothing, one after another.
+    idle_looks: u32,
 }
 
 /// Wakes the writer.
@@ -66,22 +157,23 @@ impl Wake for Unpark {
 
 impl Inbox {
     pub(super) fn new(lines: mpsc::Receiver<Line>, outcomes: Arc<Outcomes>) -> Inbox {
-        Inbox { lines, outcomes }
+        Inbox { lines, outcomes, idle_looks: 0 }
     }
 
     /// The next line that somebody waits for, `None` if every sender is gone; `Pending` if it is time to look
-    /// for outcomes, which come without a word while attempts are open.
+    /// for outcomes, which wake nobody unless there was nothing to write for a while.
     fn next(&mut self, writer: &mut Context<'_>) -> Poll<Option<Line>> {
-        loop {
-            if let Poll::Ready(line) = self.lines.poll_recv(writer) {
-                return Poll::Ready(line);
-            }
-            if self.lines.capacity() < self.lines.max_capacity() {
-                thread::park_timeout(OUTCOME_WAIT_MAX);
-                return self.lines.poll_recv(writer);
-            }
-            thread::park();
+        if let Poll::Ready(line) = self.lines.poll_recv(writer) {
+            return Poll::Ready(line);
         }
+        if self.idle_looks < IDLE_LOOKS_MAX {
+            self.idle_looks += 1;
+            thread::park_timeout(OUTCOME_WAIT_MAX);
+        } else if self.outcomes.wake_me(thread::current()) {
+            thread::park();
+            self.idle_looks = 0;
+        }
+        self.lines.poll_recv(writer)
     }
 
     /// Adds all that is there to a batch, an outcome behind its attempt; keeps the outcomes' places.
@@ -110,7 +202,7 @@ impl Inbox {
 }
 
 /// Writes batches until every sender is gone.
-pub(super) fn run(mut chain: Chain, inbox: &mut Inbox, health: &Health) {
+pub(super) fn run(desk: &Desk, inbox: &mut Inbox) {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut writer = Context::from_waker(&waker);
     let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
@@ -124,12 +216,12 @@ pub(super) fn run(mut chain: Chain, inbox: &mut Inbox, health: &Health) {
         if batch.is_empty() {
             continue;
         }
-        let written = chain.append(&batch);
-        note(&written, batch.len(), health);
+        inbox.idle_looks = 0;
+        let written = desk.append(&mut desk.pen().chain, &batch);
         for line in batch.drain(..) {
             if let Some(confirm) = line.written {
                 // The request may be gone by now; its outcome line follows all the same.
-                let _ = confirm.send(written.is_ok());
+                let _ = confirm.send(written);
             }
         }
         drop(places);
@@ -200,8 +292,10 @@ impl Chain {
         let file = options.open(&self.path).map_err(|source| self.io(source))?;
         match file.try_lock() {
             Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(AuditError::Locked { path: self.path.clone() }),
-            Err(TryLockError::Error(source)) => Err(self.io(source)),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(AuditError::Locked { path: self.path.clone() })
+            }
+            Err(fs::TryLockError::Error(source)) => Err(self.io(source)),
         }
     }
 

@@ -69,7 +69,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         // A closed stdout is no reason not to serve.
         let _ = out::piece(&Announcement { about: &about, started }.to_string());
     };
-    tokio::runtime::Builder::new_multi_thread()
+    // Requests are served by threads of their own: this one accepts, answers operators and follows files.
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?
@@ -93,6 +94,7 @@ fn failure(error: ServeError) -> Failure {
         | ServeError::Taint(_)
         | ServeError::NoRandomness(_)
         | ServeError::Bind { .. }
+        | ServeError::Threads(_)
         | ServeError::Signals(_) => Failure::Failed(error.into()),
     }
 }
@@ -184,7 +186,10 @@ impl fmt::Display for Announcement<'_> {
         let policy = started.gateway.policy().current();
         let digest = policy.digest();
         writeln!(f, "  policies  {}, digest {digest:.12}", about.policies)?;
-        writeln!(f, "  audit     {}", started.gateway.audit().path().display())?;
+        match started.gateway.audit().path() {
+            Some(path) => writeln!(f, "  audit     {}", path.display())?,
+            None => writeln!(f, "  audit     off: nothing is recorded (audit.off in the config)")?,
+        }
         let scheme = if started.traffic_by_tls { "https" } else { "http" };
         writeln!(f, "  traffic   {scheme}://{}", started.traffic)?;
         if let Some(admin) = started.admin {

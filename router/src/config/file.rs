@@ -120,8 +120,9 @@ struct LastGoodSection {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct AuditSection {
+    off: bool,
     path: Option<Plain>,
-    fsync: Fsync,
+    fsync: Option<Fsync>,
 }
 
 #[derive(Deserialize)]
@@ -292,14 +293,13 @@ impl Lowering<'_> {
         if upstreams.is_empty() {
             upstreams.push(UpstreamConfig::default_edge());
         }
-        let path = |plain: Option<Plain>| plain.map(|p| self.folder.join(p.0));
-        let audit_path = path(file.audit.path).unwrap_or_else(|| state_folder().join("audit"));
+        let audit = self.audit(file.audit)?;
         Ok(Config {
             mode: file.mode,
             listen: file.listen.lower(self.folder).map_err(|(field, what)| {
                 self.error(&["listen", field], &format!("listen.{field}: {what}"), None)
             })?,
-            policy: self.policy(file.policy, &audit_path)?,
+            policy: self.policy(file.policy, &audit.path)?,
             identity: file.identity.lower(self.folder).map_err(|what| {
                 let message = format!("identity.oidc.jwks: {what}");
                 self.error(&["identity", "oidc", "jwks"], &message, None)
@@ -312,10 +312,21 @@ impl Lowering<'_> {
             passthrough: self.passthrough(file.passthrough, &upstreams)?,
             upstreams,
             offline: file.offline,
-            audit: AuditConfig { path: audit_path, fsync: file.audit.fsync, fallback: None },
+            audit,
             taint,
             drain: file.drain,
         })
+    }
+
+    fn audit(&self, section: AuditSection) -> Result<AuditConfig, ConfigError> {
+        let AuditSection { off, path, fsync } = section;
+        if off && (path.is_some() || fsync.is_some()) {
+            let message = "audit: expected off, or path and fsync, got both";
+            let hint = Some("with off nothing is recorded; take it out to keep a log");
+            return Err(self.error(&["audit", "off"], message, hint));
+        }
+        let path = path.map_or_else(|| state_folder().join("audit"), |p| self.folder.join(p.0));
+        Ok(AuditConfig { off, path, fsync: fsync.unwrap_or_default(), fallback: None })
     }
 
     fn taint(

@@ -24,7 +24,7 @@ fn an_empty_file_is_a_production_gateway_with_an_edge_alone() {
     let config = parse("{}").unwrap();
     assert_eq!(config.mode, Mode::Production);
     assert_eq!(config.listen.traffic.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.audit.fsync, Fsync::EveryRecord);
+    assert_eq!((config.audit.off, config.audit.fsync), (false, Fsync::EveryRecord));
     assert!(matches!(config.upstreams[..], [UpstreamConfig { kind: UpstreamKind::Edge(_), .. }]));
 }
 
@@ -238,6 +238,7 @@ fn what_would_be_misread_is_refused() {
             "shared_state: {redis: \"redis://state\", key_file: k}\ntaint: {keep: 1d}\n",
             "expected taint or shared_state, got both",
         ),
+        ("audit: {off: true, fsync: never}\n", "expected off, or path and fsync, got both"),
         ("limits: {in_flight: 0}\n", "expected at least 1"),
         ("upstreams:\n  a: {kind: edge}\n  a: {kind: edge}\n", "\"a\" twice"),
         ("upstreams:\n  a: {kind: edge}\n  b: {kind: edge}\n", "at most one upstream of kind edge"),

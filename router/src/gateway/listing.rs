@@ -73,7 +73,7 @@ impl Gateway {
             engine,
             offline: self.offline().map(|offline| offline.word()),
             breakers: network::breakers(upstreams),
-            audit_writable: self.parts.kept.audit.is_writable(),
+            audit: self.parts.kept.audit.state(),
             audit_failures: self.parts.kept.audit.failures(),
             taint: self.parts.kept.taint.word(),
         }

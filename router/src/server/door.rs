@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::Admin;
 use super::tls::TlsFront;
-use super::{Probes, Tasks, Traffic, admin, probes};
+use super::{Crew, Probes, Tasks, Traffic, admin, probes};
 use crate::identity::PeerNames;
 
 /// How long a client may take until the first head of a connection is there.
@@ -55,13 +55,14 @@ impl Door {
         routes: Arc<Traffic>,
         stopping: CancellationToken,
         tasks: Tasks,
+        crew: &Crew,
     ) {
         let hall = Hall { routes, builder: builder() };
         let graceful = GracefulShutdown::new();
         while let Some((stream, place)) = self.next(&stopping).await {
             let counted = hall.routes.metrics().connection();
             let (hall, watcher, tls) = (hall.clone(), graceful.watcher(), self.tls.clone());
-            tasks.run(async move {
+            crew.serve(&tasks, stream, async move |stream| {
                 match tls {
                     None => hall.serve(stream, None, watcher).await,
                     // A handshake that fails is the client's business.

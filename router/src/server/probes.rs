@@ -70,7 +70,7 @@ fn ready(server: &Server) -> (StatusCode, Value) {
         "policy": gateway.policy().detail(),
         "policy_reload": if refused { "failed; the last good set is in force" } else { "ok" },
         "offline": gateway.offline().map(|offline| offline.in_words()),
-        "audit": if now.audit_writable { "writable" } else { "down" },
+        "audit": now.audit.in_words(),
         "taint": now.taint,
         "upstreams": upstreams,
     });

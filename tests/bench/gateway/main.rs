@@ -5,9 +5,9 @@
 //! processes, from the kernel's accounts: the number that holds on a noisy machine. Texts are ordinary
 //! prose, each request another, so that no memory of earlier scans helps. Events carry the moment at which
 //! they were written, so that what is added to each is seen. Beside the gateway with
-//! the whole set stands one without any pack, which looks for nothing but what cannot be scanned; the audit
-//! log cannot be switched off. Inside: `peers` (what is
-//! started), `load` (clients), `upstream`, `proxy`.
+//! the whole set stands one without any pack, which looks for nothing but what cannot be scanned, and one
+//! that keeps no audit log either.
+//! Inside: `peers` (what is started), `load` (clients), `upstream`, `proxy`.
 //!
 //! `cargo bench -p sluice-tests --bench gateway`; the gateway is `$SLUICE_BINARY`, or the release build.
 //! `-- --seconds 1 --rounds 3 --connections 16 --sizes 1,32,400` (KiB) changes how much; nginx is left out where there is none.

@@ -71,8 +71,9 @@ pub(crate) fn start_self(words: &[&str]) -> Peer {
 pub(crate) fn start_all(upstream: SocketAddr) -> Vec<Peer> {
     let mut peers: Vec<Peer> = nginx(upstream).into_iter().collect();
     peers.push(start_self(&["proxy", &upstream.to_string()]));
-    peers.push(gateway(upstream, "sluice, all packs, audit", Detection::All));
-    peers.push(gateway(upstream, "sluice, no packs", Detection::None));
+    peers.push(gateway(upstream, "sluice, all packs, audit", Detection::All, Audit::Kept));
+    peers.push(gateway(upstream, "sluice, no packs, audit", Detection::None, Audit::Kept));
+    peers.push(gateway(upstream, "sluice, no packs, no audit", Detection::None, Audit::Off));
     peers
 }
 
@@ -103,7 +104,13 @@ enum Detection {
     None,
 }
 
-fn gateway(upstream: SocketAddr, name: &'static str, detection: Detection) -> Peer {
+/// Whether the gateway keeps a log.
+enum Audit {
+    Kept,
+    Off,
+}
+
+fn gateway(upstream: SocketAddr, name: &'static str, detection: Detection, audit: Audit) -> Peer {
     let folder = tempfile::tempdir().unwrap();
     let address = free_address();
     let site = include_str!("../../../policies/site.yaml");
@@ -114,9 +121,13 @@ fn gateway(upstream: SocketAddr, name: &'static str, detection: Detection) -> Pe
     };
     let site = site[..tests].replace("packs: [default]", packs);
     std::fs::write(folder.path().join("site.yaml"), site).unwrap();
+    let audit = match audit {
+        Audit::Kept => "{path: audit, fsync: never}",
+        Audit::Off => "{off: true}",
+    };
     let config = format!(
-        "mode: trial\nlisten: {{traffic: \"{address}\", metrics: \"{}\"}}\npolicy: {{site: site.yaml}}\n\
-         audit: {{path: audit, fsync: never}}\n\
+        "mode: trial\nlisten: {{traffic: \"{address}\", metrics: \"{}\"}}\npolicy: {{site: site.yaml, last_good: {{path: policy}}}}\n\
+         audit: {audit}\ntaint: {{path: taint}}\n\
          upstreams:\n  cloud: {{kind: openai, base_url: \"http://{upstream}/v1\"}}\n",
         free_address()
     );

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluice::active_policy::candidate::{Kind, Outcome as Decided, rules_apart};
@@ -120,7 +120,12 @@ pub(super) fn run(args: &SimulateArgs) -> Outcome {
 fn log_files(args: &SimulateArgs) -> Result<Vec<PathBuf>, Failure> {
     let mut named = args.log.clone();
     if let Some(config) = &args.config {
-        named.push(Config::load_for_decisions(config).or_usage()?.audit.path);
+        let audit = Config::load_for_decisions(config).or_usage()?.audit;
+        if audit.off {
+            let what = "there is no audit log to read: audit.off switches it off";
+            return Err(anyhow!("{}: {what}", config.display())).or_usage();
+        }
+        named.push(audit.path);
     }
     let file = |path: PathBuf| if path.is_dir() { path.join("audit.jsonl") } else { path };
     Ok(named.into_iter().map(file).collect())

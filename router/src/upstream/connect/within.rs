@@ -6,11 +6,13 @@
 //!
 //! A proxy resolves names by itself, out of sight: with one, nothing can be held to.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use sluice_policies::AddressRanges;
+use tokio::runtime;
 
 use super::client;
 use crate::config::ServerConfig;
@@ -65,10 +67,13 @@ fn inside(ranges: &AddressRanges, found: &[SocketAddr]) -> Result<Vec<SocketAddr
     Err(Outside { ranges: ranges.clone(), found })
 }
 
-/// The client of an upstream for the ranges in force.
+/// The clients of an upstream, one for each runtime that asks: a connection lives on the runtime that opened
+/// it, and whoever used it from another would wake that one's thread for each piece.
 pub(crate) struct Clients {
-    anywhere: reqwest::Client,
-    within: Mutex<Option<(AddressRanges, reqwest::Client)>>,
+    /// Each connects inside the ranges that its runtime asked for last.
+    kept: Mutex<HashMap<runtime::Id, (AddressRanges, reqwest::Client)>>,
+    /// The one that shows at the start whether the settings make a client, for the first that asks.
+    first: Mutex<Option<reqwest::Client>>,
 }
 
 /// Why there is no client for some ranges.
@@ -85,41 +90,55 @@ impl Clients {
         id: &UpstreamId,
         config: &ServerConfig,
     ) -> Result<Clients, UpstreamSetupError> {
-        let anywhere = client(id, config, &AddressRanges::default())?;
-        Ok(Clients { anywhere, within: Mutex::new(None) })
+        let first = client(id, config, &AddressRanges::default())?;
+        Ok(Clients { kept: Mutex::default(), first: Mutex::new(Some(first)) })
     }
 
-    /// A client that connects inside the ranges alone.
+    /// A client that connects inside the ranges alone, for the runtime that this runs on.
+    ///
+    /// Panics outside of a runtime (caller bug).
     pub(crate) fn within(
         &self,
         ranges: &AddressRanges,
         id: &UpstreamId,
         config: &ServerConfig,
     ) -> Result<reqwest::Client, NoClient> {
-        if ranges.is_empty() {
-            return Ok(self.anywhere.clone());
-        }
-        let outside = |found: &str| {
-            NoClient::Outside(Outside { ranges: ranges.clone(), found: found.to_owned() })
-        };
-        if config.connection.proxy.is_some() {
-            return Err(outside("whatever its proxy finds"));
-        }
-        // An address is not resolved.
-        if let Ok(address) = config.base_url.host.parse::<IpAddr>()
-            && !ranges.holds(address)
-        {
-            return Err(outside(&config.base_url.host));
-        }
-        // A pair is replaced as a whole.
-        let mut within = self.within.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, client)) = &*within
+        may_connect(ranges, config).map_err(NoClient::Outside)?;
+        let here = runtime::Handle::current().id();
+        if let Some((known, client)) = self.kept().get(&here)
             && known == ranges
         {
             return Ok(client.clone());
         }
-        let client = client(id, config, ranges).map_err(NoClient::Setup)?;
-        *within = Some((ranges.clone(), client.clone()));
-        Ok(client)
+        let first = if ranges.is_empty() { self.first().take() } else { None };
+        let made = first.map_or_else(|| client(id, config, ranges), Ok);
+        let made = made.map_err(NoClient::Setup)?;
+        self.kept().insert(here, (ranges.clone(), made.clone()));
+        Ok(made)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<runtime::Id, (AddressRanges, reqwest::Client)>> {
+        // A pair is replaced as a whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn first(&self) -> MutexGuard<'_, Option<reqwest::Client>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it is already plain that an upstream leads outside the ranges.
+fn may_connect(ranges: &AddressRanges, config: &ServerConfig) -> Result<(), Outside> {
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let outside = |found: &str| Outside { ranges: ranges.clone(), found: found.to_owned() };
+    if config.connection.proxy.is_some() {
+        return Err(outside("whatever its proxy finds"));
+    }
+    // An address is not resolved.
+    match config.base_url.host.parse::<IpAddr>() {
+        Ok(address) if !ranges.holds(address) => Err(outside(&config.base_url.host)),
+        _ => Ok(()),
     }
 }
