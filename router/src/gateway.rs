@@ -45,7 +45,8 @@ pub use listing::TokenCount;
 use network::Network;
 pub use network::{Declared, Offline};
 
-/// Longer prompts are scanned on a thread of their own, so that they do not hold up other requests.
+/// Longer prompts and replies are scanned on a thread of their own, so that they do not hold up other
+/// requests.
 const SCAN_INLINE_BYTES_MAX: usize = 32 << 10;
 
 /// Everything that requests share.

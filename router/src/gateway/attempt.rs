@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::meter::{Meter, REPLY_FINDING, Told, Watched};
 use super::reuse::reuse;
-use super::{Ask, Gateway};
+use super::{Ask, Gateway, SCAN_INLINE_BYTES_MAX};
 use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Recorded};
 use crate::permit::{EgressPermit, OutboundBody};
@@ -24,7 +24,7 @@ use crate::redact::{EventRestorer, restore_whole, restorer};
 use crate::reply::{ByteStream, Reply, error_event, route_word};
 use crate::reply_edit::{EventEditor, edit_whole};
 use crate::reply_mask::Mask;
-use crate::reply_scan::{HoldBack, ReplyScan};
+use crate::reply_scan::{HoldBack, ReplyScan, ReplyText};
 use crate::upstream::{
     Answer, AnswerBody, Events, InQueue, Piece, ServerUpstream, Shape, Upstream, UpstreamError,
     Urgency, Usage,
@@ -200,16 +200,15 @@ impl Gateway {
         meter.status = Some(answer.status.as_u16());
         let mut reply = match answer.body {
             AnswerBody::Whole { bytes, usage, texts } => {
-                meter.count(&bytes, &texts);
-                if meter.must_cut_at_end() {
+                let length = bytes.len();
+                let look = move || look_at_whole(meter, bytes, &texts);
+                let Some((meter, bytes)) = looked_at(length, look).await else {
+                    return self.fail(ask, decision, upstream, &reply_withheld());
+                };
+                let Some(bytes) = bytes else {
                     meter.end(Some(REPLY_FINDING), usage).wait().await;
                     return self.fail(ask, decision, upstream, &reply_withheld());
-                }
-                let (bytes, cut) = masked_whole(meter.mask(), bytes);
-                if cut {
-                    meter.end(Some(REPLY_FINDING), usage).wait().await;
-                    return self.fail(ask, decision, upstream, &reply_withheld());
-                }
+                };
                 meter.end(None, usage).wait().await;
                 let bytes = match &ask.redaction {
                     Some(redaction) => restore_whole(redaction, &ask.tools(), bytes),
@@ -218,9 +217,17 @@ impl Gateway {
                 Reply::json(answer.status, bytes)
             }
             AnswerBody::Raw { bytes, content_type, usage, texts } => {
-                meter.count(&bytes, &texts);
-                // Nothing can be taken out of what nobody knows: a finding keeps it back.
-                if meter.must_withhold() {
+                let read = bytes.clone();
+                let look = move || {
+                    meter.count(&read, &texts);
+                    // Nothing can be taken out of what nobody knows: a finding keeps it back.
+                    let withheld = meter.must_withhold();
+                    (meter, withheld)
+                };
+                let Some((meter, withheld)) = looked_at(bytes.len(), look).await else {
+                    return self.fail(ask, decision, upstream, &reply_withheld());
+                };
+                if withheld {
                     meter.end(Some(REPLY_FINDING), usage).wait().await;
                     return self.fail(ask, decision, upstream, &reply_withheld());
                 }
@@ -253,12 +260,32 @@ fn tell_place(reply: &mut Reply, place: InQueue) {
     reply.set("x-sluice-expected-start-ms", &place.starts_in.as_millis().to_string());
 }
 
-/// A whole reply without what was found in it, and whether that cannot be done.
-fn masked_whole(mask: Option<Mask>, bytes: Bytes) -> (Bytes, bool) {
-    match mask.map(|mask| edit_whole(mask, bytes.clone())) {
-        None => (bytes, false),
-        Some((bytes, mask)) => (bytes, mask.must_cut()),
+/// Looks at so many bytes of a reply, on a thread of its own if that takes long: no other connection of
+/// this one may wait for it. `None` if the look itself died: then nothing of the reply is known.
+async fn looked_at<T: Send + 'static>(
+    bytes: usize,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    if bytes <= SCAN_INLINE_BYTES_MAX {
+        return Some(look());
     }
+    tokio::task::spawn_blocking(look).await.ok()
+}
+
+/// Counts and scans a whole reply. Returns it without what was found in it; `None` if it must not go out.
+fn look_at_whole(mut meter: Meter, bytes: Bytes, texts: &[ReplyText]) -> (Meter, Option<Bytes>) {
+    meter.count(&bytes, texts);
+    if meter.must_cut_at_end() {
+        return (meter, None);
+    }
+    let bytes = match meter.mask() {
+        None => Some(bytes),
+        Some(mask) => {
+            let (bytes, mask) = edit_whole(mask, bytes);
+            (!mask.must_cut()).then_some(bytes)
+        }
+    };
+    (meter, bytes)
 }
 
 fn permit(

@@ -28,10 +28,31 @@ use crate::config::{Auth, ClientCert, Protocol, ServerConfig};
 /// What stands in a `base_url` for the server's name of the model.
 const MODEL: &str = "{model}";
 
+/// Whom a server is trusted by, and who we are: what `ca_file` and `client_cert` held when they were read.
+pub(super) struct Certificates {
+    authorities: Option<Vec<Certificate>>,
+    identity: Option<Identity>,
+}
+
+impl Certificates {
+    /// Reads the files that an upstream's section names.
+    pub(super) fn read(
+        id: &UpstreamId,
+        config: &ServerConfig,
+    ) -> Result<Certificates, UpstreamSetupError> {
+        let way = &config.connection;
+        Ok(Certificates {
+            authorities: way.ca_file.as_ref().map(|file| authorities(id, file)).transpose()?,
+            identity: way.client_cert.as_ref().map(|files| identity(id, files)).transpose()?,
+        })
+    }
+}
+
 /// Builds the client of one upstream, which connects to addresses in the ranges alone.
 pub(super) fn client(
     id: &UpstreamId,
     config: &ServerConfig,
+    certificates: &Certificates,
     ranges: &AddressRanges,
 ) -> Result<reqwest::Client, UpstreamSetupError> {
     install_tls_provider();
@@ -51,11 +72,11 @@ pub(super) fn client(
     if let Some(proxy) = &way.proxy {
         builder = builder.proxy(reqwest::Proxy::all(proxy.as_text()).map_err(failed)?);
     }
-    if let Some(file) = &way.ca_file {
-        builder = builder.tls_certs_only(authorities(id, file)?);
+    if let Some(authorities) = &certificates.authorities {
+        builder = builder.tls_certs_only(authorities.iter().cloned());
     }
-    if let Some(files) = &way.client_cert {
-        builder = builder.identity(identity(id, files)?);
+    if let Some(identity) = &certificates.identity {
+        builder = builder.identity(identity.clone());
     }
     builder.build().map_err(failed)
 }
@@ -251,8 +272,8 @@ mod tests {
         let setup = |set: &dyn Fn(&mut ServerConfig)| {
             let mut config = server("https://a");
             set(&mut config);
-            let (id, anywhere) = (UpstreamId::new("ward"), AddressRanges::default());
-            client(&id, &config, &anywhere).unwrap_err().to_string()
+            let setup = within::Clients::new(&UpstreamId::new("ward"), &config);
+            setup.err().expect("refused").to_string()
         };
         let empty = setup(&|config| config.connection.ca_file = Some(file.clone()));
         assert!(empty.contains("upstream ward: ca_file"), "{empty}");

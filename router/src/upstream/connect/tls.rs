@@ -98,10 +98,34 @@ async fn only_the_named_authorities_are_believed_and_a_certificate_is_shown_wher
         config.connection.ca_file = ca_file.cloned();
         config.connection.client_cert = client_cert.cloned();
         let anywhere = AddressRanges::default();
-        let client = client(&UpstreamId::new("ward"), &config, &anywhere).unwrap();
+        let id = UpstreamId::new("ward");
+        let certificates = Certificates::read(&id, &config).unwrap();
+        let client = client(&id, &config, &certificates, &anywhere).unwrap();
         let answer = client.get(url(&config, "models", "m").unwrap()).send().await;
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let what = format!("{ca_file:?} {client_cert:?}: {answer:?}");
         assert_eq!(status == Some(204), expected, "{what}");
+    }
+}
+
+#[test]
+fn certificates_are_read_once_and_each_runtime_has_a_client_with_them() {
+    install_tls_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(folder.path(), "ours");
+    let address = serve(&ours, false);
+    let base_url = BaseUrl::parse(&format!("https://{address}/v1")).unwrap();
+    let mut config = ServerConfig::at(Protocol::OpenAi, base_url);
+    config.connection.ca_file = Some(ours.file.clone());
+    let id = UpstreamId::new("ward");
+    let clients = within::Clients::new(&id, &config).unwrap();
+    std::fs::remove_file(&ours.file).unwrap();
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let status = runtime.block_on(async {
+            let client = clients.within(&AddressRanges::default(), &id, &config).ok().unwrap();
+            client.get(url(&config, "models", "m").unwrap()).send().await.unwrap().status()
+        });
+        assert_eq!(status.as_u16(), 204);
     }
 }

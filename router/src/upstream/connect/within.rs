@@ -14,7 +14,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use sluice_policies::AddressRanges;
 use tokio::runtime;
 
-use super::client;
+use super::{Certificates, client};
 use crate::config::ServerConfig;
 use crate::upstream::{UpstreamId, UpstreamSetupError};
 
@@ -74,6 +74,8 @@ pub(crate) struct Clients {
     kept: Mutex<HashMap<runtime::Id, (AddressRanges, reqwest::Client)>>,
     /// The one that shows at the start whether the settings make a client, for the first that asks.
     first: Mutex<Option<reqwest::Client>>,
+    /// Read once, so that all clients have the same.
+    certificates: Certificates,
 }
 
 /// Why there is no client for some ranges.
@@ -90,8 +92,9 @@ impl Clients {
         id: &UpstreamId,
         config: &ServerConfig,
     ) -> Result<Clients, UpstreamSetupError> {
-        let first = client(id, config, &AddressRanges::default())?;
-        Ok(Clients { kept: Mutex::default(), first: Mutex::new(Some(first)) })
+        let certificates = Certificates::read(id, config)?;
+        let first = client(id, config, &certificates, &AddressRanges::default())?;
+        Ok(Clients { kept: Mutex::default(), first: Mutex::new(Some(first)), certificates })
     }
 
     /// A client that connects inside the ranges alone, for the runtime that this runs on.
@@ -111,7 +114,7 @@ impl Clients {
             return Ok(client.clone());
         }
         let first = if ranges.is_empty() { self.first().take() } else { None };
-        let made = first.map_or_else(|| client(id, config, ranges), Ok);
+        let made = first.map_or_else(|| client(id, config, &self.certificates, ranges), Ok);
         let made = made.map_err(NoClient::Setup)?;
         self.kept().insert(here, (ranges.clone(), made.clone()));
         Ok(made)
