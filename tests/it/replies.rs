@@ -10,8 +10,17 @@ const GIVEN_AWAY: &str = "The card on file is 4539 5787 6362 1486, shall I go on
 const PIECES: [&str; 4] = ["The card on file is 4539 5", "787 63", "62 1486", ", shall I go on?"];
 
 fn whole() -> Script {
+    whole_of(GIVEN_AWAY)
+}
+
+/// The same at the end of a reply that is too long to be looked at between other requests.
+fn long() -> Script {
+    whole_of(&format!("{}{GIVEN_AWAY}", "The refund is on its way to you. ".repeat(6_000)))
+}
+
+fn whole_of(content: &str) -> Script {
     let choice = json!({"index": 0, "finish_reason": "stop",
-                        "message": {"role": "assistant", "content": GIVEN_AWAY}});
+                        "message": {"role": "assistant", "content": content}});
     let body = json!({"id": "1", "object": "chat.completion", "choices": [choice]}).to_string();
     raw("application/json", &body)
 }
@@ -57,7 +66,9 @@ async fn answering_gateway(cloud: &Cloud, answer: &str) -> Gateway {
 
 #[tokio::test]
 async fn a_finding_in_a_reply_keeps_the_conversation_here() {
-    for (script, body) in [(whole(), say("Hello")), (streamed(), say_streamed("Hello"))] {
+    let cases =
+        [(whole(), say("Hello")), (long(), say("Hello")), (streamed(), say_streamed("Hello"))];
+    for (script, body) in cases {
         let cloud = Cloud::start(script).await;
         let gateway = Gateway::with_cloud(cloud.address).await;
         let session = [("x-sluice-session", "s-9")];
@@ -77,14 +88,17 @@ async fn a_finding_in_a_reply_keeps_the_conversation_here() {
 
 #[tokio::test]
 async fn cut_withholds_a_whole_reply() {
-    let cloud = Cloud::start(whole()).await;
-    let gateway = cutting_gateway(&cloud).await;
-    let reply = gateway.chat(say("Hello")).await;
-    assert_eq!(reply.status, 403);
-    assert_eq!(reply.header("x-sluice-upstream"), "cloud");
-    assert!(!shows_card(&reply.text()) && reply.text().contains("policy_blocked"));
-    let outcome = &gateway.audit_lines(2).await[1];
-    assert_eq!((&outcome["ending"], &outcome["error"]), (&json!("cut"), &json!("reply_finding")));
+    for script in [whole(), long()] {
+        let cloud = Cloud::start(script).await;
+        let gateway = cutting_gateway(&cloud).await;
+        let reply = gateway.chat(say("Hello")).await;
+        assert_eq!(reply.status, 403);
+        assert_eq!(reply.header("x-sluice-upstream"), "cloud");
+        assert!(!shows_card(&reply.text()) && reply.text().contains("policy_blocked"));
+        let outcome = &gateway.audit_lines(2).await[1];
+        let ended = (&outcome["ending"], &outcome["error"]);
+        assert_eq!(ended, (&json!("cut"), &json!("reply_finding")));
+    }
 }
 
 #[tokio::test]
@@ -112,7 +126,9 @@ async fn cut_lets_a_clean_stream_through_whole() {
 
 #[tokio::test]
 async fn mask_takes_the_finding_out_and_keeps_the_conversation_here() {
-    for (script, body) in [(whole(), say("Hello")), (streamed(), say_streamed("Hello"))] {
+    let cases =
+        [(whole(), say("Hello")), (long(), say("Hello")), (streamed(), say_streamed("Hello"))];
+    for (script, body) in cases {
         let cloud = Cloud::start(script).await;
         let gateway = answering_gateway(&cloud, "mask").await;
         let session = [("x-sluice-session", "s-9")];
