@@ -131,3 +131,29 @@ fn shipped_corpus_is_routed_within_the_bounds() {
     assert!(missed * 100 <= private, "{missed} of {private} private rows went to the cloud");
     assert!(alarms * 100 <= cloud * 2, "{alarms} of {cloud} harmless rows stayed private");
 }
+
+/// Each of these was taken for somebody's telephone number, card, key or attack by a detector that
+/// looks at the shape alone.
+#[test]
+fn numbers_of_builds_logs_and_orders_are_nobody_s_data() {
+    let set = PolicySet::shipped().unwrap_or_else(|e| panic!("{e}"));
+    for text in [
+        "build 1755302400 passed",
+        "The job began at 1755302400 and ended at 1755302460123, why did it take so long?",
+        "commit da39a3ee5e6b4b0d3255bfef95601890afd80709 broke the login page, revert it",
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 differs",
+        "Order 4820193756 has not been shipped yet",
+        "user_id=4820193756 is missing from the join",
+        "Trace id 4bf92f3577b34da6a3ce929d0e0e4736 shows a timeout in the parser",
+        "session 123e4567-e89b-12d3-a456-426614174000 was closed",
+        "Is this check redundant? The abundant warnings come from the standard library",
+        "Ignore the previous column and sort by the next one",
+        "ISBN 978-3-16-148410-0 and ISSN 2049-3630 are out of print",
+        "The pods are 10.0.12.7 and 10.0.12.8, version 10.15.7.4539",
+    ] {
+        let classification = set.classify(&Prompt::from_user_text(text));
+        let decision = set.decide(&classification, &facts());
+        assert_eq!(decision.route, Route::Cloud, "{text}: {:?}", decision.rules);
+        assert_eq!(decision.labels, Vec::<String>::new(), "{text}");
+    }
+}

@@ -127,3 +127,24 @@ fn only_what_a_never_cloud_rule_asks_for_tells_of_it() {
     let telling = set.never_cloud_findings(&classification);
     assert!(!telling.is_empty() && telling.iter().all(|finding| finding.text == 1), "{telling:?}");
 }
+
+/// What approvers sign is what they can read: each rule and each class has a sentence of its own.
+#[test]
+fn every_rule_and_class_is_read_out_in_a_numbered_sentence() {
+    let set = PolicySet::shipped().unwrap_or_else(|error| panic!("{error}"));
+    let read = set.read();
+    let numbered: Vec<&str> = read
+        .lines()
+        .filter_map(|line| line.trim_start().split_once(". "))
+        .filter(|(number, _)| number.parse::<usize>().is_ok())
+        .map(|(_, sentence)| sentence)
+        .collect();
+    let sentences_of = |start: &str| numbered.iter().filter(|s| s.starts_with(start)).count();
+    for rule in set.rules() {
+        assert_eq!(sentences_of(&format!("{} (", rule.id)), 1, "{}\n{read}", rule.id);
+    }
+    for class in set.class_names() {
+        assert!(sentences_of(&format!("{class} ")) >= 1, "{class}\n{read}");
+    }
+    assert!(numbered.iter().all(|sentence| sentence.ends_with('.')), "{read}");
+}

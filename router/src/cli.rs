@@ -201,6 +201,44 @@ mod tests {
         check(&Cli::command());
     }
 
+    /// What follows `sluice` in each command that the README's table names; `sign` beside
+    /// `sluice policy activate` is `sluice policy sign`.
+    fn commands_of_the_readme() -> Vec<Vec<String>> {
+        let readme = include_str!("../../README.md");
+        let rows = readme.lines().filter(|line| line.starts_with("| `sluice "));
+        let cells = rows.filter_map(|row| row.split(" | ").next());
+        let mut all: Vec<Vec<String>> = Vec::new();
+        for command in cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+            let words = command.replace(['[', ']'], "").replace("\\|", " ");
+            let mut words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            match (words[0].as_str(), all.last()) {
+                ("sluice", _) => drop(words.remove(0)),
+                (_, Some(before)) => words.insert(0, before[0].clone()),
+                (_, None) => {}
+            }
+            all.push(words);
+        }
+        all
+    }
+
+    #[test]
+    fn every_command_and_flag_that_the_readme_names_is_there() {
+        let commands = commands_of_the_readme();
+        assert!(commands.len() > 20, "{commands:?}");
+        for words in commands {
+            let mut command = Cli::command();
+            for word in &words {
+                if let Some(flag) = word.strip_prefix("--") {
+                    let is_there = command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+                    assert!(is_there, "{words:?}: --{flag}");
+                } else if command.has_subcommands() {
+                    let verb = command.find_subcommand(word).cloned();
+                    command = verb.unwrap_or_else(|| panic!("{words:?}: {word}"));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_closed_pipe_is_not_a_failure() {
         let closed = std::io::Error::from(std::io::ErrorKind::BrokenPipe);

@@ -257,6 +257,13 @@ impl Metrics {
         self.policy.difference(kind, rules);
     }
 
+    /// An upstream is not configured any more: nothing is said of its state. What was counted stays.
+    pub fn forget_state(&self, upstream: &str) {
+        // There is no series to remove if nobody has looked since it came.
+        let _ = self.upstream_healthy.remove_label_values(&[upstream]);
+        self.network.forget_state(upstream);
+    }
+
     /// Everything in Prometheus' text format.
     pub fn render(&self, now: &Snapshot<'_>) -> String {
         for (upstream, healthy) in &now.upstreams {

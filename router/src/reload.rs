@@ -92,6 +92,11 @@ impl Reloader {
             .map_err(|e| with_causes(&e))?;
         gateway.limits().set(config.quotas.clone());
         self.server.replace(Arc::new(gateway), &config);
+        for old in &self.config.upstreams {
+            if config.upstreams.iter().all(|upstream| upstream.id != old.id) {
+                before.kept().metrics.forget_state(old.id.as_str());
+            }
+        }
         self.config = config;
         Ok(())
     }

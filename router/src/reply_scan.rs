@@ -299,4 +299,21 @@ mod tests {
         assert_eq!(hold.release(), [event(4)]);
         assert!(hold.release().is_empty());
     }
+
+    /// A token is about four bytes: the first one waits for some thirty more, whatever comes after.
+    #[test]
+    fn the_first_event_waits_for_a_line_and_not_for_the_answer() {
+        const TOKEN_BYTES: usize = 4;
+        let mut hold = HoldBack::default();
+        let token = |number: usize| Bytes::from(number.to_string());
+        let waited = (0..).find(|number| !hold.push(token(*number), TOKEN_BYTES).is_empty());
+        assert!(waited.is_some_and(|tokens| tokens <= 32), "{waited:?} tokens");
+        for number in 100..1000 {
+            assert_eq!(
+                hold.push(token(number), TOKEN_BYTES).len(),
+                1,
+                "one goes for one that comes"
+            );
+        }
+    }
 }

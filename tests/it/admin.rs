@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::callers::write_keys;
 use crate::cloud::{Cloud, Script, spawn, until};
 use crate::gateway::{CARD, Gateway, say, say_streamed, with_cloud};
 
@@ -144,4 +145,51 @@ async fn no_request_is_lost_across_reloads_under_load() {
     }
     assert!(first.requests() > 0 && second.requests() > 0);
     gateway.idle().await;
+}
+
+#[tokio::test]
+async fn what_a_new_config_no_longer_names_is_gone() {
+    let (cloud, other) = (Cloud::start(Script::Answer).await, Cloud::start(Script::Answer).await);
+    let folder = tempfile::tempdir().unwrap();
+    let keys = write_keys(folder.path(), &[("anna", "north"), ("berta", "north")]);
+    let identity = "identity: {keys: $FOLDER/keys.yaml}\n";
+    let more = format!(
+        "  other: {{kind: openai, base_url: \"http://{}/v1\", models: {{small: small-7b}}}}\n\
+         passthrough:\n  - {{path: /v1/moderations, upstream: other}}\n\
+         limits: {{per_caller: {{requests_per_minute: 100}}}}\n{identity}",
+        other.address
+    );
+    let gateway = Gateway::start_in(folder, &with_cloud(cloud.address, &more)).await;
+    let healthy = r#"sluice_upstream_healthy{upstream="other"}"#;
+    let ask = async |key: usize| {
+        let key = [("authorization", keys[key].as_str())];
+        let reply = gateway.chat_with(&key, say("Hello")).await;
+        reply.came_from("cloud", 200);
+        let limit = reply.header("x-ratelimit-limit-requests").to_owned();
+        let lines = gateway.audit();
+        let attempt = lines.iter().rfind(|line| line["kind"] == "attempt").unwrap();
+        (attempt["caller"].as_str().map(str::to_owned), limit)
+    };
+    let moderated = async || {
+        let json = [("content-type", "application/json")];
+        let body = json!({"model": "m", "input": "Hello"}).to_string();
+        gateway.send(Method::POST, "/v1/moderations", &json, body).await.status.as_u16()
+    };
+    assert_eq!(ask(1).await, (Some("berta".to_owned()), "100".to_owned()));
+    assert_eq!(gateway.get("/v1/models/small").await.status, 200);
+    assert_eq!(moderated().await, 200);
+    assert_eq!(gateway.metric(healthy).await, 1.0);
+
+    gateway.configure(&with_cloud(cloud.address, identity));
+    write_keys(gateway.folder(), &[("anna", "north")]);
+    assert_eq!(reload(&gateway).await.0, 200);
+    assert_eq!(ask(1).await, (None, String::new()));
+    assert_eq!(gateway.get("/v1/models/small").await.status, 404);
+    assert_eq!(moderated().await, 404);
+    let ready = gateway.probe("/readyz").await.json();
+    assert_eq!(ready["upstreams"]["other"], Value::Null, "{ready}");
+    let text = gateway.probe("/metrics").await.text();
+    for state in [healthy, r#"sluice_breaker_state{upstream="other"}"#] {
+        assert!(!text.contains(state), "the state of a server that is not there: {text}");
+    }
 }

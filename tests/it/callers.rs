@@ -11,7 +11,7 @@ use crate::cloud::{Cloud, Script, until};
 use crate::gateway::{CARD, Gateway, Reply, say, say_streamed, shows_card, with_cloud};
 
 /// Writes a keys file with one key for each `(id, tenant)`; returns the keys.
-fn write_keys(folder: &Path, callers: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn write_keys(folder: &Path, callers: &[(&str, &str)]) -> Vec<String> {
     let mut file = KeysFile::default();
     let create = |(id, tenant): &(&str, &str)| {
         let new = NewKey { id: (*id).into(), tenant: (*tenant).into(), ..NewKey::default() };

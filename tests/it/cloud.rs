@@ -242,7 +242,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
 
 async fn endless(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     stream.write_all(&stream_head()).await?;
-    let piece = event(&"again ".repeat(64));
+    let piece = event(&"The museum opens at ten. ".repeat(16));
     loop {
         if let Err(error) = stream.write_all(&piece).await {
             shared.hang_ups.fetch_add(1, Ordering::SeqCst);

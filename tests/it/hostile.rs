@@ -1,6 +1,7 @@
 //! Requests that are wrong by accident or on purpose: a clear error or the private side, and the
 //! process lives.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hyper::Method;
@@ -201,4 +202,52 @@ async fn a_huge_head_is_refused() {
     let text = String::from_utf8_lossy(&reply);
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 431"), "{text}");
     gateway.chat(say("Hello")).await.came_from("cloud", 200);
+}
+
+#[tokio::test]
+async fn no_name_that_a_client_makes_up_becomes_a_series() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let series = async || -> BTreeSet<String> {
+        let text = gateway.probe("/metrics").await.text();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+    };
+    // Digits in a name look like a password to some detectors.
+    let ask = async |letter: char| {
+        let name = format!("madeup{letter}");
+        let mut body = say("Hello");
+        for field in ["model", "user", "service_tier", "safety_identifier", "madeup"] {
+            body[field] = json!(name);
+        }
+        body["metadata"] = json!({&name: name});
+        let plain = [
+            ("authorization", format!("Bearer {name}")),
+            ("user-agent", name.clone()),
+            ("x-request-id", name.clone()),
+            ("x-sluice-latency", name.clone()),
+            ("x-sluice-session", name.clone()),
+            ("x-sluice-tags", name.clone()),
+        ];
+        let mut headers: Vec<_> = plain.iter().map(|(n, value)| (*n, value.as_str())).collect();
+        gateway.chat_with(&headers, body.clone()).await.came_from("cloud", 200);
+        body["messages"] = say("Name a river")["messages"].clone();
+        headers.push(("x-sluice-class", &name));
+        gateway.chat_with(&headers, body).await.came_from("edge", 200);
+        for path in [format!("/v1/models/{name}"), format!("/v1/{name}")] {
+            assert_eq!(gateway.get(&path).await.status, 404);
+        }
+        let method = Method::from_bytes(name.to_uppercase().as_bytes()).unwrap();
+        assert_eq!(gateway.send(method, PATH, &[], "").await.status, 405);
+    };
+    ask('a').await;
+    gateway.idle().await;
+    let before = series().await;
+    for letter in 'b'..='t' {
+        ask(letter).await;
+    }
+    gateway.idle().await;
+    let after = series().await;
+    assert_eq!(after.difference(&before).collect::<Vec<_>>(), Vec::<&String>::new());
+    assert!(after.iter().all(|line| !line.to_lowercase().contains("madeup")));
 }

@@ -13,6 +13,7 @@ mod callers;
 mod cancellation;
 mod checkpoints;
 mod choice;
+mod complaints;
 mod dialects;
 mod edge;
 mod failover;

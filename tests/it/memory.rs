@@ -175,8 +175,9 @@ async fn a_fault_that_comes_again_and_again_leaves_no_memory_behind() {
     let one_after_another = async {
         let process = start(&cloud, &here[0]);
         let left = ("clients that leave within a stream", Script::StallMidStream, true);
+        let well = ("replies without a fault", Script::Answer, false);
         let here = here.into_iter().map(|fault| (fault.name, fault.script, false));
-        for (name, script, leaves) in here.chain([left]) {
+        for (name, script, leaves) in here.chain([left, well]) {
             cloud.follow(script);
             let asked = cloud.requests();
             let resident = check(&process, name, leaves).await;

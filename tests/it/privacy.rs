@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::cloud::{Cloud, Script};
+use crate::cloud::{Cloud, Script, http};
 use crate::gateway::{CARD, Gateway, say, say_streamed, shows_card, with_cloud};
 
 const CARD_PROMPT: &str = "Refund the card 4539 5787 6362 1486 please";
@@ -246,4 +246,62 @@ async fn nothing_leaves_while_the_audit_log_cannot_be_written() {
     gateway.chat(say("Hello")).await.came_from("edge", 200);
     // The outage taints nothing: the same words go where they went before.
     gateway.chat(say(long)).await.came_from("cloud", 200);
+}
+
+/// Their words may be the prompt's: they are for the client who asked, and for nobody else.
+#[tokio::test]
+async fn what_upstreams_quote_of_a_prompt_is_in_no_log_record_or_metric() {
+    let logs = crate::sim::logs::keep();
+    let start = logs.len();
+    let word = "zantedeschia";
+    let quote = json!({"error": {"message": format!("cannot say what a {word} is")}}).to_string();
+    let event = format!("data: {quote}\n\n");
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    for (status, kind, body, is_told) in [
+        ("400 Bad Request", "application/json", quote.as_str(), true),
+        ("422 Unprocessable", "application/json", quote.as_str(), true),
+        ("500 Oh", "application/json", quote.as_str(), false),
+        ("401 No", "text/plain", word, false),
+        ("200 OK", "application/json", &quote[..quote.len() - 1], false),
+        ("200 OK", "text/event-stream", event.as_str(), false),
+    ] {
+        cloud.follow(Script::Raw(http(status, kind, body.as_bytes())));
+        let mut asked = say(&format!("Tell me of the {word}"));
+        asked["stream"] = json!(kind == "text/event-stream");
+        let reply = gateway.chat(asked).await;
+        assert!(reply.text().contains(word) || !is_told, "{status}: {}", reply.text());
+    }
+    gateway.idle().await;
+    let audit = std::fs::read_to_string(gateway.audit_folder().join("audit.jsonl")).unwrap();
+    let shown = [
+        ("audit", audit),
+        ("metrics", gateway.probe("/metrics").await.text()),
+        ("readyz", gateway.probe("/readyz").await.text()),
+        ("logs", logs.from(start)),
+    ];
+    for (place, text) in shown {
+        assert!(!text.contains(word), "{place}: {text}");
+    }
+    assert_eq!(cloud.requests(), 6);
+}
+
+#[tokio::test]
+async fn what_is_refused_or_fails_is_on_record_like_what_is_answered() {
+    let cloud = Cloud::start(Script::Raw(http("400 Bad", "application/json", b"{}"))).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let picture = json!([{"type": "image_url", "image_url": {"url": "https://x.example/1.png"}}]);
+    let mut refused = say("Hello");
+    refused["messages"][0]["content"] = picture;
+    let reply = gateway.chat(refused).await;
+    reply.came_from("refuse", 403);
+    let line = &gateway.audit_lines(1).await[0];
+    assert_eq!((&line["kind"], &line["route"]), (&json!("refusal"), &json!("refuse")), "{line}");
+    assert_eq!(line["id"], reply.header("x-sluice-decision"));
+    assert_eq!(line["code"], "policy_blocked");
+
+    gateway.chat(say("Hello")).await.came_from("cloud", 400);
+    let lines = gateway.audit_lines(3).await;
+    assert_eq!((&lines[1]["kind"], &lines[2]["kind"]), (&json!("attempt"), &json!("outcome")));
+    assert_eq!(lines[2]["status"], 400, "{}", lines[2]);
 }

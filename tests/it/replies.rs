@@ -1,5 +1,8 @@
 //! Replies that hold regulated text though their requests did not.
 
+use std::time::Duration;
+
+use http_body_util::BodyExt;
 use serde_json::json;
 
 use crate::cloud::{Cloud, Script};
@@ -153,4 +156,20 @@ async fn mask_lets_a_clean_stream_through() {
     let reply = gateway.chat(say_streamed("Hello")).await;
     reply.came_from("cloud", 200);
     assert!(reply.text().contains("[DONE]"));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_looked_through_begins_before_it_is_over() {
+    for answer in ["cut", "mask"] {
+        let cloud = Cloud::start(Script::Endless).await;
+        let gateway = answering_gateway(&cloud, answer).await;
+        let mut reply = gateway.stream(&[], say_streamed("Hello")).await;
+        let first = tokio::time::timeout(Duration::from_secs(20), reply.body_mut().frame()).await;
+        let first = first.expect("a piece comes while the cloud speaks on").unwrap().unwrap();
+        let text = String::from_utf8_lossy(first.data_ref().unwrap()).into_owned();
+        assert!(text.contains("museum"), "{answer}: {text}");
+        drop(reply);
+        cloud.hung_up().await;
+        gateway.idle().await;
+    }
 }

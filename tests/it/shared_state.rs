@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::callers::write_keys;
 use crate::cloud::{Cloud, Script};
 use crate::gateway::{CARD, Gateway, say, with_cloud};
 
@@ -165,4 +166,24 @@ async fn with_a_dead_server_limits_hold_here_and_a_history_is_assumed_private() 
     gateway.chat(say("Hello")).await.came_from("cloud", 200);
     gateway.chat(say("Hello")).await.came_from("cloud", 200);
     assert_eq!(gateway.chat(say("Hello")).await.status, 429);
+}
+
+#[tokio::test]
+async fn without_the_shared_place_a_gateway_is_ready_and_knows_its_callers() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("password"), PASSWORD).unwrap();
+    let keys = write_keys(folder.path(), &[("anna", "north")]);
+    let dead = shared(Cloud::nowhere().await, folder.path());
+    let more = format!("identity: {{keys: $FOLDER/keys.yaml}}\n{dead}");
+    let gateway = Gateway::start_in(folder, &with_cloud(cloud.address, &more)).await;
+    let key = [("authorization", keys[0].as_str())];
+    for _ in 0..3 {
+        gateway.chat_with(&key, say("Hello")).await.came_from("cloud", 200);
+        for path in ["/livez", "/readyz"] {
+            assert_eq!(gateway.probe(path).await.status, 200, "{path}");
+        }
+    }
+    assert_eq!(state(&gateway).await, "away");
+    assert_eq!(gateway.audit_lines(1).await[0]["caller"], "anna");
 }

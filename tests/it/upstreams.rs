@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cloud::{Cloud, Script, http};
-use crate::gateway::{CARD, Gateway, say, shows_card, with_cloud, with_upstreams};
+use crate::gateway::{CARD, Gateway, say, say_streamed, shows_card, with_cloud, with_upstreams};
 
 /// A cloud with more lines in its section.
 async fn with(lines: &str) -> (Gateway, Cloud) {
@@ -259,4 +260,83 @@ async fn a_name_that_leads_outside_the_vouched_ranges_gets_not_a_byte() {
             assert_eq!(errors, ["address_not_vouched"; 2], "{what}");
         }
     }
+}
+
+#[tokio::test]
+async fn private_text_goes_to_no_cloud_when_the_server_on_the_premises_fails() {
+    let faults = [
+        (Script::Silence, 504),
+        (Script::Raw(Vec::new()), 502),
+        (Script::Raw(http("503 No", "text/plain", b"no")), 502),
+        (Script::Raw(http("200 OK", "text/html", b"<html>")), 502),
+    ];
+    for (fault, status) in faults {
+        let (home, cloud) = (Cloud::start(fault).await, Cloud::start(Script::Answer).await);
+        let folder = tempfile::tempdir().unwrap();
+        let site = ward(&format!("http://{}", home.address), "127.0.0.0/8");
+        std::fs::write(folder.path().join("site.yaml"), site).unwrap();
+        let more = format!(
+            "    retries: {{attempts: 1, retry_on: [503]}}\n  far:\n    kind: openai\n    \
+             base_url: \"http://{}/v1\"\npolicy: {{site: $FOLDER/site.yaml}}\nhedge: {{after: 1ms}}\n",
+            cloud.address
+        );
+        let config = with_cloud(home.address, &more);
+        let edge = config.lines().find(|line| line.starts_with("  edge:")).unwrap().to_owned();
+        let gateway = Gateway::start_in(folder, &config.replace(&format!("{edge}\n"), "")).await;
+        for body in [say(&format!("Refund {CARD}")), say_streamed(&format!("Charge {CARD}"))] {
+            gateway.chat(body).await.came_from("refuse", status);
+        }
+        assert!(home.requests() > 0, "it was asked");
+        assert_eq!(cloud.seen(), "");
+        gateway.chat(say("Hello")).await.came_from("cloud", 200);
+    }
+}
+
+#[tokio::test]
+async fn no_address_that_a_client_names_is_ever_called() {
+    let (cloud, thief) = (Cloud::start(Script::Answer).await, Cloud::start(Script::Answer).await);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "sk-of-the-gateway").unwrap();
+    let config = with_cloud(cloud.address, "    key_file: $FOLDER/key\n");
+    let gateway = Gateway::start_in(folder, &config).await;
+    let address = format!("http://{}/v1", thief.address);
+    for field in ["api_base", "base_url", "api_url", "endpoint", "proxy", "webhook", "extra_body"] {
+        let mut body = say("Hello");
+        body[field] = json!(address);
+        body["messages"][0][field] = json!(address);
+        gateway.chat(body).await.came_from("cloud", 200);
+    }
+    let mut named = say("Hello");
+    named["model"] = json!(address);
+    gateway.chat(named).await.came_from("cloud", 200);
+    let names = ["x-api-base", "x-base-url", "x-forwarded-host", "x-original-url", "forwarded"];
+    for name in names {
+        let headers = [(name, address.as_str())];
+        gateway.chat_with(&headers, say("Hello")).await.came_from("cloud", 200);
+    }
+    // What would be fetched is refused, and nobody looks what is there.
+    let picture = json!([{"type": "image_url", "image_url": {"url": address}}]);
+    let tool = json!([{"type": "mcp", "server_label": "s", "server_url": address}]);
+    for (field, value) in
+        [("messages", json!([{"role": "user", "content": picture}])), ("tools", tool)]
+    {
+        let mut body = say("Hello");
+        body[field] = value;
+        gateway.chat(body).await.came_from("refuse", 403);
+    }
+    // As to a proxy.
+    let body = say("Hello").to_string();
+    let head = format!(
+        "POST {address}/chat/completions HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        thief.address,
+        body.len()
+    );
+    let mut stream = tokio::net::TcpStream::connect(gateway.traffic).await.unwrap();
+    stream.write_all((head + &body).as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.contains("x-sluice-upstream: cloud"), "{reply}");
+    assert_eq!((thief.seen().as_str(), thief.connections()), ("", 0));
+    assert!(cloud.seen().contains("sk-of-the-gateway"));
 }

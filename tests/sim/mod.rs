@@ -20,7 +20,7 @@
 
 mod books;
 mod checks;
-mod logs;
+pub(crate) mod logs;
 mod site;
 mod traffic;
 

@@ -35,17 +35,17 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Fields that the design names and this version does not have: accepting them silently would be
+/// Fields that one may expect and that this version does not have there: accepting them silently would be
 /// worse than an error.
-const NOT_BUILT: &[(&str, &str)] = &[
+const NOT_HERE: &[(&str, &str)] = &[
     ("login", "this version has no console login; remove it"),
     (
         "max_age",
         "the last good policies serve at any age, which /readyz and the metrics show; remove it",
     ),
-    ("retries", "this version never retries; it falls back to the next allowed upstream"),
+    ("retries", "each upstream has its own: upstreams.NAME.retries"),
     ("edge_capacity", "this version reserves no edge capacity; remove it"),
-    ("resume", "this version ends a declared offline state by config only; remove it"),
+    ("resume", "a person ends a declared absence: DELETE /admin/v1/offline; remove it"),
     ("signing_key", "this version does not sign the audit log; remove it"),
     ("checkpoint", "this version writes no audit checkpoints; remove it"),
     ("keep", "this version never deletes audit records; remove it"),
@@ -72,7 +72,7 @@ pub(super) fn from_yaml(file: &str, source: &str, error: &serde_yaml::Error) -> 
         message = unknown.message();
     } else if let Some(better) = reword(&message) {
         hint = (better.starts_with("listen.") && better.ends_with("got map"))
-            .then(|| "write the address alone; this version does not terminate TLS".to_owned());
+            .then(|| "write the address alone; this listener has no TLS of its own".to_owned());
         message = better;
     }
     point(file, source, at, message, hint)
@@ -168,7 +168,7 @@ impl<'a> Unknown<'a> {
     }
 
     fn hint(&self) -> Option<String> {
-        if let Some((_, advice)) = NOT_BUILT.iter().find(|(name, _)| *name == self.name) {
+        if let Some((_, advice)) = NOT_HERE.iter().find(|(name, _)| *name == self.name) {
             return Some((*advice).to_owned());
         }
         let near = self.expected.iter().min_by_key(|known| edit_distance(self.name, known))?;

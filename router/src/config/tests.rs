@@ -337,6 +337,68 @@ fn the_example_that_ships_is_read() {
 }
 
 #[test]
+fn hints_lead_to_where_a_thing_is() {
+    for (source, hint) in [
+        ("retries: {attempts: 2}", "each upstream has its own: upstreams.NAME.retries"),
+        (
+            "offline: {resume: manual}",
+            "a person ends a declared absence: DELETE /admin/v1/offline; remove it",
+        ),
+        (
+            "listen: {metrics: {address: \"127.0.0.1:1\"}}",
+            "write the address alone; this listener has no TLS of its own",
+        ),
+    ] {
+        assert_eq!(parse(source).unwrap_err().hint.as_deref(), Some(hint), "{source}");
+    }
+}
+
+/// What a line of the example leaves commented out: where it would stand, and the field.
+fn commented_out(line: &str) -> Option<(usize, &str)> {
+    let (before, text) = line.split_once('#').filter(|(before, _)| before.trim().is_empty())?;
+    let field = text.trim_start();
+    let name = field.trim_start_matches("- {").split_once(':')?.0;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    is_name.then(|| ((before.len() + text.len() - field.len()).saturating_sub(1), field))
+}
+
+#[test]
+fn every_field_that_the_example_leaves_commented_out_is_known() {
+    let example = include_str!("../../../deploy/sluice.yaml");
+    let lines: Vec<&str> = example.lines().collect();
+    let mut tried = 0;
+    for (start, line) in lines.iter().enumerate() {
+        let Some((indent, shown)) = commented_out(line) else { continue };
+        if line.find('#') != Some(indent) {
+            continue;
+        }
+        // With what lies inside it, and in the place of a field of its name.
+        let is_inside = |line: &&str| match commented_out(line) {
+            Some((deeper, _)) => deeper > indent,
+            None => line.trim_start().starts_with('#'),
+        };
+        let end = start + 1 + lines[start + 1..].iter().copied().take_while(is_inside).count();
+        let name = shown.split(':').next().unwrap();
+        let live = format!("{}{name}:", " ".repeat(indent));
+        let mut text = String::new();
+        for (at, line) in lines.iter().enumerate() {
+            match commented_out(line).filter(|_| (start..end).contains(&at)) {
+                Some((indent, field)) => text += &format!("{}{field}\n", " ".repeat(indent)),
+                None if line.starts_with(&live) => {}
+                None => text += &format!("{line}\n"),
+            }
+        }
+        // What it names may be missing here: that is found after all fields are known.
+        if let Err(error) = parse(&text) {
+            assert!(!error.message.contains("known fields"), "{error}");
+            assert!(!error.message.contains("the words"), "{error}");
+        }
+        tried += 1;
+    }
+    assert!(tried > 40, "{tried} fields");
+}
+
+#[test]
 fn capabilities_are_read_and_the_edges_quality_stands_in_its_model() {
     let config = parse(
         "upstreams:\n  edge: {kind: edge, capabilities: {languages: [en]}}\n  a: {kind: openai, \

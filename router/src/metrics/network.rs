@@ -65,6 +65,10 @@ impl NetworkMetrics {
         self.hedges.with_label_values(&[upstream, winner]).inc();
     }
 
+    pub(super) fn forget_state(&self, upstream: &str) {
+        let _ = self.breakers.remove_label_values(&[upstream]);
+    }
+
     pub(super) fn set(&self, offline: Option<&str>, breakers: &[(&str, Health)]) {
         for cause in CAUSES {
             self.offline.with_label_values(&[cause]).set(i64::from(offline == Some(cause)));

@@ -1,6 +1,7 @@
 //! What holds for every detector: specs, templates, defects, repetition, splits over parts.
 
 use super::*;
+use crate::{Facts, Mode, PolicySet, Route, Source, Unscanned, UpstreamFacts};
 
 #[test]
 fn specs_that_cannot_be_compiled_say_why() {
@@ -38,24 +39,81 @@ fn templates_of_officers_match_with_any_separator() {
     assert_eq!(find("XSM-00482133"), None);
 }
 
+/// A detector with a defect.
+struct Panics;
+
+impl crate::detector::reading::Detector for Panics {
+    fn find(
+        &self,
+        _: &crate::detector::reading::Reading<'_>,
+        _: &mut Vec<crate::detector::reading::Candidate>,
+    ) {
+        panic!("a defect in a detector");
+    }
+}
+
+/// Puts the defect in the place of the first detector.
+fn spoil(scanner: &mut Scanner) {
+    scanner.compiled.detectors[0].kind = crate::detector::compile::Kind::Text(Box::new(Panics));
+}
+
 #[test]
 fn a_detector_that_panics_is_named_and_the_others_go_on() {
-    struct Panics;
-    impl crate::detector::reading::Detector for Panics {
-        fn find(
-            &self,
-            _: &crate::detector::reading::Reading<'_>,
-            _: &mut Vec<crate::detector::reading::Candidate>,
-        ) {
-            panic!("a defect in a detector");
-        }
-    }
     let specs = vec![DetectorSpec::builtin("jwt"), DetectorSpec::builtin("email")];
     let mut scanner = Scanner::new(specs).unwrap();
-    scanner.compiled.detectors[0].kind = crate::detector::compile::Kind::Text(Box::new(Panics));
+    spoil(&mut scanner);
     let found = scanner.scan(&Prompt::from_user_text("anya.petrova@gmail.com"));
     assert_eq!(found.failed, ["jwt"]);
     assert_eq!(found.findings.len(), 1);
+}
+
+/// What cannot be read is answered by its kind, what was not read by its reason, each for itself.
+#[test]
+fn what_was_not_read_goes_where_the_site_says_for_its_reason() {
+    let shipped = include_str!("../../../site.yaml");
+    let decide = |answer: &str, is_spoilt: bool, prompt: &Prompt| {
+        let name = answer.split(':').next().unwrap();
+        let line = shipped.lines().find(|line| line.trim().starts_with(name)).unwrap();
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let text = shipped.replace(line, &format!("{indent}{answer}"));
+        let site = Source { name: "site.yaml".to_owned(), text };
+        let mut set = PolicySet::from_sources_untested(vec![site]).unwrap();
+        if is_spoilt {
+            spoil(&mut set.scanner);
+        }
+        let cloud = UpstreamFacts::server("cloud", "https", "cloud.invalid", 443);
+        let upstreams = vec![UpstreamFacts::edge("edge"), cloud];
+        let facts = Facts {
+            mode: Mode::Trial,
+            ..Facts::ordinary(jiff::civil::date(2026, 12, 1), upstreams)
+        };
+        set.decide(&set.classify(prompt), &facts).route
+    };
+    let plain = Prompt::from_user_text("Name three rivers");
+    let large = Prompt::from_user_text("x".repeat(crate::detector::VIEW_BYTES_MAX + 1));
+    let referring = {
+        let place = "messages[0].content[1]".to_owned();
+        let reference = Unscanned { kind: ContentKind::FileReference, place };
+        Prompt { unscanned: vec![reference], ..plain.clone() }
+    };
+    let as_shipped = "unlabelled: internal";
+    for (answer, is_spoilt, prompt, expected) in [
+        (as_shipped, false, &plain, Route::Cloud),
+        (as_shipped, true, &plain, Route::Edge),
+        (as_shipped, false, &large, Route::Edge),
+        (as_shipped, false, &referring, Route::Refuse),
+        ("detector_failed: refuse", true, &plain, Route::Refuse),
+        ("detector_failed: refuse", false, &large, Route::Edge),
+        ("detector_failed: internal", false, &referring, Route::Refuse),
+        ("scan_incomplete: refuse", false, &large, Route::Refuse),
+        ("scan_incomplete: refuse", true, &plain, Route::Edge),
+        ("file_reference: private", false, &referring, Route::Edge),
+        ("file_reference: internal", false, &referring, Route::Cloud),
+        ("file_reference: internal", true, &referring, Route::Edge),
+    ] {
+        let route = decide(answer, is_spoilt, prompt);
+        assert_eq!(route, expected, "{answer}, spoilt: {is_spoilt}");
+    }
 }
 
 #[test]
