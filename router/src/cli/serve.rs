@@ -176,7 +176,7 @@ impl fmt::Display for Announcement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Announcement { about, started } = self;
         let mode = match about.mode {
-            Mode::Trial => "trial mode: the demo model answers what must stay private",
+            Mode::Trial => "trial mode: a demo model may answer what must stay private",
             Mode::Production => "production mode",
         };
         writeln!(f, "sluice {}, {mode}\n", env!("CARGO_PKG_VERSION"))?;
@@ -199,9 +199,13 @@ impl fmt::Display for Announcement<'_> {
         writeln!(f, "\n{READY}")?;
         writeln!(f, "  curl -i {scheme}://{}/v1/chat/completions \\", reachable(started.traffic))?;
         writeln!(f, "    -H 'content-type: application/json' \\")?;
-        let body =
-            r#"{"model": "nano", "messages": [{"role": "user", "content": "Who are you?"}]}"#;
-        writeln!(f, "    -d '{body}'")
+        let edge = started.gateway.upstreams().iter().find_map(|upstream| match upstream {
+            Upstream::Edge(edge) => Some(edge.engine().info().name.as_str()),
+            Upstream::Server(_) => None,
+        });
+        let messages = r#"[{"role": "user", "content": "Who are you?"}]"#;
+        let model = edge.unwrap_or("auto");
+        writeln!(f, r#"    -d '{{"model": "{model}", "messages": {messages}}}'"#)
     }
 }
 
