@@ -18,8 +18,13 @@ fn whole() -> Script {
 
 /// The same at the end of a reply that is too long to be looked at between other requests.
 fn long() -> Script {
-    whole_of(&format!("{}{GIVEN_AWAY}", "The refund is on its way to you. ".repeat(6_000)))
+    whole_of(&format!("{}{GIVEN_AWAY}", PROSE.repeat(200)))
 }
+
+/// Nothing that anybody would keep back.
+const PROSE: &str = "The parcel left the warehouse on Monday. It goes by road as far as the harbour, and by \
+    ship from there. Rain is expected along the coast, so the crossing may take a day longer. The driver \
+    calls before he comes. Whoever is at home can take it in, and the box may stay in the garden shed. ";
 
 fn whole_of(content: &str) -> Script {
     let choice = json!({"index": 0, "finish_reason": "stop",
