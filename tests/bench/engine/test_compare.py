@@ -44,9 +44,10 @@ class Compare(unittest.TestCase):
 
     def test_the_ceiling_is_what_the_disk_allows(self):
         report = {"read_bytes_per_second": 1000.0, "decode": {"read_bytes_per_token": 250.0}}
-        self.assertEqual(compare.ceiling(report), 4)
+        self.assertEqual(compare.ceiling(report, None), 4)
+        self.assertEqual(compare.ceiling(report, 500), 2, "a limited disk gives no more than its limit")
         report["decode"]["read_bytes_per_token"] = 0.0
-        self.assertIsNone(compare.ceiling(report))
+        self.assertIsNone(compare.ceiling(report, None))
 
     def test_two_programs_are_compared(self):
         with tempfile.TemporaryDirectory() as folder:
