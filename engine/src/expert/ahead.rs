@@ -120,7 +120,9 @@ impl Ahead {
         for guess in of_layer {
             self.places[guess.place].add(wanted.contains(&guess.id.expert));
         }
-        if self.resting == 0 && !self.places.iter().any(|place| place.pays()) {
+        // A gate that chooses few experts has fewer places.
+        let mut tried = self.places.iter().filter(|place| place.guessed > 0).peekable();
+        if self.resting == 0 && tried.peek().is_some() && !tried.any(|place| place.pays()) {
             tracing::debug!("reading ahead does not pay; resting");
             self.resting = REST;
             self.places = [Tally::default(); PLACES];
@@ -201,7 +203,11 @@ mod tests {
     #[test]
     fn wrong_guesses_rest_and_try_again() {
         let mut ahead = Ahead::new(true);
-        (0..PLACES).for_each(|place| _ = guess(&mut ahead, place, JUDGED_AFTER, JUDGED_AFTER / 3));
+        ahead.judge(1, &[WANTED]);
+        assert!(ahead.is_on(1), "nothing was guessed yet");
+        // As many places as the gate of a small model has.
+        (0..4).for_each(|place| _ = guess(&mut ahead, place, 1, 1));
+        (0..4).for_each(|place| _ = guess(&mut ahead, place, JUDGED_AFTER, JUDGED_AFTER / 3));
         assert!(!ahead.is_on(1), "no place pays");
         (0..REST).for_each(|_| _ = ahead.layer_over(0));
         assert!(ahead.is_on(1), "another try");
