@@ -70,10 +70,19 @@ impl Next<'_> {
     fn add(&mut self, rows: &[u32], results: &[f32], weight_of: impl Fn(u32) -> f32) {
         let hidden = self.norm.len();
         for (row, result) in rows.iter().zip(results.chunks_exact(hidden)) {
-            let (x, weight) = (&mut self.x[*row as usize * hidden..][..hidden], weight_of(*row));
-            x.iter_mut().zip(result).for_each(|(x, r)| *x += weight * r);
+            add_scaled(&mut self.x[*row as usize * hidden..][..hidden], result, weight_of(*row));
         }
     }
+}
+
+/// `y += weight · x`.
+fn add_scaled(y: &mut [f32], x: &[f32], weight: f32) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y += weight * x);
+}
+
+/// What an expert weighs among a row's choices; 0 if it is none of them.
+fn weight_of(choices: &[Choice], expert: u32) -> f32 {
+    choices.iter().find(|choice| choice.expert == expert).map_or(0.0, |choice| choice.weight)
 }
 
 #[derive(Clone, Copy)]
@@ -155,15 +164,8 @@ impl Moe {
             backend.experts(h, hidden, &mut jobs);
             if let Some(next) = &mut next {
                 for (job, (index, _)) in jobs.iter().zip(batch) {
-                    let of_row = |row| &choices[row as usize * self.chosen..][..self.chosen];
-                    let weight_of = |row| {
-                        of_row(row)
-                            .iter()
-                            .filter(|c| c.expert == wanted[*index])
-                            .map(|c| c.weight)
-                            .sum()
-                    };
-                    next.add(job.rows, job.out, weight_of);
+                    let chosen = |row| &choices[row as usize * self.chosen..][..self.chosen];
+                    next.add(job.rows, job.out, |row| weight_of(chosen(row), wanted[*index]));
                 }
             }
         })?;
@@ -172,13 +174,10 @@ impl Moe {
             y.fill(0.0);
             for choice in &choices[t * self.chosen..(t + 1) * self.chosen] {
                 let Some(slot) = choice.slot else { continue };
-                let result = &results[slot * hidden..][..hidden];
-                y.iter_mut().zip(result).for_each(|(y, r)| *y += choice.weight * r);
+                add_scaled(y, &results[slot * hidden..][..hidden], choice.weight);
             }
             if self.shared.is_some() {
-                let scale = sigmoid(shared_scale[t]);
-                let result = &shared[t * hidden..][..hidden];
-                y.iter_mut().zip(result).for_each(|(y, r)| *y += scale * r);
+                add_scaled(y, &shared[t * hidden..][..hidden], sigmoid(shared_scale[t]));
             }
         }
         Ok(())
