@@ -46,7 +46,7 @@ pub enum EngineError {
     #[error("the prompt has {prompt_tokens} tokens; this model's context holds {context_tokens}")]
     ContextLengthExceeded {
         /// Of the prompt.
-        prompt_tokens: TokenCount,
+        prompt_tokens: PromptLength,
         /// Tokens that fit, reply included.
         context_tokens: usize,
     },
@@ -133,28 +133,28 @@ pub enum EngineError {
     Stopped,
 }
 
-/// How many tokens a prompt has: one that is far too long is refused before it is read.
+/// Tokens of a prompt: one that is far too long is refused before they are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenCount {
+pub enum PromptLength {
     /// So many.
     Exactly(usize),
     /// So many or more.
     AtLeast(usize),
 }
 
-impl TokenCount {
+impl PromptLength {
     /// The number, in either case.
     pub(crate) fn least(self) -> usize {
-        let (TokenCount::Exactly(tokens) | TokenCount::AtLeast(tokens)) = self;
+        let (PromptLength::Exactly(tokens) | PromptLength::AtLeast(tokens)) = self;
         tokens
     }
 }
 
-impl fmt::Display for TokenCount {
+impl fmt::Display for PromptLength {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TokenCount::Exactly(tokens) => write!(f, "{tokens}"),
-            TokenCount::AtLeast(tokens) => write!(f, "at least {tokens}"),
+            PromptLength::Exactly(tokens) => write!(f, "{tokens}"),
+            PromptLength::AtLeast(tokens) => write!(f, "at least {tokens}"),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::chat::ChatTemplate;
 use crate::clock::Clock;
 use crate::engine::{ChatMessage, Conversation, EngineOptions};
-use crate::error::{EngineError, TokenCount};
+use crate::error::{EngineError, PromptLength};
 use crate::model::{LoadedModel, Step};
 use crate::pack::Progress;
 use crate::tokenizer::{TokenId, Tokenizer};
@@ -253,7 +253,7 @@ pub(crate) fn read_records(path: &Path, model: &LoadedModel) -> Result<Vec<Recor
     }
     match records.iter().find(|r| r.tokens.len() > context_tokens) {
         Some(r) => Err(EngineError::ContextLengthExceeded {
-            prompt_tokens: TokenCount::Exactly(r.tokens.len()),
+            prompt_tokens: PromptLength::Exactly(r.tokens.len()),
             context_tokens,
         }),
         None => Ok(records),

@@ -45,6 +45,6 @@ pub use engine::{
     ReplyFormat, SamplingOptions, ScoredToken, StreamEvent, TokenLogprob, TokenStream, Tool,
     ToolCall, ToolChoice,
 };
-pub use error::{EngineError, TokenCount};
+pub use error::{EngineError, PromptLength};
 pub use io::IoChoice;
 pub use tokenizer::TokenId;

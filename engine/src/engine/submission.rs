@@ -16,7 +16,7 @@ use crate::engine::{
     Conversation, GenerationRequest, PromptInput, ReplyFormat, Shared, StreamEvent, Tool,
     ToolChoice, WANTED_WITHIN_DEFAULT,
 };
-use crate::error::{EngineError, TokenCount};
+use crate::error::{EngineError, PromptLength};
 use crate::grammar::{self, CallMarks, Schema};
 use crate::tokenizer::TokenId;
 
@@ -169,7 +169,7 @@ impl Shared {
             PromptInput::Chat(chat) => {
                 self.refuse_far_too_long(text_bytes(chat))?;
                 // Templates write at least one token for each message.
-                self.check_fits(TokenCount::AtLeast(chat.messages.len()))?;
+                self.check_fits(PromptLength::AtLeast(chat.messages.len()))?;
                 check_choice(chat)?;
                 let template = self.template.as_ref().ok_or_else(|| {
                     let what = "this model has no chat template; send plain text or tokens";
@@ -194,10 +194,10 @@ impl Shared {
     /// Refuses a text that cannot fit whatever its tokens are, before time is spent on it.
     fn refuse_far_too_long(&self, text_bytes: usize) -> Result<(), EngineError> {
         let prompt_tokens = self.vocabulary.tokenizer.tokens_at_least(text_bytes);
-        self.check_fits(TokenCount::AtLeast(prompt_tokens))
+        self.check_fits(PromptLength::AtLeast(prompt_tokens))
     }
 
-    fn check_fits(&self, prompt_tokens: TokenCount) -> Result<(), EngineError> {
+    fn check_fits(&self, prompt_tokens: PromptLength) -> Result<(), EngineError> {
         let context_tokens = self.info.context_tokens;
         // One token of the reply has to fit as well.
         if prompt_tokens.least() < context_tokens {
@@ -212,7 +212,7 @@ impl Shared {
         prompt_tokens: usize,
         asked: Option<usize>,
     ) -> Result<usize, EngineError> {
-        self.check_fits(TokenCount::Exactly(prompt_tokens))?;
+        self.check_fits(PromptLength::Exactly(prompt_tokens))?;
         let left = self.info.context_tokens - prompt_tokens;
         match asked {
             Some(0) => Err(EngineError::InvalidRequest(
