@@ -84,8 +84,8 @@ impl Joined {
     /// by lines (a context word in the text before).
     pub(crate) fn all(prompt: &Prompt, budget: &mut Budget) -> Vec<Joined> {
         let indices = |takes: fn(&Text) -> bool| -> Vec<usize> {
-            let texts = prompt.texts.iter().enumerate();
-            texts.filter(|(_, text)| takes(text)).map(|(index, _)| index).collect()
+            let texts = texts(prompt).filter(|(_, text)| takes(text));
+            texts.map(|(index, _)| index).collect()
         };
         let (every, users) = (indices(|_| true), indices(|text| text.role == Role::User));
         let mut all = Vec::new();
@@ -156,7 +156,7 @@ impl Joined {
     fn dictated(prompt: &Prompt) -> Option<Joined> {
         let mut joined = Joined { surest_only: true, ..Joined::default() };
         let mut parts = 0;
-        for (index, text) in prompt.texts.iter().enumerate() {
+        for (index, text) in texts(prompt) {
             let dictates = text.role == Role::User && text.text.len() <= DICTATED_BYTES_MAX;
             let numbers = if dictates { tokens_with_digits(&text.text) } else { Vec::new() };
             let Some(last) = numbers.last() else { continue };
@@ -273,6 +273,12 @@ impl Joined {
     }
 }
 
+/// The texts that take part, with their numbers.
+pub(super) fn texts(prompt: &Prompt) -> impl Iterator<Item = (usize, &Text)> {
+    let is_model = |text: &Text| text.message.is_none() && text.text == prompt.context.model;
+    prompt.texts.iter().enumerate().filter(move |(_, text)| !is_model(text))
+}
+
 /// Values that are tried in pairs and triples, at most.
 const VALUES_MAX: usize = 200;
 /// Parts of one value, at most.
@@ -291,7 +297,7 @@ struct Value<'t> {
 
 /// Values with digits, in the order of the conversation.
 fn values_of(prompt: &Prompt) -> impl Iterator<Item = Value<'_>> {
-    prompt.texts.iter().enumerate().flat_map(|(index, text)| {
+    texts(prompt).flat_map(|(index, text)| {
         let text = text.text.as_str();
         let is_data = is_data(text);
         let fields = if is_data { fields(text) } else { Vec::new() };
@@ -387,6 +393,19 @@ mod tests {
             text: "x".repeat(*len),
         });
         Prompt { texts: texts.collect(), ..Prompt::default() }
+    }
+
+    #[test]
+    fn a_message_beside_the_name_of_its_model_is_joined_with_nothing() {
+        let mut prompt = prompt(&[5, 5]);
+        prompt.texts[0].message = Some(0);
+        let joined = |prompt: &Prompt| Joined::all(prompt, &mut Budget::new(1 << 20)).len();
+        assert_eq!(joined(&prompt), 2, "a field that is no model's name");
+        prompt.context.model = prompt.texts[1].text.clone();
+        assert_eq!(joined(&prompt), 0);
+        // What a message says is its own, whatever the model is called.
+        prompt.texts[1].message = Some(1);
+        assert_eq!(joined(&prompt), 2);
     }
 
     #[test]

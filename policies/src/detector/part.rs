@@ -9,7 +9,7 @@
 //! are kept. Not here: which texts are joined (`joined`).
 
 use super::compile::Compiled;
-use super::joined::{Glue, Joined};
+use super::joined::{self, Glue, Joined};
 use super::reading::Reading;
 use crate::normalize::{Signs, is_plain};
 use crate::prompt::Prompt;
@@ -65,6 +65,8 @@ impl<'a> Part<'a> {
 pub(super) struct Parts<'a> {
     compiled: &'a Compiled,
     prompt: &'a Prompt,
+    /// Some of the texts will be joined, and few enough.
+    are_joined: bool,
     /// By the texts' numbers.
     read: Vec<Option<Part<'a>>>,
     count: usize,
@@ -72,13 +74,13 @@ pub(super) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     pub(super) fn new(compiled: &'a Compiled, prompt: &'a Prompt) -> Parts<'a> {
-        Parts { compiled, prompt, read: Vec::new(), count: 0 }
+        let are_joined = (2..=PARTS_MAX).contains(&joined::texts(prompt).count());
+        Parts { compiled, prompt, are_joined, read: Vec::new(), count: 0 }
     }
 
     /// The reading of a text that will be joined with others as it is.
     pub(super) fn of_text(&mut self, index: usize) -> Option<&Part<'a>> {
-        let all = &self.prompt.texts;
-        let takes_part = (2..=PARTS_MAX).contains(&all.len()) && Joined::takes_whole(&all[index]);
+        let takes_part = self.are_joined && Joined::takes_whole(&self.prompt.texts[index]);
         if takes_part { self.part(index) } else { None }
     }
 
