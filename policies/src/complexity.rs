@@ -104,13 +104,18 @@ pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
     let question = question(prompt);
     let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
     let words: Vec<WordSigns> = question.iter().map(|text| WordSigns::of(text)).collect();
+    let marked: Vec<&str> = question.iter().copied().filter(|text| has_marks(text)).collect();
     let all = [
         (Sign::Long, bytes >= LONG_BYTES_MIN),
-        (Sign::Code, question.iter().any(|text| holds_code(text))),
+        (
+            Sign::Code,
+            marked.iter().any(|text| text.contains("```"))
+                || question.iter().any(|text| is_code(text)),
+        ),
         (
             Sign::Mathematics,
             words.iter().any(|words| words.mathematics)
-                || question.iter().any(|text| holds_formulas(text)),
+                || marked.iter().any(|text| holds_formulas(text)),
         ),
         (
             Sign::Steps,
@@ -166,16 +171,21 @@ const CODE_STARTS: [&str; 16] = [
     "var ",
 ];
 
-fn holds_code(text: &str) -> bool {
+/// Whether a text has anything that marks a program or a formula.
+fn has_marks(text: &str) -> bool {
+    memchr::memchr3(b'`', b'\\', b'$', text.as_bytes()).is_some() || !text.is_ascii()
+}
+
+/// Whether the lines of a text look like those of a program.
+fn is_code(text: &str) -> bool {
     let is_code = |line: &&str| {
         let line = line.trim();
         // `from` and `let` begin sentences too; a program's line holds what a sentence does not.
-        let has_marks = || line.contains(['(', '=', ';', '{', '*', '<', '"']);
+        let has_signs = || line.contains(['(', '=', ';', '{', '*', '<', '"']);
         let ends_so = line.ends_with([';', '{', '}']) && line.len() > 1;
-        ends_so || (CODE_STARTS.iter().any(|start| line.starts_with(start)) && has_marks())
+        ends_so || (CODE_STARTS.iter().any(|start| line.starts_with(start)) && has_signs())
     };
-    (text.contains('`') && text.contains("```"))
-        || text.lines().filter(is_code).nth(CODE_LINES_MIN - 1).is_some()
+    text.lines().filter(is_code).nth(CODE_LINES_MIN - 1).is_some()
 }
 
 /// Words that stand in few texts but those about mathematics.
@@ -215,7 +225,7 @@ fn holds_formulas(text: &str) -> bool {
     let latex = ["frac", "int", "sum", "sqrt", "begin{"];
     let is_latex = |(at, _)| latex.iter().any(|mark| text[at + 1..].starts_with(mark));
     text.match_indices('\\').any(is_latex)
-        || (text.contains('$') && text.contains("$$"))
+        || text.contains("$$")
         || (!text.is_ascii() && text.contains(symbols))
 }
 

@@ -28,7 +28,7 @@ impl<V: Copy> KnownWords<V> {
         let (bytes_min, bytes_max) = (lengths().min().unwrap_or(0), lengths().max().unwrap_or(0));
         let mut of_first = [0; 256];
         for (word, _) in &words {
-            of_first[usize::from(word.as_bytes()[0])] |= length_bit(word);
+            of_first[usize::from(word.as_bytes()[0])] |= length_bit(word.len());
         }
         KnownWords { words, bytes_min, bytes_max, lengths: of_first }
     }
@@ -43,9 +43,31 @@ impl<V: Copy> KnownWords<V> {
         &'a self,
         text: &'a str,
     ) -> impl Iterator<Item = (usize, &'static str, V)> + 'a {
-        words(text).filter_map(|(at, word)| {
-            let (word, value) = self.find(word)?;
-            Some((at, word, value))
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            while at < bytes.len() {
+                let start = at;
+                let first_bytes = swar::load(bytes, start);
+                let len = swar::run(swar::letters(first_bytes));
+                let end = if len < 8 && bytes.get(start + len).is_none_or(u8::is_ascii) {
+                    // Most words are short, of ASCII, and none of those that are known.
+                    at = start + len + 1;
+                    if len == 0 || !self.may_be(first_bytes as u8, len) {
+                        continue;
+                    }
+                    start + len
+                } else {
+                    let end = end_of_word(text, start);
+                    let letter = text[start..].chars().next().map_or(1, char::len_utf8);
+                    at = end.max(start + letter);
+                    end
+                };
+                if let Some((word, value)) = self.find(&text[start..end]) {
+                    return Some((start, word, value));
+                }
+            }
+            None
         })
     }
 
@@ -58,8 +80,7 @@ impl<V: Copy> KnownWords<V> {
         if slack > 0 {
             return self.find_lower(&word.to_lowercase());
         }
-        let first = word.as_bytes().first()?.to_ascii_lowercase();
-        if self.lengths[usize::from(first)] & length_bit(word) == 0 {
+        if !self.may_be(*word.as_bytes().first()?, word.len()) {
             return None;
         }
         let mut buffer = [0; LOWER_BYTES_MAX];
@@ -73,6 +94,11 @@ impl<V: Copy> KnownWords<V> {
         }
     }
 
+    /// Whether a word of ASCII with this first letter and length may be known.
+    fn may_be(&self, first: u8, len: usize) -> bool {
+        self.lengths[usize::from(first.to_ascii_lowercase())] & length_bit(len) != 0
+    }
+
     fn find_lower(&self, lower: &str) -> Option<(&'static str, V)> {
         let at = self.words.binary_search_by_key(&lower, |(word, _)| *word).ok()?;
         Some(self.words[at])
@@ -82,26 +108,11 @@ impl<V: Copy> KnownWords<V> {
 /// Longer ASCII words are copied to be looked up.
 const LOWER_BYTES_MAX: usize = 32;
 
-fn length_bit(word: &str) -> u64 {
-    1 << word.len().min(63)
+fn length_bit(len: usize) -> u64 {
+    1 << len.min(63)
 }
 
-/// Runs of letters and where they start; those of ASCII are taken eight at a time.
-fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        while at < text.len() {
-            let start = at;
-            at = end_of_word(text, start);
-            if at > start {
-                return Some((start, &text[start..at]));
-            }
-            at += text[start..].chars().next().map_or(1, char::len_utf8);
-        }
-        None
-    })
-}
-
+/// Where the run of letters that begins here ends.
 fn end_of_word(text: &str, mut at: usize) -> usize {
     loop {
         at += swar::letters_run(&text.as_bytes()[at..]);
