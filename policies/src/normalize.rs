@@ -421,7 +421,7 @@ struct Tokens<'t> {
     text: &'t str,
     beginnings: &'static spelled::Beginnings,
     kinds_seen: u8,
-    longest: usize,
+    has_long: bool,
     may_spell_digits: bool,
     number_words: usize,
     singles: usize,
@@ -440,7 +440,7 @@ impl<'t> Tokens<'t> {
             text,
             beginnings: spelled::beginnings(),
             kinds_seen: 0,
-            longest: 0,
+            has_long: false,
             may_spell_digits: false,
             number_words: 0,
             singles: 0,
@@ -455,8 +455,26 @@ impl<'t> Tokens<'t> {
     }
 
     /// The next token, its first eight bytes and what it has.
-    #[inline]
+    #[inline(always)]
     fn count(&mut self, token: Range<usize>, first_bytes: u64, kinds: u8) {
+        // Most are words that say nothing, and end what was being counted.
+        let says_nothing = kinds == OTHERS
+            && ORDINARY_BYTES.contains(&token.len())
+            && !self.beginnings.contains(first_bytes, token.len());
+        if !says_nothing {
+            return self.count_any(token, first_bytes, kinds);
+        }
+        (self.singles, self.codes) = (0, 0);
+        self.number_words /= 2;
+        self.count_pair(token.len());
+        self.kinds_seen |= 1 << OTHERS;
+        self.plain_words += 1;
+        self.settle(token.end);
+    }
+
+    /// The same for tokens of every kind.
+    #[inline(never)]
+    fn count_any(&mut self, token: Range<usize>, first_bytes: u64, kinds: u8) {
         let len = token.len();
         self.plain_words += 1;
         if kinds == OTHERS {
@@ -472,18 +490,28 @@ impl<'t> Tokens<'t> {
             self.plain_words = 0;
         }
         self.kinds_seen |= 1 << kinds;
-        self.longest = self.longest.max(len);
+        self.has_long |= len >= decode::TOKEN_BYTES_MIN;
         self.singles = if len == 1 { self.singles + 1 } else { 0 };
         self.singles_max = self.singles_max.max(self.singles);
         let is_code = kinds == DIGITS && matches!(len, 2 | 3);
         self.codes = if is_code { self.codes + 1 } else { 0 };
         self.codes_max = self.codes_max.max(self.codes);
+        self.count_pair(len);
+        self.settle(token.end);
+    }
+
+    #[inline]
+    fn count_pair(&mut self, len: usize) {
         self.pairs = if matches!(len, 2 | 4) { self.pairs + 1 } else { 0 };
         self.pairs_max = self.pairs_max.max(self.pairs);
-        // Two words that name no number end what was dictated before them.
-        if self.plain_words >= 2 && self.singles + self.pairs == 0 && token.end < self.text.len() {
-            let first = self.settled.map_or(token.end, |(first, _)| first);
-            self.settled = Some((first, token.end));
+    }
+
+    /// Two words that name no number end what was dictated before them.
+    #[inline]
+    fn settle(&mut self, end: usize) {
+        if self.plain_words >= 2 && self.singles + self.pairs == 0 && end < self.text.len() {
+            let first = self.settled.map_or(end, |(first, _)| first);
+            self.settled = Some((first, end));
         }
     }
 
@@ -498,7 +526,7 @@ impl<'t> Tokens<'t> {
             has_quote: seen & QUOTE != 0,
             has_pipe_or_star: seen & PIPE_OR_STAR != 0,
             has_digit: self.kinds_seen & (1 << DIGITS | 1 << MIXED) != 0,
-            has_long_token: self.longest >= decode::TOKEN_BYTES_MIN,
+            has_long_token: self.has_long,
             has_hex_pairs: self.pairs_max >= decode::HEX_PAIRS_MIN - 1,
             has_code_list: self.codes_max >= decode::CODES_MIN,
             has_mixed_token: self.kinds_seen & 1 << MIXED != 0,
@@ -509,6 +537,8 @@ impl<'t> Tokens<'t> {
     }
 }
 
+/// Words of these lengths are neither single letters nor long tokens.
+const ORDINARY_BYTES: Range<usize> = 2..decode::TOKEN_BYTES_MIN;
 /// A longer token may be several words: `four-five-three`.
 const WORD_BYTES: usize = 12;
 /// A token has digits; letters or `+/-_`; both.
