@@ -203,12 +203,17 @@ pub struct RequestFacts {
 }
 
 impl RequestFacts {
+    /// What the model that a prompt names says; nobody looks how hard the prompt is.
+    pub fn unread(prompt: &Prompt) -> RequestFacts {
+        let wish = Wish::named(&prompt.context.model);
+        RequestFacts { wish, ..RequestFacts::default() }
+    }
+
     /// What a prompt and the model that it names say.
     pub fn of(prompt: &Prompt) -> RequestFacts {
         let signs = complexity::signs(prompt);
         let complexity = if signs.is_empty() { Complexity::Simple } else { Complexity::Complex };
-        let wish = Wish::named(&prompt.context.model);
-        RequestFacts { wish, complexity: Some(complexity), signs }
+        RequestFacts { complexity: Some(complexity), signs, ..RequestFacts::unread(prompt) }
     }
 }
 

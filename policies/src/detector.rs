@@ -144,7 +144,8 @@ impl Scanner {
             scanner: self,
             prompt,
             policy,
-            memory,
+            // What nobody asks about is read faster than looked up.
+            memory: memory.filter(|_| self.is_asked),
             parts: Parts::new(&self.compiled, prompt),
             digests: Vec::with_capacity(prompt.texts.len()),
             budget: Budget::new(VIEW_BYTES_MAX),

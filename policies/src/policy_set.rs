@@ -245,6 +245,11 @@ impl PolicySet {
         vouch::ranges(&self.vouches, upstream, today)
     }
 
+    /// Whether the site orders upstreams by how hard a request looks.
+    pub fn orders_by_work(&self) -> bool {
+        self.complexity != ComplexitySpec::default()
+    }
+
     /// The latency class of that name, or the default one.
     pub fn latency_class(&self, name: &str) -> &LatencyClass {
         self.latency.named(name)

@@ -82,18 +82,21 @@ impl Capabilities {
 pub struct Look {
     length: bool,
     languages: bool,
+    /// How hard the work is.
+    pub work: bool,
 }
 
 impl Look {
     /// Everything, for whoever does not know the upstreams yet.
-    pub const ALL: Look = Look { length: true, languages: true };
+    pub const ALL: Look = Look { length: true, languages: true, work: true };
 
-    /// What decides between upstreams of these capabilities.
+    /// What decides between upstreams of these capabilities; the work is policy's to ask about.
     pub fn for_upstreams<'c>(all: impl Iterator<Item = &'c Capabilities>) -> Look {
-        let none = Look { length: false, languages: false };
+        let none = Look { length: false, languages: false, work: false };
         all.fold(none, |look, can| Look {
             length: look.length || can.context_tokens.is_some(),
             languages: look.languages || !can.languages.is_empty(),
+            work: look.work,
         })
     }
 }
@@ -128,7 +131,10 @@ impl Needs {
         let pictures = prompt.unscanned.iter().find(|it| it.kind == ContentKind::Image);
         let asked = prompt.texts.iter().filter(|text| text.role == Role::User);
         Needs {
-            said: RequestFacts::of(prompt),
+            said: match look.work {
+                true => RequestFacts::of(prompt),
+                false => RequestFacts::unread(prompt),
+            },
             prompt_tokens_min: match look.length {
                 true => prompt.texts.iter().map(|text| tokens_min(&text.text)).sum(),
                 false => 0,
@@ -251,7 +257,8 @@ mod tests {
             (vec![english.clone(), Capabilities::default()], false, true),
             (vec![english, short], true, true),
         ] {
-            assert_eq!(look(&upstreams), Look { length, languages }, "{upstreams:?}");
+            let expected = Look { length, languages, work: false };
+            assert_eq!(look(&upstreams), expected, "{upstreams:?}");
         }
     }
 

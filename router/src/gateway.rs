@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use crate::active_policy::ActivePolicy;
 use crate::active_policy::candidate::{self, WouldBe};
 use crate::api::{ApiError, Request, WantedHeaders};
-use crate::audit::{AuditLog, RefusalRecord};
+use crate::audit::{AuditLog, AuditState, RefusalRecord};
 use crate::capability::{Look, Needs};
 use crate::config::{Choose, Hedge, Passthrough};
 use crate::dice::Dice;
@@ -214,7 +214,9 @@ impl Gateway {
         let mut stripped = request.chat.strip(&classification.strip);
         let taint = self.taint(&request).await;
         let endpoint = request.chat.endpoint;
-        let needs = Needs::of(&request.chat.fields, request.own_prompt(), endpoint, self.look);
+        let mut look = self.look;
+        look.work = self.looks_at_work(&policy, candidate.as_deref());
+        let needs = Needs::of(&request.chat.fields, request.own_prompt(), endpoint, look);
         let facts = self.facts(&request, &needs, taint);
         let mut decision = policy.decide(&classification, &facts);
         let would_be = candidate.zip(candidates).and_then(|(candidate, classification)| {
@@ -328,6 +330,13 @@ impl Gateway {
         let rules = would.rules_apart(decision);
         self.parts.kept.metrics.policy_difference(would.kind.in_words(), &rules);
         Some(would)
+    }
+
+    /// Whether anybody wants to know how hard a request looks: the policies, or whoever replays the log.
+    fn looks_at_work(&self, policy: &PolicySet, candidate: Option<&PolicySet>) -> bool {
+        self.parts.kept.audit.state() != AuditState::Off
+            || policy.orders_by_work()
+            || candidate.is_some_and(PolicySet::orders_by_work)
     }
 
     async fn taint(&self, request: &Request) -> Taint {
