@@ -61,7 +61,8 @@ pub(super) fn client(
     let mut builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
+        // With none allowed, it keeps no copy of a request for the next time either.
+        .retry(reqwest::retry::never().max_retries_per_request(0))
         .referer(false)
         .connect_timeout(config.timeouts.connect)
         .pool_idle_timeout(Duration::from_secs(60))

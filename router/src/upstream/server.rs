@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, stream};
-use hyper::StatusCode;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::{Method, StatusCode};
 use reqwest::Url;
 use serde_json::Value;
 use sluice_policies::{AddressRanges, Endpoint, Wish};
@@ -266,15 +266,15 @@ impl ServerUpstream {
             Some(_) if shape.stream => "text/event-stream",
             Some(_) => "application/json",
         };
-        let request = client
-            .post(errand.url)
-            // The client's first: what the platform fixed replaces them.
-            .headers(errand.headers)
-            .headers(self.headers.clone())
-            .header(CONTENT_TYPE, errand.content_type)
-            .header(ACCEPT, HeaderValue::from_static(accept))
-            .body(body);
-        match timeout_at(clock.first_byte, request.send()).await {
+        // The client's first: what the platform fixed replaces them.
+        let mut headers = errand.headers;
+        headers.extend(self.headers.clone());
+        headers.insert(CONTENT_TYPE, errand.content_type);
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        let mut request = reqwest::Request::new(Method::POST, errand.url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        match timeout_at(clock.first_byte, client.execute(request)).await {
             Err(_) => Err(UpstreamError::Timeout("no first byte of the answer")),
             Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Timeout(NO_CONNECTION)),
             Ok(Err(error)) if Outside::is_behind(&error) => {
