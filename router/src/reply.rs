@@ -67,6 +67,11 @@ impl Reply {
         Reply { status: StatusCode::OK, headers, body: ReplyBody::Stream(stream) }
     }
 
+    /// Sets a header to one of a few known words. Panics if a header cannot hold it (caller bug).
+    pub fn set_word(&mut self, name: &'static str, word: &'static str) {
+        self.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(word));
+    }
+
     /// Sets a header; a value that a header cannot hold is left out.
     pub fn set(&mut self, name: &'static str, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -84,7 +89,7 @@ pub struct DecisionHeaders<'a> {
     /// Who answered.
     pub upstream: Option<&'a str>,
     /// `demo`, `general`, `approved`; `none` if nothing answered.
-    pub quality: &'a str,
+    pub quality: &'static str,
     /// What makes replies worse for speed, where the edge's config asks for it.
     pub lossy: &'a [String],
     /// The word for why there is no network, if it is away.
@@ -100,17 +105,24 @@ pub struct DecisionHeaders<'a> {
 impl DecisionHeaders<'_> {
     /// Puts them on a reply.
     pub fn put_on(&self, reply: &mut Reply) {
-        let or_none = |list: &[String]| match list {
-            [] => "none".to_owned(),
-            list => list.join(","),
-        };
-        reply.set("x-sluice-route", route_word(self.route));
-        reply.set("x-sluice-upstream", self.upstream.unwrap_or("none"));
+        reply.set_word("x-sluice-route", route_word(self.route));
+        match self.upstream {
+            Some(upstream) => reply.set("x-sluice-upstream", upstream),
+            None => reply.set_word("x-sluice-upstream", "none"),
+        }
         reply.set("x-sluice-class", &self.decision.class);
-        reply.set("x-sluice-labels", &or_none(&self.decision.labels));
-        reply.set("x-sluice-rule", &or_none(&self.decision.raised_by));
+        let lists = [
+            ("x-sluice-labels", &self.decision.labels),
+            ("x-sluice-rule", &self.decision.raised_by),
+        ];
+        for (name, list) in lists {
+            match list.as_slice() {
+                [] => reply.set_word(name, "none"),
+                list => reply.set(name, &list.join(",")),
+            }
+        }
         reply.set("x-sluice-decision", self.id);
-        reply.set("x-sluice-model-quality", self.quality);
+        reply.set_word("x-sluice-model-quality", self.quality);
         if !self.lossy.is_empty() {
             reply.set("x-sluice-lossy", &self.lossy.join(","));
         }

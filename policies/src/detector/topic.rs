@@ -88,12 +88,7 @@ struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    fn new(words: &'a [Word], weights: &[Weight]) -> Block<'a> {
-        let mut weighed = Weighed::default();
-        if let [first, others @ ..] = weights {
-            weighed.add_first(first);
-            others.iter().for_each(|weight| weighed.add(weight));
-        }
+    fn new(words: &'a [Word], weighed: &Weighed) -> Block<'a> {
         let sums = std::array::from_fn(|topic| weighed.of(topic));
         Block { words, facts: FactSet::default(), sums }
     }
@@ -114,15 +109,14 @@ impl TopicModel {
         let mut blocks: Vec<Block<'_>> = match known {
             Some(known) => {
                 let blocks = words.chunks(BLOCK_WORDS).zip(known.chunks(BLOCK_WORDS));
-                blocks.map(|(words, known)| Block::new(words, known)).collect()
+                blocks.map(|(words, known)| Block::new(words, &Weighed::of_block(known))).collect()
             }
             None => {
                 let mut reader = Reader::new(reading);
-                let mut weights = Vec::with_capacity(BLOCK_WORDS);
                 let block = |words| {
-                    weights.clear();
-                    self.weigh_all(words, &mut reader, &mut weights);
-                    Block::new(words, &weights)
+                    let mut weighed = Weighed::default();
+                    self.weigh_each(words, &mut reader, |weight| weighed.add(&weight));
+                    Block::new(words, &weighed)
                 };
                 words.chunks(BLOCK_WORDS).map(block).collect()
             }
@@ -131,12 +125,12 @@ impl TopicModel {
         windows(&blocks).filter_map(|blocks| self.judge(blocks)).collect()
     }
 
-    /// Adds what words weigh, one by one. The first of them is behind no other.
-    fn weigh_all(&self, words: &[Word], reader: &mut Reader<'_>, weights: &mut Vec<Weight>) {
+    /// Gives what words weigh, one by one. The first of them is behind no other.
+    fn weigh_each(&self, words: &[Word], reader: &mut Reader<'_>, mut take: impl FnMut(Weight)) {
         let mut last: Option<Unit<'_>> = None;
         for word in words {
             let unit = reader.unit(word);
-            weights.push(self.weigh(&unit, last.as_ref(), reader.lexicon));
+            take(self.weigh(&unit, last.as_ref(), reader.lexicon));
             last = Some(unit);
         }
     }
@@ -146,7 +140,7 @@ impl TopicModel {
     pub(crate) fn weights(&self, reading: &Reading<'_>) -> Option<Vec<Weight>> {
         let Cow::Borrowed(words) = features::words(reading) else { return None };
         let mut weights = Vec::with_capacity(words.len());
-        self.weigh_all(words, &mut Reader::new(reading), &mut weights);
+        self.weigh_each(words, &mut Reader::new(reading), |weight| weights.push(weight));
         Some(weights)
     }
 
@@ -178,7 +172,7 @@ impl TopicModel {
             let mut reader = Reader::new(reading);
             let behind = first.saturating_sub(1);
             let mut fresh = Vec::with_capacity(last - behind);
-            self.weigh_all(&words[behind..last], &mut reader, &mut fresh);
+            self.weigh_each(&words[behind..last], &mut reader, |weight| fresh.push(weight));
             weights[first..last].copy_from_slice(&fresh[first - behind..]);
         }
         weights

@@ -66,24 +66,22 @@ pub(super) struct Weighed {
 }
 
 impl Weighed {
-    /// Adds a word that is behind no other.
-    #[inline]
-    pub(super) fn add_first(&mut self, weight: &Weight) {
-        self.add_word(weight);
-        add_to_sums(&mut self.others, &weight.kinds);
+    /// The sums of words that begin a block: what their first weighs behind another does not count.
+    pub(super) fn of_block(weights: &[Weight]) -> Weighed {
+        let mut weighed = Weighed::default();
+        if let [first, others @ ..] = weights {
+            weighed.add(&Weight { behind: first.kinds, ..*first });
+            others.iter().for_each(|weight| weighed.add(weight));
+        }
+        weighed
     }
 
-    /// Adds a word behind another.
+    /// Adds a word.
     #[inline]
     pub(super) fn add(&mut self, weight: &Weight) {
-        self.add_word(weight);
-        add_to_sums(&mut self.others, &weight.behind);
-    }
-
-    #[inline]
-    fn add_word(&mut self, weight: &Weight) {
         let words = if weight.is_known { &mut self.words } else { &mut self.pieces };
         add_to_sums(words, &weight.word);
+        add_to_sums(&mut self.others, &weight.behind);
     }
 
     /// The sum for a topic, in steps.
