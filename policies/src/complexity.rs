@@ -104,13 +104,15 @@ pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
     let question = question(prompt);
     let bytes: usize = prompt.texts.iter().map(|text| text.text.len()).sum();
     let words: Vec<WordSigns> = question.iter().map(|text| WordSigns::of(text)).collect();
-    let marked: Vec<&str> = question.iter().copied().filter(|text| has_marks(text)).collect();
+    let with = |has: fn(&str) -> bool| question.iter().copied().filter(move |text| has(text));
+    let (marked, lined): (Vec<&str>, Vec<&str>) =
+        (with(has_marks).collect(), with(has_lines).collect());
     let all = [
         (Sign::Long, bytes >= LONG_BYTES_MIN),
         (
             Sign::Code,
             marked.iter().any(|text| text.contains("```"))
-                || question.iter().any(|text| is_code(text)),
+                || lined.iter().any(|text| is_code(text)),
         ),
         (
             Sign::Mathematics,
@@ -120,7 +122,7 @@ pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
         (
             Sign::Steps,
             words.iter().any(|words| words.steps >= STEPS_MIN || words.step_by_step)
-                || question.iter().any(|text| lists_steps(text)),
+                || lined.iter().any(|text| lists_steps(text)),
         ),
         (Sign::ManyTools, tools(prompt) >= TOOLS_MIN),
     ];
@@ -174,6 +176,11 @@ const CODE_STARTS: [&str; 16] = [
 /// Whether a text has anything that marks a program or a formula.
 fn has_marks(text: &str) -> bool {
     memchr::memchr3(b'`', b'\\', b'$', text.as_bytes()).is_some() || !text.is_ascii()
+}
+
+/// Whether a text may be a list or a program.
+fn has_lines(text: &str) -> bool {
+    memchr::memchr(b'\n', text.as_bytes()).is_some()
 }
 
 /// Whether the lines of a text look like those of a program.

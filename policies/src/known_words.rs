@@ -16,6 +16,9 @@ pub struct KnownWords<V> {
     bytes_max: usize,
     /// Lengths of the words that begin with a byte, one bit each; the last is for all that are longer.
     lengths: [u64; 256],
+    /// The five low bits of the second bytes of the words that begin with a byte, one bit each; a word of one
+    /// letter has a zero there.
+    seconds: [u32; 256],
 }
 
 impl<V: Copy> KnownWords<V> {
@@ -26,11 +29,13 @@ impl<V: Copy> KnownWords<V> {
         assert!(words.windows(2).all(|two| two[0].0 != two[1].0), "a word stands there twice");
         let lengths = || words.iter().map(|(word, _)| word.len());
         let (bytes_min, bytes_max) = (lengths().min().unwrap_or(0), lengths().max().unwrap_or(0));
-        let mut of_first = [0; 256];
+        let (mut of_first, mut seconds) = ([0; 256], [0; 256]);
         for (word, _) in &words {
-            of_first[usize::from(word.as_bytes()[0])] |= length_bit(word.len());
+            let first = usize::from(word.as_bytes()[0]);
+            of_first[first] |= length_bit(word.len());
+            seconds[first] |= second_bit(swar::load(word.as_bytes(), 0));
         }
-        KnownWords { words, bytes_min, bytes_max, lengths: of_first }
+        KnownWords { words, bytes_min, bytes_max, lengths: of_first, seconds }
     }
 
     /// The words of a text that are known, in their order: whole words of letters, in any case.
@@ -53,7 +58,7 @@ impl<V: Copy> KnownWords<V> {
                 let end = if len < 8 && bytes.get(start + len).is_none_or(u8::is_ascii) {
                     // Most words are short, of ASCII, and none of those that are known.
                     at = start + len + 1;
-                    if len == 0 || !self.may_be(first_bytes as u8, len) {
+                    if len == 0 || !self.may_be(swar::first(first_bytes, len), len) {
                         continue;
                     }
                     start + len
@@ -80,7 +85,7 @@ impl<V: Copy> KnownWords<V> {
         if slack > 0 {
             return self.find_lower(&word.to_lowercase());
         }
-        if !self.may_be(*word.as_bytes().first()?, word.len()) {
+        if !self.may_be(swar::load(word.as_bytes(), 0), word.len()) {
             return None;
         }
         let mut buffer = [0; LOWER_BYTES_MAX];
@@ -94,9 +99,12 @@ impl<V: Copy> KnownWords<V> {
         }
     }
 
-    /// Whether a word of ASCII with this first letter and length may be known.
-    fn may_be(&self, first: u8, len: usize) -> bool {
-        self.lengths[usize::from(first.to_ascii_lowercase())] & length_bit(len) != 0
+    /// Whether a word of ASCII with these first eight bytes and this length may be known.
+    #[inline]
+    fn may_be(&self, first_bytes: u64, len: usize) -> bool {
+        let first = usize::from((first_bytes as u8).to_ascii_lowercase());
+        self.lengths[first] & length_bit(len) != 0
+            && self.seconds[first] & second_bit(first_bytes) != 0
     }
 
     fn find_lower(&self, lower: &str) -> Option<(&'static str, V)> {
@@ -110,6 +118,11 @@ const LOWER_BYTES_MAX: usize = 32;
 
 fn length_bit(len: usize) -> u64 {
     1 << len.min(63)
+}
+
+/// Letters differ from those of the other case in none of these bits.
+fn second_bit(first_bytes: u64) -> u32 {
+    1 << (first_bytes >> 8 & 31)
 }
 
 /// Where the run of letters that begins here ends.

@@ -6,9 +6,10 @@
 //! next batch starts by opening the file anew.
 //!
 //! Where records are not synced, a caller writes his line himself, with the outcomes that wait: to copy it to
-//! the kernel takes a fifth of what it takes to wake the thread and to be woken by it. He hands it to the
-//! thread all the same while somebody else writes, and for [`REST`] after a write took so long that the
-//! disk must be behind: what waits for a disk is that thread, never one that serves connections.
+//! the kernel takes a fifth of what it takes to wake the thread and to be woken by it. He waits for another
+//! who does the same, but not for long ([`PEN_TIME_MAX`]). He hands it to the thread all the same where that
+//! is not enough, and for [`REST`] after a write took so long that the disk must be behind: what waits for a
+//! disk is that thread, never one that serves connections.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -40,6 +41,8 @@ const NO_LINE: [u8; 64] = [b'0'; 64];
 /// No line is longer; a longer tail without a line end is not ours.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
+/// How long a caller waits for another's write: it takes a few microseconds where no disk is waited for.
+const PEN_TIME_MAX: Duration = Duration::from_micros(20);
 /// A write that takes longer waits for a disk.
 const DIRECT_TIME_MAX: Duration = Duration::from_millis(2);
 /// How long the thread is the only writer after such a write.
@@ -99,10 +102,13 @@ impl Desk {
         if !self.is_direct || self.health.down.load(Ordering::Relaxed) {
             return None;
         }
-        let pen = match self.pen.try_lock() {
-            Ok(pen) => pen,
-            Err(TryLockError::Poisoned(pen)) => pen.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
+        let pen = loop {
+            match self.pen.try_lock() {
+                Ok(pen) => break pen,
+                Err(TryLockError::Poisoned(pen)) => break pen.into_inner(),
+                Err(TryLockError::WouldBlock) if now.elapsed() > PEN_TIME_MAX => return None,
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
         };
         if pen.rests_until.is_some_and(|end| now < end) { None } else { Some(pen) }
     }
