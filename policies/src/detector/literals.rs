@@ -1,14 +1,16 @@
 //! Finds every literal that some detector waits for, whatever its case, in one pass over a text.
 //!
 //! Literals are few and rare, so the pass asks at each byte one question only: may a literal start
-//! here? A sieve of the literals' first four letters answers for five places at a time, a table of
-//! pairs for the literals of two letters; what they let through is compared. (Of the first three
-//! letters every third word has some literal's. An automaton over all literals finds the same, but
-//! every step of it waits for the one before.)
+//! here? A sieve of the literals' first four letters answers for five places at a time; what it lets
+//! through is compared. (Of the first three letters every third word has some literal's. An automaton over
+//! all literals finds the same, but every step of it waits for the one before.) The few literals of one or
+//! two letters are looked for one by one, where the text has these letters at all.
 //!
 //! Invariant: all occurrences are found, also those that overlap.
 
 use std::ops::Range;
+
+use memchr::memmem::Finder;
 
 use super::byte_set::ByteSet;
 use crate::swar;
@@ -21,13 +23,11 @@ pub(crate) struct LiteralId(pub(crate) u32);
 pub(crate) struct Literals {
     /// A bit for each hash of a head that some literal has.
     sieve: Box<[u64; SIEVE_BITS / 64]>,
-    /// A bit for each literal of two bytes.
-    pairs: Box<[u64; PAIR_BITS / 64]>,
-    /// Literals by their heads, sorted by them.
+    /// Longer literals by their heads, sorted by them.
     heads: Vec<(Head, LiteralId)>,
     texts: Vec<Box<[u8]>>,
-    /// Literals of one byte, each looked for on its own.
-    single: Vec<LiteralId>,
+    /// Literals of one or two bytes in every case.
+    short: Vec<(Finder<'static>, LiteralId)>,
     /// Bytes of the longest literal.
     bytes_max: usize,
 }
@@ -46,8 +46,8 @@ const HEAD_BYTES: usize = 4;
 const HEADS_OF_EIGHT: usize = 8 - HEAD_BYTES + 1;
 /// 32 KiB: of the places of a text one in a hundred passes.
 const SIEVE_BITS: usize = 1 << 18;
-/// One for each pair of bytes.
-const PAIR_BITS: usize = 1 << 16;
+/// Bytes of a literal that is looked for on its own, at most.
+const SHORT_BYTES_MAX: usize = 2;
 /// Folds letters, and a few signs that comparing tells apart.
 const FOLD: u64 = 0x2020_2020_2020_2020;
 
@@ -75,11 +75,20 @@ impl Head {
     fn bit(self) -> usize {
         (self.0.wrapping_mul(0x9e37_79b1) >> (32 - SIEVE_BITS.trailing_zeros())) as usize
     }
+}
 
-    /// The bit of its first two bytes among pairs.
-    fn pair_bit(self) -> usize {
-        self.0 as usize % PAIR_BITS
+/// A literal as it may be written, each once.
+fn in_every_case(literal: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = vec![Vec::new()];
+    for byte in literal {
+        let mut cases = vec![byte.to_ascii_lowercase(), byte.to_ascii_uppercase()];
+        cases.dedup();
+        all = all
+            .iter()
+            .flat_map(|start| cases.iter().map(|case| [start.as_slice(), &[*case]].concat()))
+            .collect();
     }
+    all
 }
 
 fn set(table: &mut [u64], bit: usize) {
@@ -90,10 +99,9 @@ impl Literals {
     pub(crate) fn new(literals: &[String]) -> Literals {
         let mut all = Literals {
             sieve: Box::new([0; SIEVE_BITS / 64]),
-            pairs: Box::new([0; PAIR_BITS / 64]),
             heads: Vec::new(),
             texts: literals.iter().map(|literal| literal.as_bytes().into()).collect(),
-            single: Vec::new(),
+            short: Vec::new(),
             bytes_max: literals.iter().map(String::len).max().unwrap_or(0),
         };
         for (id, literal) in (0..).map(LiteralId).zip(literals) {
@@ -104,16 +112,17 @@ impl Literals {
     }
 
     fn add(&mut self, id: LiteralId, literal: &[u8]) {
-        if literal.len() < 2 {
-            self.single.extend((!literal.is_empty()).then_some(id));
+        if literal.len() <= SHORT_BYTES_MAX {
+            let cases = in_every_case(literal).into_iter();
+            let finders = cases.map(|literal| (Finder::new(&literal).into_owned(), id));
+            self.short.extend(finders.filter(|_| !literal.is_empty()));
             return;
         }
         let head = Head::of(swar::load(literal, 0) | FOLD).of_len(literal.len());
         self.heads.push((head, id));
         match literal.len() {
-            2 => set(&mut self.pairs[..], head.pair_bit()),
             // Whatever comes behind.
-            3 => (0..=0xff).for_each(|last| {
+            ..HEAD_BYTES => (0..=0xff).for_each(|last| {
                 set(&mut self.sieve[..], Head(head.0 | (last | 0x20) << 24).bit());
             }),
             _ => set(&mut self.sieve[..], head.bit()),
@@ -124,12 +133,11 @@ impl Literals {
     pub(crate) fn find(&self, text: &str, in_text: &ByteSet) -> FoundLiterals {
         let mut found = FoundLiterals::default();
         let bytes = text.as_bytes();
-        let (sieve, pairs) = (&*self.sieve, &*self.pairs);
+        let sieve = &*self.sieve;
         // 1 if a literal may start at this one of eight bytes.
         let may_start = |eight: u64, offset: usize| {
-            let head = Head::of(eight >> (8 * offset));
-            let (bit, pair) = (head.bit(), head.pair_bit());
-            (sieve[bit / 64] >> (bit % 64) | pairs[pair / 64] >> (pair % 64)) & 1
+            let bit = Head::of(eight >> (8 * offset)).bit();
+            sieve[bit / 64] >> (bit % 64) & 1
         };
         for at in (0..bytes.len()).step_by(HEADS_OF_EIGHT) {
             let eight = swar::load(bytes, at) | FOLD;
@@ -141,13 +149,13 @@ impl Literals {
                 }
             }
         }
-        for &id in &self.single {
-            let literal = self.texts[id.0 as usize][0];
-            let cases = [literal.to_ascii_lowercase(), literal.to_ascii_uppercase()];
-            let cases = if cases[0] == cases[1] { &cases[..1] } else { &cases };
-            let cases = cases.iter().filter(|case| in_text.has(**case));
-            let places = cases.flat_map(|case| text.match_indices(char::from(*case)));
-            found.0.extend(places.map(|(at, _)| (id, at..at + 1)));
+        let may_hold = |finder: &Finder<'_>| finder.needle().iter().all(|byte| in_text.has(*byte));
+        for (finder, id) in self.short.iter().filter(|(finder, _)| may_hold(finder)) {
+            let mut from = 0;
+            while let Some(at) = finder.find(&bytes[from..]) {
+                from += at + 1;
+                found.0.push((*id, from - 1..from - 1 + finder.needle().len()));
+            }
         }
         found.0.sort_unstable_by_key(|(id, range)| (*id, range.start));
         found
@@ -184,7 +192,7 @@ impl Literals {
 
     #[cold]
     fn compare(&self, bytes: &[u8], at: usize, head: Head, found: &mut FoundLiterals) {
-        for head in (2..=HEAD_BYTES).map(|len| head.of_len(len)) {
+        for head in (SHORT_BYTES_MAX + 1..=HEAD_BYTES).map(|len| head.of_len(len)) {
             let first = self.heads.partition_point(|(known, _)| *known < head);
             for (_, id) in self.heads[first..].iter().take_while(|(known, _)| *known == head) {
                 let range = at..at + self.texts[id.0 as usize].len();
