@@ -112,7 +112,7 @@ pub(crate) fn signs(prompt: &Prompt) -> Vec<Sign> {
         (
             Sign::Code,
             marked.iter().any(|text| text.contains("```"))
-                || lined.iter().any(|text| is_code(text)),
+                || lined.iter().any(|text| holds_program(text)),
         ),
         (
             Sign::Mathematics,
@@ -184,7 +184,7 @@ fn has_lines(text: &str) -> bool {
 }
 
 /// Whether the lines of a text look like those of a program.
-fn is_code(text: &str) -> bool {
+fn holds_program(text: &str) -> bool {
     let is_code = |line: &&str| {
         let line = line.trim();
         // `from` and `let` begin sentences too; a program's line holds what a sentence does not.

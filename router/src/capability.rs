@@ -263,6 +263,14 @@ mod tests {
     }
 
     #[test]
+    fn how_hard_a_request_looks_is_found_out_only_where_somebody_asks() {
+        let body = json!({"messages": [{"role": "user", "content": "Prove the theorem"}]});
+        let unasked = Look { work: false, ..Look::ALL };
+        assert!(needs(body.clone(), Look::ALL).said.complexity.is_some());
+        assert_eq!(needs(body, unasked).said.complexity, None);
+    }
+
+    #[test]
     fn a_config_narrows_what_is_built_in_and_never_widens_it() {
         let engine = Capabilities::of_engine(Some(4096), true);
         let said = can(|c| {

@@ -333,6 +333,14 @@ async fn an_audit_log_that_is_off_shows_and_keeps_packs_away() {
     assert_eq!(gateway.metric("sluice_audit_writable ").await, 0.0);
     assert!(!gateway.folder().join("audit").exists());
 
+    // No log wants to know how hard a request looks, but these policies do.
+    let by_work = format!("{plain}complexity: {{simple: [edge, cloud], complex: [cloud, edge]}}\n");
+    let before = gateway.probe("/readyz").await.json()["policy"]["digest"].clone();
+    std::fs::write(gateway.folder().join("site.yaml"), by_work).unwrap();
+    gateway.ready_when(|detail| detail["policy"]["digest"] != before).await;
+    gateway.chat(say("Hello")).await.came_from("edge", 200);
+    gateway.chat(say("Prove the theorem of Thales")).await.came_from("cloud", 200);
+
     std::fs::write(gateway.folder().join("site.yaml"), SHIPPED).unwrap();
     let refused = gateway.ready_when(|detail| !detail["policy"]["refused"].is_null()).await;
     let why = refused["policy"]["refused"].to_string();

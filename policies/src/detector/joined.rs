@@ -4,6 +4,9 @@
 //! themselves were scanned whole. A long conversation is joined in overlapping windows of texts, so
 //! that a new turn changes the last window only and the others are known from the turn before.
 //!
+//! The name of the model takes no part: it is scanned by itself, and no server knows one that goes on with
+//! what a message says.
+//!
 //! Invariant: neighbouring texts of [`OVERLAP_BYTES`] together lie whole in some window, and so do
 //! any two neighbours.
 
