@@ -4,8 +4,7 @@
 //! themselves were scanned whole. A long conversation is joined in overlapping windows of texts, so
 //! that a new turn changes the last window only and the others are known from the turn before.
 //!
-//! The name of the model takes no part: it is scanned by itself, and no server knows one that goes on with
-//! what a message says.
+//! The name of the model takes no part: it is no piece of what is said, and is scanned by itself.
 //!
 //! Invariant: neighbouring texts of [`OVERLAP_BYTES`] together lie whole in some window, and so do
 //! any two neighbours.
@@ -276,10 +275,12 @@ impl Joined {
     }
 }
 
+/// Where the name of the model stands, in every dialect.
+const MODEL: &str = "model";
+
 /// The texts that take part, with their numbers.
 pub(super) fn texts(prompt: &Prompt) -> impl Iterator<Item = (usize, &Text)> {
-    let is_model = |text: &Text| text.message.is_none() && text.text == prompt.context.model;
-    prompt.texts.iter().enumerate().filter(move |(_, text)| !is_model(text))
+    prompt.texts.iter().enumerate().filter(|(_, text)| text.place != MODEL)
 }
 
 /// Values that are tried in pairs and triples, at most.
@@ -401,14 +402,14 @@ mod tests {
     #[test]
     fn a_message_beside_the_name_of_its_model_is_joined_with_nothing() {
         let mut prompt = prompt(&[5, 5]);
-        prompt.texts[0].message = Some(0);
-        let joined = |prompt: &Prompt| Joined::all(prompt, &mut Budget::new(1 << 20)).len();
-        assert_eq!(joined(&prompt), 2, "a field that is no model's name");
         prompt.context.model = prompt.texts[1].text.clone();
-        assert_eq!(joined(&prompt), 0);
-        // What a message says is its own, whatever the model is called.
-        prompt.texts[1].message = Some(1);
-        assert_eq!(joined(&prompt), 2);
+        let mut joined = |place: &str| {
+            place.clone_into(&mut prompt.texts[1].place);
+            Joined::all(&prompt, &mut Budget::new(1 << 20)).len()
+        };
+        assert_eq!(joined("model"), 0);
+        // Another field may say the same and go on with the message.
+        assert_eq!(joined("user"), 2);
     }
 
     #[test]
