@@ -80,12 +80,15 @@ impl Kernels for Avx512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn group<const N: usize>(x: [RowQ8<'_>; N], g: usize, zero: __m512i) -> [(__m512i, __m512i); N] {
     let none = _mm512_setzero_si512();
-    x.map(|x| {
+    let mut groups = [(none, none); N];
+    // A loop: what `array::map` is given may be compiled apart, without these instructions.
+    for n in 0..N {
         // SAFETY: activations are as long as the weights (checked by `same_length`).
-        let qs = unsafe { blocks::group_of(x, g) };
+        let qs = unsafe { blocks::group_of(x[n], g) };
         let qs = _mm512_broadcast_i64x4(qs);
-        (qs, _mm512_sub_epi32(none, _mm512_dpbusd_epi32(none, zero, qs)))
-    })
+        groups[n] = (qs, _mm512_sub_epi32(none, _mm512_dpbusd_epi32(none, zero, qs)));
+    }
+    groups
 }
 
 /// Blocks of 32 unsigned levels that are too large by `ZERO`, with one scale: `levels` gives those of
@@ -135,6 +138,13 @@ fn f16_pair(one: [u8; 2], two: [u8; 2]) -> __m512 {
 fn halves(two: __m128) -> __m512 {
     let which = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     _mm512_permutexvar_ps(which, _mm512_castps128_ps512(two))
+}
+
+/// Sixteen bytes as numbers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn wide_ps(bytes: __m128i) -> __m512 {
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
 }
 
 /// Two halves.
@@ -217,12 +227,11 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
         blocks::ask_ahead(w, b);
         for p in 0..R / 2 {
             // SAFETY: every row has `blocks` blocks (checked by `same_length`).
-            let rows = unsafe { [w[2 * p].get_unchecked(b), w[2 * p + 1].get_unchecked(b)] };
-            let [one, two] = rows.map(&factors);
+            let (row, next) = unsafe { (w[2 * p].get_unchecked(b), w[2 * p + 1].get_unchecked(b)) };
+            let (one, two) = (factors(row), factors(next));
             let min_scale = halves(_mm_set_ps(0.0, 0.0, two.min_scale, one.min_scale));
             let min_subs = joined(one.min_subs, two.min_subs);
-            let subs =
-                [one.subs, two.subs].map(|subs| _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(subs)));
+            let subs = [wide_ps(one.subs), wide_ps(two.subs)];
             let mut scaled = [_mm512_setzero_ps(); N];
             for n in 0..N {
                 // SAFETY: activations are as long as the weights (checked by `same_length`): eight
@@ -238,7 +247,7 @@ pub(super) fn dot_k_pairs<B: Pod, const R: usize, const N: usize, const SUBS: bo
                 mins[p][n] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(weighed), mins[p][n]);
             }
             for h in 0..2 {
-                let [first, second] = rows.map(|w| half(w, h));
+                let (first, second) = (half(row, h), half(next, h));
                 for i in 0..4 {
                     let g = 4 * h + i;
                     let levels = joined(first[i], second[i]);

@@ -149,7 +149,7 @@ pub(super) fn dot_q3_k<const R: usize, const N: usize>(
             _mm256_srli_epi16(mask, 1),
         ];
         let low = four_pairs(&b.qs, h);
-        [0, 1, 2, 3].map(|k| {
+        four_of(|k| {
             let level = _mm256_or_si256(low[k], _mm256_and_si256(third[k], four));
             _mm256_sub_epi8(level, four)
         })
@@ -185,7 +185,7 @@ pub(super) fn dot_q5_k<const R: usize, const N: usize, const WIDE: bool>(
             _mm256_srli_epi16(high, 3),
         ];
         let low = four_nibbles(&b.qs, h);
-        [0, 1, 2, 3].map(|k| _mm256_or_si256(low[k], _mm256_and_si256(fifth[k], bit)))
+        four_of(|k| _mm256_or_si256(low[k], _mm256_and_si256(fifth[k], bit)))
     };
     let factors = |b: &BlockQ5K| factors_with_min(b.d, b.dmin, &b.scales);
     dot_k::<_, R, N, WITH_MIN, false, WIDE>(w, x, factors, half)
@@ -205,13 +205,12 @@ pub(super) fn dot_q6_k<const R: usize, const N: usize, const WIDE: bool>(
         Factors { scales: _mm256_set1_ps(d), subs, min_scale: d, min_subs }
     };
     let half = |b: &BlockQ6K, h: usize| {
-        let ql = [64 * h, 64 * h + 32].map(|at| bytes(part(&b.ql, at)));
-        let upper = ql.map(|q| _mm256_srli_epi16(q, 4));
-        let four_bits = [ql[0], ql[1], upper[0], upper[1]];
+        let ql = [bytes(part(&b.ql, 64 * h)), bytes(part(&b.ql, 64 * h + 32))];
+        let four_bits = [ql[0], ql[1], _mm256_srli_epi16(ql[0], 4), _mm256_srli_epi16(ql[1], 4)];
         let qh = bytes(part(&b.qh, 32 * h));
         let two_bits =
             [_mm256_slli_epi16(qh, 4), _mm256_slli_epi16(qh, 2), qh, _mm256_srli_epi16(qh, 2)];
-        [0, 1, 2, 3].map(|k| {
+        four_of(|k| {
             let high = _mm256_and_si256(two_bits[k], two);
             _mm256_or_si256(_mm256_and_si256(four_bits[k], low), high)
         })
@@ -237,9 +236,16 @@ pub(super) fn dot_iq4_xs<const R: usize, const N: usize>(
         }
     };
     let half = |b: &BlockIq4Xs, h: usize| {
-        [0, 1, 2, 3].map(|k| _mm256_shuffle_epi8(table, nibbles(&b.qs[4 * h + k])))
+        four_of(|k| _mm256_shuffle_epi8(table, nibbles(&b.qs[4 * h + k])))
     };
     dot_k::<_, R, N, SIGNED, false, false>(w, x, factors, half)
+}
+
+/// What `of` says of groups 0 to 3. What `array::map` is given may be compiled apart, without these
+/// instructions.
+#[inline(always)]
+fn four_of(of: impl Fn(usize) -> __m256i) -> [__m256i; 4] {
+    [of(0), of(1), of(2), of(3)]
 }
 
 /// 32 bytes of an array. Panics if they are not all there.
@@ -260,7 +266,7 @@ fn sixteen(from: &[u8; 16]) -> __m128i {
 #[target_feature(enable = "avx2")]
 fn four_nibbles(qs: &[u8; 128], h: usize) -> [__m256i; 4] {
     let low = _mm256_set1_epi8(0xf);
-    let [a, b] = [64 * h, 64 * h + 32].map(|at| bytes(part(qs, at)));
+    let (a, b) = (bytes(part(qs, 64 * h)), bytes(part(qs, 64 * h + 32)));
     [
         _mm256_and_si256(a, low),
         _mm256_and_si256(_mm256_srli_epi16(a, 4), low),
@@ -275,8 +281,8 @@ fn four_nibbles(qs: &[u8; 128], h: usize) -> [__m256i; 4] {
 fn four_pairs(qs: &[u8; 64], h: usize) -> [__m256i; 4] {
     let three = _mm256_set1_epi8(3);
     let qs = bytes(part(qs, 32 * h));
-    [qs, _mm256_srli_epi16(qs, 2), _mm256_srli_epi16(qs, 4), _mm256_srli_epi16(qs, 6)]
-        .map(|pairs| _mm256_and_si256(pairs, three))
+    let pairs = [qs, _mm256_srli_epi16(qs, 2), _mm256_srli_epi16(qs, 4), _mm256_srli_epi16(qs, 6)];
+    four_of(|k| _mm256_and_si256(pairs[k], three))
 }
 
 /// The factors of Q4_K and Q5_K.
