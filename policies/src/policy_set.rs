@@ -21,7 +21,7 @@ use crate::error::{Diagnostic, PolicyError};
 use crate::evidence::{Finding, Likelihood};
 use crate::latency::{Latency, LatencyClass};
 use crate::pack::Permission;
-use crate::prompt::{Endpoint, Prompt, RequestContext, Unscanned};
+use crate::prompt::{ContentKind, Endpoint, Prompt, RequestContext, Unscanned};
 use crate::replay::Sight;
 use crate::rule::{Rule, RuleMode};
 use crate::site::answers::{Answer, Answers, ReplyAnswer};
@@ -250,6 +250,16 @@ impl PolicySet {
         self.complexity != ComplexitySpec::default()
     }
 
+    /// Whether anything that stands in a text can change what is decided: a rule may look for it, or it is
+    /// encoded, cannot be read, and the site wants that to raise a text above the unlabelled ones.
+    pub fn minds_texts(&self) -> bool {
+        let raises = |kind: &ContentKind| match self.answers.cannot_scan.get(kind) {
+            Some(Answer::Class(class)) => *class > self.answers.unlabelled,
+            _ => true,
+        };
+        !self.rules.is_empty() || ContentKind::IN_TEXTS.iter().any(raises)
+    }
+
     /// The latency class of that name, or the default one.
     pub fn latency_class(&self, name: &str) -> &LatencyClass {
         self.latency.named(name)
@@ -341,6 +351,13 @@ impl PolicySet {
     /// came before are not scanned again.
     pub fn classify_with(&self, prompt: &Prompt, memory: ScanMemory<'_>) -> Classification {
         self.classify_scan(prompt, self.scanner.scan_with(prompt, &self.digest, Some(memory)))
+    }
+
+    /// Like [`PolicySet::classify`], without a look at the texts, for who keeps no record of what they hold.
+    ///
+    /// The decision is the same where nobody [minds them](PolicySet::minds_texts).
+    pub fn classify_unread(&self, prompt: &Prompt) -> Classification {
+        self.classify_scan(prompt, Scan::default())
     }
 
     fn classify_scan(&self, prompt: &Prompt, mut scan: Scan) -> Classification {

@@ -96,6 +96,10 @@ pub enum ContentKind {
 }
 
 impl ContentKind {
+    /// The kinds that hide in texts, encoded.
+    pub(crate) const IN_TEXTS: [ContentKind; 3] =
+        [ContentKind::Image, ContentKind::Audio, ContentKind::EncryptedFile];
+
     /// The word of policy files.
     pub fn in_words(self) -> &'static str {
         match self {

@@ -141,6 +141,44 @@ fn where_no_rule_asks_for_detectors_only_what_cannot_be_scanned_is_looked_for() 
     assert_eq!(found.unscanned, asked.unscanned);
 }
 
+#[test]
+fn a_site_that_minds_no_text_decides_the_same_unread() {
+    let set = |answers: [&str; 3], pack: Option<&str>| {
+        let [image, audio, encrypted] = answers;
+        let site = SITE[..SITE.find("exceptions:").unwrap()]
+            .replace("image: private", &format!("image: {image}"))
+            .replace("audio: private", &format!("audio: {audio}"))
+            .replace("encrypted_file: private", &format!("encrypted_file: {encrypted}"));
+        let packs = if pack.is_some() { "packs: [rules.yaml]" } else { "packs: []" };
+        let mut files = vec![("site.yaml", site.replace("packs: [rules.yaml]", packs))];
+        files.extend(pack.map(|text| ("rules.yaml", text.to_owned())));
+        let source = |(name, text): (&str, String)| Source { name: name.to_owned(), text };
+        PolicySet::from_sources(files.into_iter().map(source).collect())
+            .unwrap_or_else(|error| panic!("{error}"))
+    };
+    let (open, low) = (["internal"; 3], ["public", "internal", "public"]);
+    for (answers, pack, minds) in [
+        (open, None, false),
+        (low, None, false),
+        (["internal", "internal", "private"], None, true),
+        (["internal", "refuse", "internal"], None, true),
+        (["confidential", "internal", "internal"], None, true),
+        (open, Some(PACK), true),
+    ] {
+        let set = set(answers, pack);
+        assert_eq!(set.minds_texts(), minds, "{answers:?}");
+        let mut prompt = Prompt::from_user_text(&"kS+9/w4Yh0".repeat(140));
+        prompt.context.class = Some("confidential".to_owned());
+        let (read, unread) = (set.classify(&prompt), set.classify_unread(&prompt));
+        assert!(!read.unscanned.is_empty() && unread.unscanned.is_empty());
+        let decided = |classification| set.decide(&classification, &facts());
+        let (read, unread) = (decided(read), decided(unread));
+        if !minds {
+            assert_eq!((read.class, read.allowed), (unread.class, unread.allowed), "{answers:?}");
+        }
+    }
+}
+
 fn tagged(tags: &str) -> Classification {
     classify(|prompt| prompt.context.tags = tags.split_whitespace().map(str::to_owned).collect())
 }

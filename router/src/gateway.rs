@@ -284,6 +284,9 @@ impl Gateway {
         candidate: Option<&Arc<PolicySet>>,
         request: &Request,
     ) -> Option<(Classification, Option<Classification>)> {
+        if !self.reads_texts(policy, candidate) {
+            return Some((policy.classify_unread(&request.prompt), None));
+        }
         let bytes: usize = request.prompt.texts.iter().map(|text| text.text.len()).sum();
         let scans = &self.parts.kept.scans;
         if bytes <= SCAN_INLINE_BYTES_MAX {
@@ -332,11 +335,21 @@ impl Gateway {
         Some(would)
     }
 
+    /// Whether anybody wants to know what the texts of a request hold: the policies, or whoever replays the
+    /// log.
+    fn reads_texts(&self, policy: &PolicySet, candidate: Option<&Arc<PolicySet>>) -> bool {
+        self.keeps_audit() || candidate.is_some() || policy.minds_texts()
+    }
+
     /// Whether anybody wants to know how hard a request looks: the policies, or whoever replays the log.
     fn looks_at_work(&self, policy: &PolicySet, candidate: Option<&PolicySet>) -> bool {
-        self.parts.kept.audit.state() != AuditState::Off
+        self.keeps_audit()
             || policy.orders_by_work()
             || candidate.is_some_and(PolicySet::orders_by_work)
+    }
+
+    fn keeps_audit(&self) -> bool {
+        self.parts.kept.audit.state() != AuditState::Off
     }
 
     async fn taint(&self, request: &Request) -> Taint {

@@ -333,6 +333,16 @@ async fn an_audit_log_that_is_off_shows_and_keeps_packs_away() {
     assert_eq!(gateway.metric("sluice_audit_writable ").await, 0.0);
     assert!(!gateway.folder().join("audit").exists());
 
+    // The site minds what it cannot read, although no rule looks for anything.
+    let opaque = format!("Keep this: {}", "kS+9/w4Yh0".repeat(140));
+    gateway.chat(say(&opaque)).await.came_from("edge", 200);
+    let open = ["image: private", "audio: private", "encrypted_file: private"];
+    let open = open.iter().fold(plain.clone(), |site, answer| {
+        site.replace(answer, &answer.replace("private", "internal"))
+    });
+    let reads_nothing = Gateway::start_in(folder_with(&open), &config).await;
+    reads_nothing.chat(say(&opaque)).await.came_from("cloud", 200);
+
     // No log wants to know how hard a request looks, but these policies do.
     let by_work = format!("{plain}complexity: {{simple: [edge, cloud], complex: [cloud, edge]}}\n");
     let before = gateway.probe("/readyz").await.json()["policy"]["digest"].clone();

@@ -367,6 +367,7 @@ fn is_public(text: &str, start: usize) -> bool {
         || has(b"SIGNATURE")
 }
 
+/// One of [`ContentKind::IN_TEXTS`].
 fn kind_of(data: &[u8]) -> ContentKind {
     match data {
         [0x89, b'P', b'N', b'G', ..] | [0xff, 0xd8, 0xff, ..] | [b'G', b'I', b'F', b'8', ..] => {

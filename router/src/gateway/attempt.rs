@@ -169,8 +169,9 @@ impl Gateway {
             pass: None,
             reply: Some(Watched {
                 print: taint.reply(&ask.request.caller),
-                // What never goes to a cloud is remembered anyway: there is nothing more to find.
-                scan: (!ask.never_cloud).then(|| ReplyScan::new(ask.policy.clone())),
+                never_cloud: ask.never_cloud,
+                scan: (!ask.never_cloud && ask.policy.minds_texts())
+                    .then(|| ReplyScan::new(ask.policy.clone())),
                 caller: ask.request.caller.clone(),
                 session: ask.request.session.clone(),
             }),

@@ -26,7 +26,10 @@ pub(super) const REPLY_FINDING: &str = "reply_finding";
 /// A reply under watch: its fingerprint, and the scan of what it holds.
 pub(super) struct Watched {
     pub(super) print: ReplyPrint,
-    /// `None` if the conversation is never-cloud already.
+    /// The conversation held never-cloud text before.
+    pub(super) never_cloud: bool,
+    /// `None` where there is nothing to find out: the conversation is never-cloud already, or the policies
+    /// mind nothing that a text can hold.
     pub(super) scan: Option<ReplyScan>,
     pub(super) caller: Caller,
     pub(super) session: Option<String>,
@@ -47,15 +50,12 @@ impl Watched {
     /// Remembers the reply of a conversation that is never-cloud or has just become so; `true` in
     /// the latter case.
     fn conclude(self, taint: &TaintStore) -> (bool, Option<Saved>) {
-        let Watched { print, scan, caller, session } = self;
-        match scan.map(|mut scan| scan.finish()) {
-            Some(false) => (false, None),
-            None => (false, Some(taint.remember_reply(print, None))),
-            Some(true) => {
-                let session = session.as_deref().map(|session| (&caller, session));
-                (true, Some(taint.remember_reply(print, session)))
-            }
+        let Watched { print, never_cloud, scan, caller, session } = self;
+        if scan.is_some_and(|mut scan| scan.finish()) {
+            let session = session.as_deref().map(|session| (&caller, session));
+            return (true, Some(taint.remember_reply(print, session)));
         }
+        (false, never_cloud.then(|| taint.remember_reply(print, None)))
     }
 }
 
