@@ -111,7 +111,7 @@ pub async fn serve_until(
     serve_reloading(config, None, ready, stop).await
 }
 
-/// Serves until `stop` is done, on a thread for each processor, then drains.
+/// Serves until `stop` is done, on threads of its own, then drains.
 pub async fn serve_reloading(
     config: Config,
     reread: Option<Reread>,
@@ -123,7 +123,7 @@ pub async fn serve_reloading(
     let (traffic, traffic_address) = bind(config.listen.traffic).await?;
     let tls = config.listen.traffic_tls.clone().map(TlsFront::open).transpose()?;
     let (follower, ask) = Follower::new(&config)?;
-    let crew = Arc::new(Crew::start().map_err(ServeError::Threads)?);
+    let crew = Arc::new(Crew::start(config.listen.threads).map_err(ServeError::Threads)?);
     let probes = Probes::open(probing, Arc::new(Metrics::new()));
     let admin = open_admin(&config, &probes, ask).await?;
     let doors = Doors { traffic, traffic_address, metrics_address, tls, admin, crew };

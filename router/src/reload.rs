@@ -113,6 +113,7 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         ("listen.traffic", old.listen.traffic == new.listen.traffic),
         ("listen.traffic.tls", old.listen.traffic_tls == new.listen.traffic_tls),
         ("listen.admin", old.listen.admin == new.listen.admin),
+        ("listen.threads", old.listen.threads == new.listen.threads),
         ("listen.metrics", old.listen.metrics == new.listen.metrics),
         ("policy", old.policy == new.policy),
         ("upstreams of kind edge", edge(old) == edge(new)),

@@ -2,12 +2,16 @@
 
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
 use super::scalar::Plain;
+
+/// More threads than a machine has processors for are a slip of the finger.
+const THREADS_MAX: usize = 1024;
 
 /// Addresses to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub struct Listen {
     /// `cors`: origins whose pages may call the traffic listener from a browser, `https://app.example`.
     /// Default: none.
     pub cors: Vec<String>,
+    /// `threads`: how many serve clients. Default: the processors that this process may use.
+    pub threads: Option<NonZero<usize>>,
 }
 
 /// The listener of operators.
@@ -75,6 +81,7 @@ impl Default for Listen {
             admin: AdminListen::default(),
             metrics: SocketAddr::from(([127, 0, 0, 1], 9464)),
             cors: Vec::new(),
+            threads: None,
         }
     }
 }
@@ -105,6 +112,7 @@ pub(super) struct ListenSection {
     admin: Option<AddressOr<AdminSection>>,
     metrics: Option<Address>,
     cors: Vec<Origin>,
+    threads: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -164,14 +172,21 @@ impl ListenSection {
             }
         };
         admin.check().map_err(|what| ("admin", what))?;
+        let threads = self.threads.map(threads).transpose().map_err(|what| ("threads", what))?;
         Ok(Listen {
             traffic,
             traffic_tls,
             admin,
             metrics: self.metrics.map_or(standard.metrics, |address| address.0),
             cors: self.cors.into_iter().map(|origin| origin.0).collect(),
+            threads,
         })
     }
+}
+
+fn threads(count: usize) -> Result<NonZero<usize>, String> {
+    let count = NonZero::new(count).filter(|count| count.get() <= THREADS_MAX);
+    count.ok_or_else(|| format!("expected 1 to {THREADS_MAX}"))
 }
 
 impl AdminListen {

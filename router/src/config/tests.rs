@@ -118,6 +118,7 @@ fn who_calls_and_how_is_read_with_paths_from_the_file() {
         \x20 traffic: {address: \"0.0.0.0:8443\", tls: {cert: t.crt, key: t.key, client_ca: c.crt}}\n\
         \x20 admin: {address: \"0.0.0.0:9443\", token_file: token}\n\
         \x20 cors: [\"https://app.example\", \"http://localhost:3000\"]\n\
+        \x20 threads: 3\n\
          identity:\n\
         \x20 oidc: {issuer: i, audience: a, jwks: keys.json, tenant_claim: org}\n\
          limits: {per_caller: {requests_per_minute: 5, cost_per_day: 2.5}, callers: {a: {concurrency: 1}}}\n\
@@ -131,6 +132,7 @@ fn who_calls_and_how_is_read_with_paths_from_the_file() {
     let admin = config.listen.admin;
     assert_eq!(admin.token_file.as_deref(), Some(Path::new("/etc/sluice/token")));
     assert_eq!(config.listen.cors.len(), 2);
+    assert_eq!(config.listen.threads.map(usize::from), Some(3));
     let oidc = config.identity.oidc.unwrap();
     assert_eq!(oidc.jwks, JwksSource::File("/etc/sluice/keys.json".into()));
     assert_eq!((&*oidc.caller_claim, oidc.tenant_claim.as_deref()), ("sub", Some("org")));
@@ -221,6 +223,8 @@ fn what_would_be_misread_is_refused() {
         ),
         ("listen: {cors: [\"https://app.example/\"]}\n", "expected an origin"),
         ("listen: {cors: [\"*\"]}\n", "expected an origin"),
+        ("listen: {threads: 0}\n", "listen.threads: expected 1 to 1024"),
+        ("listen: {threads: 5000}\n", "listen.threads: expected 1 to 1024"),
         (
             "identity: {oidc: {issuer: i, audience: a, jwks: \"http://id.example/keys\"}}\n",
             "identity.oidc.jwks: expected https",

@@ -32,11 +32,11 @@ struct Hand {
 }
 
 impl Crew {
-    /// Starts a thread for each processor.
-    pub(crate) fn start() -> io::Result<Crew> {
+    /// Starts so many threads, or one for each processor that this process may use.
+    pub(crate) fn start(threads: Option<NonZero<usize>>) -> io::Result<Crew> {
         let mut crew = Crew { hands: Vec::new(), ended: CancellationToken::new() };
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
-        for number in 0..threads {
+        let processors = || thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        for number in 0..threads.unwrap_or_else(processors).get() {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (handle, ended) = (runtime.handle().clone(), crew.ended.clone());
             let thread = thread::Builder::new().name(format!("serve-{number}"));
@@ -95,11 +95,12 @@ mod tests {
     #[tokio::test]
     async fn connections_are_spread_over_the_threads_and_stay_there() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (crew, tasks) = (Crew::start().unwrap(), Tasks::default());
+        let (crew, tasks) = (Crew::start(NonZero::new(3)).unwrap(), Tasks::default());
         let (tell, mut told) = mpsc::channel(1);
         let over = CancellationToken::new();
         let mut threads = Vec::new();
-        for _ in 0..2 * crew.hands.len() {
+        assert_eq!(crew.hands.len(), 3);
+        for _ in 0..2 * 3 {
             let address = listener.local_addr().unwrap();
             let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
             let (tell, over) = (tell.clone(), over.clone());
@@ -124,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_late_ends_with_the_tasks() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (crew, tasks) = (Crew::start().unwrap(), Tasks::default());
+        let (crew, tasks) = (Crew::start(None).unwrap(), Tasks::default());
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         crew.serve(&tasks, accepted.unwrap().0, async |_stream| std::future::pending().await);
