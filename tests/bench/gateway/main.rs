@@ -2,15 +2,16 @@
 //!
 //! All of them stand before the same upstream, which answers at once. They take turns, round by round, so
 //! that a machine that gets busier is busier for all; ratios are what to read. CPU is that of whole
-//! processes, from the kernel's accounts: the number that holds on a noisy machine. Texts are ordinary
+//! processes, from the kernel's accounts: the number that holds on a noisy machine. Each serves with as many
+//! threads: with more of them than the load needs, each request costs all but nginx more. Texts are ordinary
 //! prose, each request another, so that no memory of earlier scans helps. Events carry the moment at which
 //! they were written, so that what is added to each is seen. Beside the gateway with
 //! the whole set stands one without any pack, which looks for nothing but what cannot be scanned, and one
-//! that keeps no audit log either.
+//! that does not mind that and keeps no audit log either: detection and audit are off.
 //! Inside: `peers` (what is started), `load` (clients), `upstream`, `proxy`.
 //!
 //! `cargo bench -p sluice-tests --bench gateway`; the gateway is `$SLUICE_BINARY`, or the release build.
-//! `-- --seconds 1 --rounds 3 --connections 16 --sizes 1,32,400` (KiB) changes how much; nginx is left out where there is none.
+//! `-- --seconds 1 --rounds 3 --connections 16 --sizes 1,32,400` (KiB) `--threads 1` changes how much; nginx is left out where there is none.
 //! Not part of the tests: it measures, and asserts only that everything answered.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends where an unwrap fails")]
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use load::{Kind, Measured};
 use peers::Peer;
+use tokio::runtime::{Builder, Runtime};
 
 /// Body sizes, KiB.
 const SIZES: [usize; 3] = [1, 32, 400];
@@ -35,19 +37,21 @@ struct Args {
     seconds: f64,
     rounds: usize,
     connections: usize,
+    threads: usize,
     sizes: Vec<usize>,
 }
 
 impl Args {
     fn read(mut words: impl Iterator<Item = String>) -> Args {
         let sizes = SIZES.to_vec();
-        let mut args = Args { seconds: 1.0, rounds: 3, connections: 16, sizes };
+        let mut args = Args { seconds: 1.0, rounds: 3, connections: 16, threads: 1, sizes };
         while let Some(word) = words.next() {
             let mut value = || words.next().expect("a value after the flag");
             match word.as_str() {
                 "--seconds" => args.seconds = value().parse().unwrap(),
                 "--rounds" => args.rounds = value().parse().unwrap(),
                 "--connections" => args.connections = value().parse().unwrap(),
+                "--threads" => args.threads = value().parse().unwrap(),
                 "--sizes" => {
                     args.sizes = value().split(',').map(|size| size.parse().unwrap()).collect();
                 }
@@ -63,26 +67,29 @@ impl Args {
 fn main() {
     let mut words = std::env::args().skip(1).peekable();
     let role = words.next_if(|word| matches!(word.as_str(), "upstream" | "proxy"));
-    let threads = if role.as_deref() == Some("proxy") { 1 } else { 2 };
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(threads).enable_all().build().unwrap();
     match role.as_deref() {
-        Some("upstream") => runtime.block_on(upstream::serve()),
+        Some("upstream") => runtime(2).block_on(upstream::serve()),
         Some("proxy") => {
             let to: SocketAddr = words.next().unwrap().parse().unwrap();
-            runtime.block_on(proxy::serve(to));
+            let threads = words.next().unwrap().parse().unwrap();
+            runtime(threads).block_on(proxy::serve(to));
         }
-        _ => runtime.block_on(compare(&Args::read(words))),
+        _ => runtime(2).block_on(compare(&Args::read(words))),
     }
+}
+
+fn runtime(threads: usize) -> Runtime {
+    let mut runtime = Builder::new_multi_thread();
+    runtime.worker_threads(threads).enable_all().build().unwrap()
 }
 
 async fn compare(args: &Args) {
     let upstream = peers::start_self(&["upstream"]);
-    let peers = peers::start_all(upstream.address);
+    let peers = peers::start_all(upstream.address, args.threads);
     println!("load before: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     println!(
-        "{} rounds of {} s for each, {} connections; ratios of CPU are to {}",
-        args.rounds, args.seconds, args.connections, peers[0].name
+        "{} rounds of {} s for each, {} connections, {} threads each; ratios of CPU are to {}",
+        args.rounds, args.seconds, args.connections, args.threads, peers[0].name
     );
     for kind in [Kind::Whole, Kind::Streamed, Kind::Paced] {
         for size in &args.sizes {

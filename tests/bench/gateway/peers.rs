@@ -68,21 +68,24 @@ pub(crate) fn start_self(words: &[&str]) -> Peer {
 }
 
 /// All peers before an upstream; the first is what ratios are to.
-pub(crate) fn start_all(upstream: SocketAddr) -> Vec<Peer> {
-    let mut peers: Vec<Peer> = nginx(upstream).into_iter().collect();
-    peers.push(start_self(&["proxy", &upstream.to_string()]));
-    peers.push(gateway(upstream, "sluice, all packs, audit", Detection::All, Audit::Kept));
-    peers.push(gateway(upstream, "sluice, no packs, audit", Detection::None, Audit::Kept));
-    peers.push(gateway(upstream, "sluice, no packs, no audit", Detection::None, Audit::Off));
+///
+/// Each serves with so many threads (nginx: processes).
+pub(crate) fn start_all(upstream: SocketAddr, threads: usize) -> Vec<Peer> {
+    let mut peers: Vec<Peer> = nginx(upstream, threads).into_iter().collect();
+    peers.push(start_self(&["proxy", &upstream.to_string(), &threads.to_string()]));
+    let gateway = |name, detection, audit| gateway(upstream, threads, name, detection, audit);
+    peers.push(gateway("sluice, all packs, audit", Detection::All, Audit::Kept));
+    peers.push(gateway("sluice, no packs, audit", Detection::None, Audit::Kept));
+    peers.push(gateway("sluice, no packs, no audit", Detection::None, Audit::Off));
     peers
 }
 
-fn nginx(upstream: SocketAddr) -> Option<Peer> {
+fn nginx(upstream: SocketAddr, threads: usize) -> Option<Peer> {
     let folder = tempfile::tempdir().unwrap();
     let address = free_address();
     let at = folder.path().display();
     let config = format!(
-        "worker_processes 1; daemon off; pid {at}/pid; error_log {at}/error.log;\n\
+        "worker_processes {threads}; daemon off; pid {at}/pid; error_log {at}/error.log;\n\
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; client_body_temp_path {at}; proxy_temp_path {at};\n\
          fastcgi_temp_path {at}; uwsgi_temp_path {at}; scgi_temp_path {at};\n\
@@ -110,23 +113,35 @@ enum Audit {
     Off,
 }
 
-fn gateway(upstream: SocketAddr, name: &'static str, detection: Detection, audit: Audit) -> Peer {
+fn gateway(
+    upstream: SocketAddr,
+    threads: usize,
+    name: &'static str,
+    detection: Detection,
+    audit: Audit,
+) -> Peer {
     let folder = tempfile::tempdir().unwrap();
     let address = free_address();
     let site = include_str!("../../../policies/site.yaml");
     let tests = site.find("# Where requests go").unwrap();
-    let packs = match detection {
-        Detection::All => "packs: [default]",
-        Detection::None => "packs: []",
+    let site = &site[..tests];
+    let site = match (&detection, &audit) {
+        (Detection::All, _) => site.to_owned(),
+        (Detection::None, Audit::Kept) => site.replace("packs: [default]", "packs: []"),
+        // Nor does it look for what nobody can read.
+        (Detection::None, Audit::Off) => site
+            .replace("packs: [default]", "packs: []")
+            .replace("image: private", "image: internal")
+            .replace("audio: private", "audio: internal")
+            .replace("encrypted_file: private", "encrypted_file: internal"),
     };
-    let site = site[..tests].replace("packs: [default]", packs);
     std::fs::write(folder.path().join("site.yaml"), site).unwrap();
     let audit = match audit {
         Audit::Kept => "{path: audit, fsync: never}",
         Audit::Off => "{off: true}",
     };
     let config = format!(
-        "mode: trial\nlisten: {{traffic: \"{address}\", metrics: \"{}\"}}\npolicy: {{site: site.yaml, last_good: {{path: policy}}}}\n\
+        "mode: trial\nlisten: {{traffic: \"{address}\", metrics: \"{}\", threads: {threads}}}\npolicy: {{site: site.yaml, last_good: {{path: policy}}}}\n\
          audit: {audit}\ntaint: {{path: taint}}\n\
          upstreams:\n  cloud: {{kind: openai, base_url: \"http://{upstream}/v1\"}}\n",
         free_address()
