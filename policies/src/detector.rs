@@ -292,8 +292,8 @@ struct Pass<'a> {
     policy: &'a str,
     memory: Option<ScanMemory<'a>>,
     parts: Parts<'a>,
-    /// What the texts are known by, where they are kept in memory.
-    digests: Vec<Option<Digest>>,
+    /// What each text is known by, where scans are remembered.
+    digests: Vec<Digest>,
     budget: Budget,
     scan: Scan,
 }
@@ -306,8 +306,8 @@ impl Pass<'_> {
                 let part = if scanner.is_asked { parts.of_text(index) } else { None };
                 scanner.scan_text(&text.text, part, budget, failed)
             };
-            let digest = self.memory.and_then(|memory| memory.digest(self.policy, &text.text));
-            self.digests.push(digest);
+            let digest = self.memory.map(|memory| memory.digest(self.policy, &text.text));
+            self.digests.extend(digest);
             let (budget, failed) = (&mut self.budget, &mut self.scan.failed);
             let known = cache::through(self.memory.zip(digest), budget, failed, scan);
             let opaque = known.found.opaque.iter();
@@ -330,11 +330,10 @@ impl Pass<'_> {
                 let part = parts.of_joined(&joined);
                 scanner.scan_text(&joined.text, part.as_ref(), budget, failed)
             };
-            let digest = self.memory.and_then(|memory| match joined.texts() {
+            let digest = self.memory.map(|memory| match joined.texts() {
                 Some((glue, texts)) => {
-                    let texts =
-                        texts.map(|index| (&*self.prompt.texts[index].text, self.digests[index]));
-                    Some(memory.digest_of_joined(self.policy, glue.in_words(), texts))
+                    let texts = texts.map(|index| self.digests[index]);
+                    memory.digest_of_joined(self.policy, glue.in_words(), texts)
                 }
                 None => memory.digest(self.policy, &joined.text),
             });

@@ -17,9 +17,6 @@ use ring::hmac;
 use super::Found;
 use crate::normalize::Budget;
 
-/// Shorter texts are scanned faster than looked up.
-const TEXT_BYTES_MIN: usize = 64;
-
 /// Results of earlier scans.
 pub struct ScanCache {
     key: hmac::Key,
@@ -125,34 +122,21 @@ impl Remembered {
 }
 
 impl ScanMemory<'_> {
-    /// What a text is known by, if it is worth it.
-    pub(super) fn digest(self, policy: &str, text: &str) -> Option<Digest> {
-        let is_worth_it = text.len() >= TEXT_BYTES_MIN;
-        is_worth_it.then(|| self.cache.digest(self.scope, policy, text))
+    /// What a text is known by, be it as short as the name of a model: that comes with every request.
+    pub(super) fn digest(self, policy: &str, text: &str) -> Digest {
+        self.cache.digest(self.scope, policy, text)
     }
 
-    /// What joined texts are known by: how they were joined, and each by its own digest where it has one,
-    /// so that no text is digested twice.
-    pub(super) fn digest_of_joined<'t>(
+    /// What joined texts are known by: how they were joined, and each by its own digest, so that no text is
+    /// digested twice.
+    pub(super) fn digest_of_joined(
         self,
         policy: &str,
         how: &str,
-        texts: impl Iterator<Item = (&'t str, Option<Digest>)>,
+        texts: impl Iterator<Item = Digest>,
     ) -> Digest {
         self.cache.digest_of(self.scope, policy, how, |context| {
-            for (text, digest) in texts {
-                match digest {
-                    Some(digest) => {
-                        context.update(&[1]);
-                        context.update(&digest);
-                    }
-                    None => {
-                        context.update(&[0]);
-                        context.update(&(text.len() as u64).to_le_bytes());
-                        context.update(text.as_bytes());
-                    }
-                }
-            }
+            texts.for_each(|text| context.update(&text));
         })
     }
 }
