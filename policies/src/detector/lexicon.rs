@@ -39,6 +39,13 @@ pub(crate) struct Word {
     pub(crate) hash: u64,
 }
 
+impl Word {
+    /// Its length in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+}
+
 /// A term of some list found in a text; `entry` leads to the lists it belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit {

@@ -115,7 +115,9 @@ impl TopicModel {
                 let mut reader = Reader::new(reading);
                 let block = |words| {
                     let mut weighed = Weighed::default();
-                    self.weigh_each(words, &mut reader, |weight| weighed.add(&weight));
+                    each_unit(words, &mut reader, |unit, last| {
+                        self.weigh(unit, last, reading.lexicon, &mut weighed);
+                    });
                     Block::new(words, &weighed)
                 };
                 words.chunks(BLOCK_WORDS).map(block).collect()
@@ -125,14 +127,14 @@ impl TopicModel {
         windows(&blocks).filter_map(|blocks| self.judge(blocks)).collect()
     }
 
-    /// Gives what words weigh, one by one. The first of them is behind no other.
-    fn weigh_each(&self, words: &[Word], reader: &mut Reader<'_>, mut take: impl FnMut(Weight)) {
-        let mut last: Option<Unit<'_>> = None;
-        for word in words {
-            let unit = reader.unit(word);
-            take(self.weigh(&unit, last.as_ref(), reader.lexicon));
-            last = Some(unit);
-        }
+    /// Adds what words weigh, one by one. The first of them is behind no other.
+    fn weigh_each(&self, words: &[Word], reader: &mut Reader<'_>, weights: &mut Vec<Weight>) {
+        let lexicon = reader.lexicon;
+        each_unit(words, reader, |unit, last| {
+            let mut weight = Weight::default();
+            self.weigh(unit, last, lexicon, &mut weight);
+            weights.push(weight);
+        });
     }
 
     /// What each word of a text weighs, for texts that it will be a part of; `None` where the model
@@ -140,7 +142,7 @@ impl TopicModel {
     pub(crate) fn weights(&self, reading: &Reading<'_>) -> Option<Vec<Weight>> {
         let Cow::Borrowed(words) = features::words(reading) else { return None };
         let mut weights = Vec::with_capacity(words.len());
-        self.weigh_each(words, &mut Reader::new(reading), |weight| weights.push(weight));
+        self.weigh_each(words, &mut Reader::new(reading), &mut weights);
         Some(weights)
     }
 
@@ -172,7 +174,7 @@ impl TopicModel {
             let mut reader = Reader::new(reading);
             let behind = first.saturating_sub(1);
             let mut fresh = Vec::with_capacity(last - behind);
-            self.weigh_each(&words[behind..last], &mut reader, |weight| fresh.push(weight));
+            self.weigh_each(&words[behind..last], &mut reader, &mut fresh);
             weights[first..last].copy_from_slice(&fresh[first - behind..]);
         }
         weights
@@ -217,6 +219,21 @@ impl TopicModel {
             *score += WEIGHT_STEP * (share * text + facts);
         }
         Some(Passage { range: range_of(blocks)?, score })
+    }
+}
+
+/// Calls `each` with every word and the one before it.
+#[inline]
+fn each_unit<'a>(
+    words: &[Word],
+    reader: &mut Reader<'a>,
+    mut each: impl FnMut(&Unit<'a>, Option<&Unit<'a>>),
+) {
+    let mut last: Option<Unit<'a>> = None;
+    for word in words {
+        let unit = reader.unit(word);
+        each(&unit, last.as_ref());
+        last = Some(unit);
     }
 }
 

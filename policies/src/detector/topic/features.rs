@@ -160,7 +160,9 @@ fn spaced_words<'a>(reading: &'a Reading<'_>) -> Cow<'a, [Word]> {
 /// A word as the model sees it.
 #[derive(Clone, Copy)]
 pub(super) struct Unit<'a> {
-    text: &'a str,
+    word: Word,
+    /// The text that it stands in.
+    of: &'a str,
     hash: u64,
     /// A bit for each kind.
     kinds: Marks,
@@ -168,6 +170,10 @@ pub(super) struct Unit<'a> {
 }
 
 impl Unit<'_> {
+    fn text(&self) -> &str {
+        &self.of[self.word.start as usize..self.word.end as usize]
+    }
+
     /// The word itself.
     pub(super) fn feature(&self) -> Feature {
         Feature::word(self.hash)
@@ -186,7 +192,7 @@ impl Unit<'_> {
     /// Calls `each` with every piece of the word; a name or a number has none.
     pub(super) fn each_piece(&self, lexicon: &Lexicon, mut each: impl FnMut(Feature)) {
         if self.has_pieces() {
-            each_piece(lexicon, self.text, |piece, _| each(Feature::piece(piece)));
+            each_piece(lexicon, self.text(), |piece, _| each(Feature::piece(piece)));
         }
     }
 
@@ -209,9 +215,9 @@ impl Unit<'_> {
             return machine.name().to_owned();
         }
         match self.is_number {
-            true => format!("#{}", self.text.len().min(DIGITS_MAX)),
+            true => format!("#{}", self.word.bytes().min(DIGITS_MAX)),
             false if self.hash == NAME_HASH => NAME.to_owned(),
-            false => self.text.to_lowercase(),
+            false => self.text().to_lowercase(),
         }
     }
 }
@@ -246,16 +252,16 @@ impl<'a> Reader<'a> {
             kinds |= if *start == word.start { *marks } else { 0 };
             self.marked = rest;
         }
-        let text = &self.text[word.start as usize..word.end as usize];
         let machine = Machine::of(word.hash);
-        let is_number = machine.is_some() || text.as_bytes()[0].is_ascii_digit();
+        let first = self.text.as_bytes()[word.start as usize];
+        let is_number = machine.is_some() || first.is_ascii_digit();
         let is_name = !is_number && kinds >> NAME_KIND & 1 == 1;
         let hash = match (is_number, is_name) {
-            (true, _) => machine.map_or_else(|| number(text.len()), Machine::hash),
+            (true, _) => machine.map_or_else(|| number(word.bytes()), Machine::hash),
             (_, true) => NAME_HASH,
             _ => word.hash,
         };
-        Unit { text, hash, kinds, is_number }
+        Unit { word: *word, of: self.text, hash, kinds, is_number }
     }
 
     /// The names of all features of some words, as [`Feature::parse`] reads them.
@@ -270,7 +276,7 @@ impl<'a> Reader<'a> {
             }
             names.extend(unit.kind_numbers().map(|kind| KINDS[kind].0.to_owned()));
             if unit.has_pieces() {
-                each_piece(self.lexicon, unit.text, |_, chars| {
+                each_piece(self.lexicon, unit.text(), |_, chars| {
                     names.push(format!("~{}", chars.iter().collect::<String>()));
                 });
             }

@@ -54,6 +54,41 @@ pub(crate) struct Weight {
     behind: [i16; LANES],
 }
 
+/// Who takes what a word weighs, one feature after another.
+pub(super) trait Scale {
+    /// A known word with its pieces, in parts of a step.
+    fn word(&mut self, weights: &[i16; LANES]);
+    /// A piece of a word that is not known.
+    fn piece(&mut self, weights: &[i8; LANES]);
+    /// A kind of the word.
+    fn kind(&mut self, weights: &[i8; LANES]);
+    /// The word with the one before it.
+    fn pair(&mut self, weights: &[i8; LANES]);
+}
+
+impl Scale for Weight {
+    #[inline]
+    fn word(&mut self, weights: &[i16; LANES]) {
+        (self.word, self.is_known) = (*weights, true);
+    }
+
+    #[inline]
+    fn piece(&mut self, weights: &[i8; LANES]) {
+        add_to_word(&mut self.word, weights);
+    }
+
+    #[inline]
+    fn kind(&mut self, weights: &[i8; LANES]) {
+        add_to_word(&mut self.kinds, weights);
+        add_to_word(&mut self.behind, weights);
+    }
+
+    #[inline]
+    fn pair(&mut self, weights: &[i8; LANES]) {
+        add_to_word(&mut self.behind, weights);
+    }
+}
+
 /// Sums over some words.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Weighed {
@@ -89,6 +124,28 @@ impl Weighed {
         self.words[topic] as f32 / WORD_PARTS
             + self.others[topic] as f32
             + self.pieces[topic] as f32 * PIECE_SHARE
+    }
+}
+
+impl Scale for Weighed {
+    #[inline]
+    fn word(&mut self, weights: &[i16; LANES]) {
+        add_to_sums(&mut self.words, weights);
+    }
+
+    #[inline]
+    fn piece(&mut self, weights: &[i8; LANES]) {
+        add_to_sums(&mut self.pieces, weights);
+    }
+
+    #[inline]
+    fn kind(&mut self, weights: &[i8; LANES]) {
+        add_to_sums(&mut self.others, weights);
+    }
+
+    #[inline]
+    fn pair(&mut self, weights: &[i8; LANES]) {
+        add_to_sums(&mut self.others, weights);
     }
 }
 
@@ -164,45 +221,46 @@ impl TopicModel {
 
     /// What a word weighs with all its pieces, in parts of a step.
     fn with_pieces(&self, name: &str, weights: [i8; LANES], lexicon: &Lexicon) -> [i16; LANES] {
-        let mut pieces = [0; LANES];
-        each_piece_of(lexicon, name, |piece| self.add(piece, &mut pieces));
+        let mut pieces = [0i16; LANES];
+        each_piece_of(lexicon, name, |piece| {
+            self.other(piece).into_iter().for_each(|weights| add_to_word(&mut pieces, weights));
+        });
         std::array::from_fn(|lane| {
             let steps = f32::from(weights[lane]) + PIECE_SHARE * f32::from(pieces[lane]);
             (steps * WORD_PARTS).round().clamp(f32::from(i16::MIN), f32::from(i16::MAX)) as i16
         })
     }
 
-    /// What a word weighs, behind another.
+    /// Weighs a word, behind another.
     #[inline]
     pub(super) fn weigh(
         &self,
         unit: &Unit<'_>,
         last: Option<&Unit<'_>>,
         lexicon: &Lexicon,
-    ) -> Weight {
-        let mut weight = Weight::default();
+        scale: &mut impl Scale,
+    ) {
         match find(&self.words, unit.feature()) {
-            Some(weights) => (weight.word, weight.is_known) = (*weights, true),
+            Some(weights) => scale.word(weights),
             // A word has so few pieces that their sum fits.
-            None => unit.each_piece(lexicon, |piece| self.add(piece, &mut weight.word)),
+            None => unit.each_piece(lexicon, |piece| {
+                self.other(piece).into_iter().for_each(|weights| scale.piece(weights));
+            }),
         }
-        unit.kinds().for_each(|kind| self.add(kind, &mut weight.kinds));
-        weight.behind = weight.kinds;
-        if let Some(pair) = unit.pair(last) {
-            self.add(pair, &mut weight.behind);
+        for kind in unit.kinds() {
+            self.other(kind).into_iter().for_each(|weights| scale.kind(weights));
         }
-        weight
+        let pair = unit.pair(last).and_then(|pair| self.other(pair));
+        pair.into_iter().for_each(|weights| scale.pair(weights));
     }
 
-    /// Adds the weights of a feature that is no word.
+    /// The weights of a feature that is no word.
     #[inline]
-    fn add(&self, feature: Feature, sums: &mut [i16; LANES]) {
+    fn other(&self, feature: Feature) -> Option<&[i8; LANES]> {
         let bit = sieve_bit(feature);
-        if self.sieve[bit / 64] >> (bit % 64) & 1 == 0 {
-            return;
-        }
-        if let Some(weights) = find(&self.slots, feature) {
-            add_to_weights(sums, weights);
+        match self.sieve[bit / 64] >> (bit % 64) & 1 {
+            0 => None,
+            _ => find(&self.slots, feature),
         }
     }
 }
@@ -236,18 +294,18 @@ fn find<W>(slots: &[Slot<W>], feature: Feature) -> Option<&[W; LANES]> {
     }
 }
 
-/// Adds a word's weights. Nothing can overflow: a block has few words. (Checked additions are not done
+/// Adds a feature's weights. Nothing can overflow: a block has few words. (Checked additions are not done
 /// lane by lane at once.)
 #[inline]
-fn add_to_sums(sums: &mut Sums, weights: &[i16; LANES]) {
+fn add_to_sums<W: Copy + Into<i32>>(sums: &mut Sums, weights: &[W; LANES]) {
     for (sum, weight) in sums.iter_mut().zip(weights) {
-        *sum = sum.wrapping_add(i32::from(*weight));
+        *sum = sum.wrapping_add((*weight).into());
     }
 }
 
-/// Adds a feature's weights. Nothing can overflow: a word has few pieces and kinds.
+/// The same for one word. Nothing can overflow: a word has few pieces and kinds.
 #[inline]
-fn add_to_weights(sums: &mut [i16; LANES], weights: &[i8; LANES]) {
+fn add_to_word(sums: &mut [i16; LANES], weights: &[i8; LANES]) {
     for (sum, weight) in sums.iter_mut().zip(weights) {
         *sum = sum.wrapping_add(i16::from(*weight));
     }
