@@ -38,7 +38,7 @@ impl Mask {
 
     /// The text with every finding in `whole[from..]` masked; `None` where that does not help.
     fn masked(&self, whole: &str, from: usize, is_json: bool) -> Option<String> {
-        let seen = classify(&self.policy, whole);
+        let seen = classify(&self.policy, whole, None);
         if !seen.never_cloud {
             return Some(whole[from..].to_owned());
         }
@@ -58,7 +58,7 @@ impl Mask {
             at = span.end;
         }
         out.push_str(whole.get(at..)?);
-        let still = classify(&self.policy, &format!("{}{out}", &whole[..from]));
+        let still = classify(&self.policy, &format!("{}{out}", &whole[..from]), None);
         (!still.never_cloud).then_some(out)
     }
 

@@ -9,7 +9,7 @@
 //!
 //! A reply has several texts: each choice's content, its reasoning, the arguments of its tool calls.
 //! Each is scanned by itself, across chunks, with enough of what came before to find what a chunk's
-//! border splits.
+//! border splits. A reply that is scanned whole is remembered with what it held: the next turn sends it again.
 //!
 //! Invariants: memory is bounded by [`OVERLAP_BYTES`] a text and the events of [`HOLD_BYTES`]; a scan
 //! that fails counts as a finding. Not here: what a finding is (`policies`), remembering (`taint`).
@@ -18,7 +18,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_policies::{Classification, PolicySet, Prompt, ReplyAnswer, Role, Text};
+use sluice_policies::{
+    Classification, PolicySet, Prompt, ReplyAnswer, Role, ScanCache, ScanMemory, Text,
+};
 
 use crate::reply_mask::Mask;
 
@@ -59,6 +61,8 @@ impl ReplyText {
 /// Scans the texts of one reply.
 pub(crate) struct ReplyScan {
     policy: Arc<PolicySet>,
+    scans: Arc<ScanCache>,
+    tenant: Arc<str>,
     step_bytes: usize,
     windows: BTreeMap<Channel, Window>,
     found: bool,
@@ -72,14 +76,15 @@ struct Window {
 }
 
 impl ReplyScan {
-    /// A scan of a reply by the site's policies.
-    pub(crate) fn new(policy: Arc<PolicySet>) -> ReplyScan {
+    /// A scan of a reply to a tenant by the site's policies.
+    pub(crate) fn new(policy: Arc<PolicySet>, scans: Arc<ScanCache>, tenant: Arc<str>) -> ReplyScan {
         let step_bytes = match policy.reply_answer() {
             ReplyAnswer::Taint | ReplyAnswer::Mask => STEP_BYTES,
             // Every piece at once: nothing may go before it was looked at.
             ReplyAnswer::Cut => 1,
         };
-        ReplyScan { policy, step_bytes, windows: BTreeMap::new(), found: false }
+        let windows = BTreeMap::new();
+        ReplyScan { policy, scans, tenant, step_bytes, windows, found: false }
     }
 
     /// Whether findings end the reply.
@@ -101,7 +106,7 @@ impl ReplyScan {
         let window = self.windows.entry(piece.channel).or_default();
         window.text.push_str(&piece.text);
         if window.text.len() - window.scanned >= self.step_bytes {
-            self.found = holds_finding(&self.policy, &window.text);
+            self.found = window.holds_finding(&self.policy, &self.scans, &self.tenant);
             window.forget();
         }
         self.found
@@ -116,13 +121,21 @@ impl ReplyScan {
     pub(crate) fn finish(&mut self) -> bool {
         for (_, window) in std::mem::take(&mut self.windows) {
             let fresh = window.text.len() > window.scanned;
-            self.found = self.found || (fresh && holds_finding(&self.policy, &window.text));
+            self.found = self.found
+                || fresh && window.holds_finding(&self.policy, &self.scans, &self.tenant);
         }
         self.found
     }
 }
 
 impl Window {
+    /// Whether what is here, taken as a model's reply, never goes to a cloud.
+    fn holds_finding(&self, policy: &PolicySet, scans: &ScanCache, tenant: &str) -> bool {
+        // A part of a text is not what the next turn sends.
+        let memory = (self.scanned == 0).then_some(ScanMemory { cache: scans, scope: tenant });
+        classify(policy, &self.text, memory).never_cloud
+    }
+
     /// Keeps the last [`OVERLAP_BYTES`], from a character's start.
     fn forget(&mut self) {
         let mut from = self.text.len().saturating_sub(OVERLAP_BYTES);
@@ -134,20 +147,23 @@ impl Window {
     }
 }
 
-/// Whether a text, taken as a model's reply, never goes to a cloud.
-fn holds_finding(policy: &PolicySet, text: &str) -> bool {
-    classify(policy, text).never_cloud
-}
-
 /// A text, taken as a model's reply.
-pub(crate) fn classify(policy: &PolicySet, text: &str) -> Classification {
+pub(crate) fn classify(
+    policy: &PolicySet,
+    text: &str,
+    memory: Option<ScanMemory<'_>>,
+) -> Classification {
     let text = Text {
         place: "reply".to_owned(),
         message: Some(0),
         role: Role::Assistant,
         text: text.to_owned(),
     };
-    policy.classify(&Prompt { texts: vec![text], ..Prompt::default() })
+    let prompt = Prompt { texts: vec![text], ..Prompt::default() };
+    match memory {
+        Some(memory) => policy.classify_with(&prompt, memory),
+        None => policy.classify(&prompt),
+    }
 }
 
 /// Events of a stream that wait until enough text came after theirs.
@@ -188,6 +204,15 @@ mod tests {
         Arc::new(PolicySet::shipped().expect("the shipped policies are valid"))
     }
 
+    fn scan_by(policy: &Arc<PolicySet>) -> ReplyScan {
+        let scans = Arc::new(ScanCache::new(1 << 20, &[7; 32]));
+        ReplyScan::new(policy.clone(), scans, "ward".into())
+    }
+
+    fn holds_finding(policy: &PolicySet, text: &str) -> bool {
+        classify(policy, text, None).never_cloud
+    }
+
     fn said(text: &str) -> ReplyText {
         ReplyText::new(Channel::Content(0), text.to_owned())
     }
@@ -197,7 +222,7 @@ mod tests {
         let policy = policy();
         let reply = "The card on file is 4539 5787 6362 1486, as you asked.";
         for at in 1..reply.len() {
-            let mut scan = ReplyScan::new(policy.clone());
+            let mut scan = scan_by(&policy);
             scan.feed(&said(&reply[..at]));
             scan.feed(&said(&reply[at..]));
             assert!(scan.finish(), "split at {at}");
@@ -209,7 +234,7 @@ mod tests {
         let policy = policy();
         let card = "card 4539 5787 6362 1486";
         for lead in [STEP_BYTES - 30, STEP_BYTES - 10, STEP_BYTES, 3 * STEP_BYTES - 12] {
-            let mut scan = ReplyScan::new(policy.clone());
+            let mut scan = scan_by(&policy);
             let reply = format!("{}{card} and more", "word ".repeat(lead / 5));
             for chunk in reply.as_bytes().chunks(7) {
                 scan.feed(&said(std::str::from_utf8(chunk).expect("ASCII")));
@@ -247,7 +272,7 @@ mod tests {
             if !holds_finding(&policy, &reply) {
                 continue;
             }
-            let mut scan = ReplyScan::new(policy.clone());
+            let mut scan = scan_by(&policy);
             let chunk_bytes_max = [4, 30, 300, 6000][below(4)];
             let mut rest = reply.as_str();
             while !rest.is_empty() {
@@ -266,14 +291,41 @@ mod tests {
     }
 
     #[test]
+    fn what_the_next_turn_sends_again_is_known() {
+        let policy = policy();
+        let reply = "The card on file is 4539 5787 6362 1486, as you asked.";
+        let mut scan = scan_by(&policy);
+        scan.feed(&said(&reply[..20]));
+        scan.feed(&said(&reply[20..]));
+        assert!(scan.finish());
+        assert_eq!(scan.scans.known(), 1);
+        let prompt = Prompt::from_user_text(reply);
+        for (tenant, known) in [("ward", 1), ("laboratory", 2)] {
+            let memory = ScanMemory { cache: &scan.scans, scope: tenant };
+            assert!(policy.classify_with(&prompt, memory).never_cloud);
+            assert_eq!(scan.scans.known(), known, "{tenant}");
+        }
+    }
+
+    #[test]
+    fn of_a_long_reply_no_part_is_remembered_but_its_beginning() {
+        let mut scan = scan_by(&policy());
+        for _ in 0..4 * STEP_BYTES / 5 {
+            scan.feed(&said("word "));
+        }
+        assert!(!scan.finish());
+        assert_eq!(scan.scans.known(), 1);
+    }
+
+    #[test]
     fn texts_of_different_channels_are_not_mixed() {
-        let mut scan = ReplyScan::new(policy());
+        let mut scan = scan_by(&policy());
         for (i, part) in ["4539 57", "87 6362 1486"].into_iter().enumerate() {
             let channel = Channel::Content(i as u32);
             scan.feed(&ReplyText { channel, text: part.to_owned() });
         }
         assert!(!scan.finish());
-        let mut scan = ReplyScan::new(policy());
+        let mut scan = scan_by(&policy());
         for part in ["{\"card\": \"4539 57", "87 6362 1486\"}"] {
             let channel = Channel::Arguments(0, 1);
             scan.feed(&ReplyText { channel, text: part.to_owned() });
@@ -283,7 +335,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_reply_is_clean() {
-        let mut scan = ReplyScan::new(policy());
+        let mut scan = scan_by(&policy());
         scan.feed(&said("Paris is the capital of France."));
         assert!(!scan.finish());
     }

@@ -61,6 +61,12 @@ impl ScanCache {
         }
     }
 
+    /// How many texts are known.
+    pub fn known(&self) -> usize {
+        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.young.len() + generations.old.len()
+    }
+
     fn digest(&self, scope: &str, policy: &str, text: &str) -> Digest {
         self.digest_of(scope, policy, "", |context| context.update(text.as_bytes()))
     }

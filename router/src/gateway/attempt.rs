@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::meter::{Meter, REPLY_FINDING, Told, Watched};
 use super::reuse::reuse;
-use super::{Ask, Gateway, SCAN_INLINE_BYTES_MAX};
+use super::{Ask, Gateway, Kept, SCAN_INLINE_BYTES_MAX};
 use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Recorded};
 use crate::permit::{EgressPermit, OutboundBody};
@@ -161,18 +161,21 @@ impl Gateway {
     }
 
     fn meter(&self, ask: &Ask, this: &Try<'_>, recorded: Option<Recorded>) -> Meter {
-        let taint = &self.parts.kept.taint;
+        let Kept { taint, scans, .. } = &self.parts.kept;
+        let caller = &ask.request.caller;
+        // Where there is something to find out.
+        let is_scanned = !ask.never_cloud && ask.policy.minds_texts();
+        let scan = || ReplyScan::new(ask.policy.clone(), scans.clone(), caller.tenant.clone());
         Meter {
             metrics: self.parts.kept.metrics.clone(),
             taint: taint.clone(),
             recorded,
             pass: None,
             reply: Some(Watched {
-                print: taint.reply(&ask.request.caller),
+                print: taint.reply(caller),
                 never_cloud: ask.never_cloud,
-                scan: (!ask.never_cloud && ask.policy.minds_texts())
-                    .then(|| ReplyScan::new(ask.policy.clone())),
-                caller: ask.request.caller.clone(),
+                scan: is_scanned.then(scan),
+                caller: caller.clone(),
                 session: ask.request.session.clone(),
             }),
             allowance: ask.request.allowance.clone(),

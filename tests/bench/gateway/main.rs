@@ -4,7 +4,7 @@
 //! that a machine that gets busier is busier for all; ratios are what to read. CPU is that of whole
 //! processes, from the kernel's accounts: the number that holds on a noisy machine. Each serves with as many
 //! threads: with more of them than the load needs, each request costs all but nginx more. Texts are ordinary
-//! prose, each request another, so that no memory of earlier scans helps. Events carry the moment at which
+//! prose, each request and each reply another, so that no memory of earlier scans helps. Events carry the moment at which
 //! they were written, so that what is added to each is seen. Beside the gateway with
 //! the whole set stands one without any pack, which looks for nothing but what cannot be scanned, and one
 //! that does not mind that and keeps no audit log either: detection and audit are off.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -65,8 +66,14 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
 /// How a request says that it wants events.
 pub(crate) const STREAM: &[u8] = b"\"stream\":true";
 
+/// A number that no other reply has, so that no memory of earlier ones helps.
+fn fresh_number() -> u64 {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
 fn whole() -> String {
-    let content = "An answer of some length. ".repeat(30);
+    let content = format!("Number {}. {}", fresh_number(), "An answer of some length. ".repeat(30));
     format!(
         r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{content}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":5,"completion_tokens":150,"total_tokens":155}}}}"#
     )
@@ -79,6 +86,7 @@ fn events(paced: bool) -> Body {
             now_nanos()
         )
     };
+    let fresh = fresh_number();
     // Each on its own, as a model that writes gives them.
     let pieces = stream::unfold(0, move |number| async move {
         if paced && number < EVENTS {
@@ -86,6 +94,7 @@ fn events(paced: bool) -> Body {
         }
         tokio::task::yield_now().await;
         let piece = match number {
+            0 => event(&format!(r#"{{"content":"Number {fresh}"}}"#), "null"),
             ..EVENTS => event(r#"{"content":" word"}"#, "null"),
             EVENTS => event("{}", "\"stop\""),
             _ if number == EVENTS + 1 => "data: [DONE]\n\n".to_owned(),
