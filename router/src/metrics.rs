@@ -51,6 +51,7 @@ pub struct Metrics {
     audit_off: IntGauge,
     audit_failures: IntGauge,
     taint_kept: IntGauge,
+    texts_known: IntGauge,
     reply_findings: IntCounterVec,
     client_left: IntCounter,
 }
@@ -69,6 +70,8 @@ pub struct Snapshot<'a> {
     pub audit: AuditState,
     /// Records that could not be written.
     pub audit_failures: u64,
+    /// Texts whose scan is remembered.
+    pub texts_known: usize,
     /// How fingerprints of private conversations are kept.
     pub taint: &'static str,
 }
@@ -146,6 +149,11 @@ impl Metrics {
                 r,
                 "sluice_taint_kept",
                 "1 if it is known of every conversation whether it was private before, also after a restart.",
+            )?,
+            texts_known: gauge(
+                r,
+                "sluice_texts_known",
+                "Texts whose scan is remembered, so that it is not done again when they come again.",
             )?,
             reply_findings: counters(
                 r,
@@ -277,6 +285,7 @@ impl Metrics {
         self.audit_off.set(i64::from(now.audit == AuditState::Off));
         self.audit_failures.set(i64::try_from(now.audit_failures).unwrap_or(i64::MAX));
         self.taint_kept.set(i64::from(matches!(now.taint, "kept" | "shared")));
+        self.texts_known.set(i64::try_from(now.texts_known).unwrap_or(i64::MAX));
         self.render_at_start()
     }
 
@@ -358,6 +367,7 @@ mod tests {
             breakers: vec![("cloud", Health::Open)],
             audit: AuditState::Writable,
             audit_failures: 3,
+            texts_known: 40,
             taint: "kept",
         };
         let text = metrics.render(&now);
@@ -375,6 +385,7 @@ mod tests {
             "sluice_engine_expert_cache_bytes 1073741824",
             "sluice_audit_write_failures 3",
             "sluice_taint_kept 1",
+            "sluice_texts_known 40",
             r#"sluice_offline{cause="failing"} 1"#,
             r#"sluice_offline{cause="declared"} 0"#,
             r#"sluice_breaker_state{upstream="cloud"} 2"#,

@@ -77,7 +77,11 @@ struct Window {
 
 impl ReplyScan {
     /// A scan of a reply to a tenant by the site's policies.
-    pub(crate) fn new(policy: Arc<PolicySet>, scans: Arc<ScanCache>, tenant: Arc<str>) -> ReplyScan {
+    pub(crate) fn new(
+        policy: Arc<PolicySet>,
+        scans: Arc<ScanCache>,
+        tenant: Arc<str>,
+    ) -> ReplyScan {
         let step_bytes = match policy.reply_answer() {
             ReplyAnswer::Taint | ReplyAnswer::Mask => STEP_BYTES,
             // Every piece at once: nothing may go before it was looked at.

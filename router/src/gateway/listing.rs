@@ -75,6 +75,7 @@ impl Gateway {
             breakers: network::breakers(upstreams),
             audit: self.parts.kept.audit.state(),
             audit_failures: self.parts.kept.audit.failures(),
+            texts_known: self.parts.kept.scans.known(),
             taint: self.parts.kept.taint.word(),
         }
     }
