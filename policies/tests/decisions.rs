@@ -167,7 +167,7 @@ fn a_site_that_minds_no_text_decides_the_same_unread() {
     ] {
         let set = set(answers, pack);
         assert_eq!(set.minds_texts(), minds, "{answers:?}");
-        let mut prompt = Prompt::from_user_text(&"kS+9/w4Yh0".repeat(140));
+        let mut prompt = Prompt::from_user_text("kS+9/w4Yh0".repeat(140));
         prompt.context.class = Some("confidential".to_owned());
         let (read, unread) = (set.classify(&prompt), set.classify_unread(&prompt));
         assert!(!read.unscanned.is_empty() && unread.unscanned.is_empty());

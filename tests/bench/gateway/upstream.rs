@@ -95,7 +95,7 @@ fn events(paced: bool) -> Body {
         tokio::task::yield_now().await;
         let piece = match number {
             0 => event(&format!(r#"{{"content":"Number {fresh}"}}"#), "null"),
-            ..EVENTS => event(r#"{"content":" word"}"#, "null"),
+            1..EVENTS => event(r#"{"content":" word"}"#, "null"),
             EVENTS => event("{}", "\"stop\""),
             _ if number == EVENTS + 1 => "data: [DONE]\n\n".to_owned(),
             _ => return None,
