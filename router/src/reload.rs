@@ -137,3 +137,28 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_only_a_start_can_take_is_named() {
+        let parse = |source: &str| Config::parse("sluice.yaml", source, Path::new("/etc/sluice"));
+        let old = parse("{}").expect("an empty config is one");
+        for (changed, field) in [
+            ("{}", None),
+            ("prices: {m: {input: 1, output: 2}}", None),
+            ("listen: {cors: [\"https://app.example\"]}", None),
+            ("mode: trial", Some("mode")),
+            ("listen: {threads: 2}", Some("listen.threads")),
+            ("listen: {metrics: \"127.0.0.1:9\"}", Some("listen.metrics")),
+            ("audit: {fsync: never}", Some("audit")),
+        ] {
+            let new = parse(changed).unwrap_or_else(|error| panic!("{changed}: {error}"));
+            assert_eq!(needs_restart(&old, &new), field, "{changed}");
+        }
+    }
+}
