@@ -1,10 +1,10 @@
 //! The record of every attempt to answer: written before a byte leaves, chained, without content.
 //!
 //! Callers hand over finished JSON and go on when the line is written (and synced, if so configured): a
-//! thread writes it, with all that wait together, or the caller himself where nothing is synced (`writer`
-//! says when). Nobody waits for an outcome, so it wakes no thread: it goes with the next attempt, or some
-//! milliseconds later. Each line holds its number and the SHA-256 of the line before it, so a changed or
-//! missing line shows.
+//! thread writes it, with all that wait together, or where nothing is synced the caller's own thread, with
+//! all that its other tasks hand over in the same turn (`writer` says when). Nobody waits for an outcome, so
+//! it wakes no thread: it goes with the next attempt, or some milliseconds later. Each line holds its number
+//! and the SHA-256 of the line before it, so a changed or missing line shows.
 //!
 //! A config may switch the log off where no policy looks for anything (`active_policy` sees to that): then
 //! nothing is recorded, and whoever asks is told so.
@@ -16,6 +16,7 @@
 //! Not here: signatures, checkpoints, segments, reading the log back.
 
 mod record;
+mod tray;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
 
 use crate::config::{AuditConfig, Fsync};
 use crate::upstream::UpstreamId;
+use tray::Trays;
 use writer::Desk;
 
 /// Lines that may wait for the writer; more callers wait their turn.
@@ -41,19 +43,19 @@ const WAITING_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct AuditLog {
     /// `None` if the config switches the log off.
-    book: Option<Book>,
+    book: Option<Arc<Book>>,
     /// Digest of the set that was described last.
     described: Arc<Mutex<String>>,
 }
 
 /// A log that is kept.
-#[derive(Clone)]
 struct Book {
     lines: mpsc::Sender<Line>,
+    trays: Trays,
     outcomes: Arc<Outcomes>,
     desk: Arc<Desk>,
     health: Arc<Health>,
-    path: Arc<Path>,
+    path: PathBuf,
 }
 
 /// What there is to say of the log now.
@@ -89,8 +91,17 @@ struct Health {
 struct Line {
     /// A JSON object without the chain's fields.
     json: Vec<u8>,
-    /// Told `true` once the line is safe, `false` if it could not be written.
-    written: Option<oneshot::Sender<bool>>,
+    waiter: Waiter,
+}
+
+/// Who waits for a line; told once it is safe, or dropped if it could not be written.
+enum Waiter {
+    /// Nobody: it is an outcome, or the log's own.
+    Nobody,
+    /// Who goes on when it is written.
+    Caller(oneshot::Sender<()>),
+    /// Who may ask an upstream when it is written, and the duty that begins with that.
+    Attempt(oneshot::Sender<Recorded>, Recorded),
 }
 
 /// Outcomes until somebody writes.
@@ -107,8 +118,6 @@ struct Waiting {
 /// An outcome on its way to the file.
 struct Closed {
     json: Vec<u8>,
-    /// The attempt's line is in the file already, and not behind this outcome in the queue.
-    is_behind_its_attempt: bool,
     /// Shows until it is written that there is something to write.
     place: mpsc::OwnedPermit<Line>,
 }
@@ -161,6 +170,7 @@ struct OpenAttempt {
     /// A place kept for the outcome line, so that closing never waits and never fails for room.
     place: mpsc::OwnedPermit<Line>,
     outcomes: Arc<Outcomes>,
+    /// The attempt's line is in the file: from then on it owes an outcome.
     is_written: bool,
     id: String,
     attempt: u32,
@@ -187,7 +197,7 @@ impl AuditLog {
 
     fn open_in(folder: &Path, fsync: Fsync) -> Result<AuditLog, AuditError> {
         let file = writer::Chain::open(folder, fsync == Fsync::EveryRecord)?;
-        let path: Arc<Path> = file.path().into();
+        let path = file.path().to_owned();
         let (lines, waiting) = mpsc::channel(WAITING_MAX);
         let (health, outcomes) = (Arc::new(Health::default()), Arc::new(Outcomes::default()));
         let mut inbox = writer::Inbox::new(waiting, outcomes.clone());
@@ -196,14 +206,14 @@ impl AuditLog {
         std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer::run(&shared, &mut inbox))
-            .map_err(|source| AuditError::Open { path: path.to_path_buf(), source })?;
-        let book = Some(Book { lines, outcomes, desk, health, path });
-        Ok(AuditLog { book, described: Arc::default() })
+            .map_err(|source| AuditError::Open { path: path.clone(), source })?;
+        let book = Book { lines, trays: Trays::default(), outcomes, desk, health, path };
+        Ok(AuditLog { book: Some(Arc::new(book)), described: Arc::default() })
     }
 
     /// The file that is written; `None` if the log is off.
     pub fn path(&self) -> Option<&Path> {
-        self.book.as_ref().map(|book| &*book.path)
+        self.book.as_ref().map(|book| book.path.as_path())
     }
 
     /// What there is to say of it now.
@@ -251,7 +261,7 @@ impl AuditLog {
 
     /// Waits until every outcome is written, but not for ever.
     pub async fn settle(&self, time_max: Duration) {
-        let Some(Book { lines, .. }) = &self.book else { return };
+        let Some(lines) = self.book.as_ref().map(|book| &book.lines) else { return };
         let deadline = Instant::now() + time_max;
         while lines.capacity() < lines.max_capacity() && Instant::now() < deadline {
             tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
@@ -268,10 +278,10 @@ impl AuditLog {
 }
 
 impl Book {
-    async fn attempt(&self, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
+    async fn attempt(self: &Arc<Self>, record: &AttemptRecord<'_>) -> Result<Recorded, AuditDown> {
         let place = self.lines.clone().reserve_owned().await.map_err(|_| AuditDown)?;
         let upstream = record.upstream.clone();
-        let mut open = OpenAttempt {
+        let open = OpenAttempt {
             place,
             outcomes: self.outcomes.clone(),
             is_written: false,
@@ -279,45 +289,48 @@ impl Book {
             attempt: record.attempt,
             upstream: upstream.clone(),
         };
-        let json = match self.desk.write(record.to_json(), &self.outcomes) {
-            Ok(true) => {
-                open.is_written = true;
-                return Ok(Recorded { upstream: Some(upstream), open: Some(open) });
-            }
-            Ok(false) => return Err(AuditDown),
-            Err(json) => json,
-        };
-        let confirmed = self.send(json).await?;
-        // From here on the line may be in the log: whoever leaves while it is written leaves an outcome.
-        let mut recorded = Recorded { upstream: Some(upstream), open: Some(open) };
-        let written = Book::confirm(confirmed).await;
-        match written {
-            Ok(()) => recorded.open.iter_mut().for_each(|open| open.is_written = true),
-            Err(AuditDown) => recorded.open = None,
-        }
-        written.map(|()| recorded)
-    }
-
-    async fn write(&self, json: Vec<u8>) -> Result<(), AuditDown> {
-        match self.desk.write(json, &self.outcomes) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(AuditDown),
-            Err(json) => Book::confirm(self.send(json).await?).await,
-        }
-    }
-
-    /// Hands a line to the writer, who tells when it is written.
-    async fn send(&self, json: Vec<u8>) -> Result<oneshot::Receiver<bool>, AuditDown> {
+        let recorded = Recorded { upstream: Some(upstream), open: Some(open) };
         let (written, confirmed) = oneshot::channel();
-        let line = Line { json, written: Some(written) };
-        self.lines.send(line).await.map_err(|_| AuditDown)?;
-        Ok(confirmed)
+        let waiter = Waiter::Attempt(written, recorded);
+        self.hand_in(Line { json: record.to_json(), waiter }).await?;
+        confirmed.await.map_err(|_| AuditDown)
     }
 
-    async fn confirm(confirmed: oneshot::Receiver<bool>) -> Result<(), AuditDown> {
-        match confirmed.await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(AuditDown),
+    async fn write(self: &Arc<Self>, json: Vec<u8>) -> Result<(), AuditDown> {
+        let (written, confirmed) = oneshot::channel();
+        self.hand_in(Line { json, waiter: Waiter::Caller(written) }).await?;
+        confirmed.await.map_err(|_| AuditDown)
+    }
+
+    /// Has a line written.
+    async fn hand_in(self: &Arc<Self>, line: Line) -> Result<(), AuditDown> {
+        if self.desk.is_direct() {
+            tray::lay(self, line);
+            return Ok(());
+        }
+        self.lines.send(line).await.map_err(|_| AuditDown)
+    }
+}
+
+impl Line {
+    /// A line that nobody waits for.
+    fn unawaited(json: Vec<u8>) -> Line {
+        Line { json, waiter: Waiter::Nobody }
+    }
+
+    /// Tells who waits for it that it is in the file, or that it is not.
+    ///
+    /// Who is gone by now leaves an attempt behind that is dropped here, and so recorded as abandoned.
+    fn settle(self, is_written: bool) {
+        match self.waiter {
+            Waiter::Caller(caller) if is_written => {
+                let _ = caller.send(());
+            }
+            Waiter::Attempt(caller, mut recorded) if is_written => {
+                recorded.open.iter_mut().for_each(|open| open.is_written = true);
+                let _ = caller.send(recorded);
+            }
+            _ => {}
         }
     }
 }
@@ -331,13 +344,10 @@ impl Outcomes {
         }
     }
 
-    fn take(&self) -> Vec<Closed> {
-        std::mem::take(&mut self.lock().closed)
-    }
-
-    /// Those whose attempts are in the file already.
-    fn take_written(&self) -> Vec<Closed> {
-        self.lock().closed.extract_if(.., |closed| closed.is_behind_its_attempt).collect()
+    /// All that wait, as lines, and the places that show until they are written that they wait.
+    fn take_as_lines(&self) -> (Vec<Line>, Vec<mpsc::OwnedPermit<Line>>) {
+        let closed = std::mem::take(&mut self.lock().closed);
+        closed.into_iter().map(|closed| (Line::unawaited(closed.json), closed.place)).unzip()
     }
 
     /// Has the next outcome wake a thread, unless one is there already.
@@ -366,10 +376,9 @@ impl Recorded {
     }
 
     fn write_outcome(&mut self, outcome: &Outcome) {
-        if let Some(open) = self.open.take() {
+        if let Some(open) = self.open.take().filter(|open| open.is_written) {
             let json = outcome.to_json(&open.id, open.attempt, &open.upstream);
-            let is_behind_its_attempt = open.is_written;
-            open.outcomes.add(Closed { json, is_behind_its_attempt, place: open.place });
+            open.outcomes.add(Closed { json, place: open.place });
         }
     }
 

@@ -151,22 +151,21 @@ async fn an_attempt_that_is_dropped_is_recorded_as_left() {
 
 #[tokio::test]
 async fn who_leaves_while_the_attempt_is_written_leaves_an_outcome() {
-    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
-    let log = open(&folder).unwrap();
-    for number in 1..=50 {
-        // One look at the future hands the line to the writer; then the client is gone.
-        drop(log.attempt(&fixture.attempt(number)).now_or_never());
-    }
-    drop(log.attempt(&fixture.attempt(51)).await.unwrap());
-    drop(log);
-    let lines = check_chain(&text(&folder));
-    for number in 1..=50 {
-        let kinds: Vec<&Value> = lines
-            .iter()
-            .filter(|line| line["attempt"] == number)
-            .map(|line| &line["kind"])
-            .collect();
-        assert_eq!(kinds, ["attempt", "outcome"], "{number}");
+    for fsync in [Fsync::EveryRecord, Fsync::Never] {
+        let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+        let log = open_with(&folder, fsync).unwrap();
+        for number in 1..=50 {
+            // One look at the future hands the line in; then the client is gone.
+            drop(log.attempt(&fixture.attempt(number)).now_or_never());
+        }
+        drop(log.attempt(&fixture.attempt(51)).await.unwrap());
+        drop(log);
+        let lines = check_chain(&text(&folder));
+        for number in 1..=50 {
+            let of_it = lines.iter().filter(|line| line["attempt"] == number);
+            let kinds: Vec<&Value> = of_it.map(|line| &line["kind"]).collect();
+            assert_eq!(kinds, ["attempt", "outcome"], "{number}");
+        }
     }
 }
 
@@ -280,20 +279,19 @@ async fn a_trial_writes_elsewhere_if_its_folder_cannot_be_used() {
 }
 
 #[test]
-fn callers_who_write_themselves_keep_one_chain_beside_the_thread() {
+fn threads_that_write_themselves_keep_one_chain_beside_the_writers() {
     let folder = tempfile::tempdir().unwrap();
     let log = open_with(&folder, Fsync::Never).unwrap();
     let each = |thread: u32| {
         let (log, fixture) = (&log, Fixture::new());
         move || {
-            for number in 0..50 {
-                let record = fixture.attempt(100 * thread + number);
-                let recorded = log.attempt(&record).now_or_never();
-                // Who got no turn at once leaves it to the thread, and leaves.
-                if let Some(recorded) = recorded {
-                    drop(recorded.unwrap());
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                for number in 0..50 {
+                    let record = fixture.attempt(100 * thread + number);
+                    drop(log.attempt(&record).await.unwrap());
                 }
-            }
+            });
         }
     };
     std::thread::scope(|scope| {
@@ -309,6 +307,27 @@ fn callers_who_write_themselves_keep_one_chain_beside_the_thread() {
         let kinds: Vec<&Value> = of_it.map(|line| &line["kind"]).collect();
         assert_eq!(kinds, ["attempt", "outcome"], "{number}");
     }
+}
+
+#[tokio::test]
+async fn what_one_thread_hands_in_together_is_written_with_one_call() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let record = fixture.attempt(1);
+    let size = || std::fs::metadata(file(&folder)).unwrap().len();
+    let before = size();
+    let mut first = Box::pin(log.attempt(&record));
+    let mut second = Box::pin(log.attempt(&record));
+    assert!(first.as_mut().now_or_never().is_none(), "the others' turn comes first");
+    assert!(second.as_mut().now_or_never().is_none());
+    assert_eq!(size(), before);
+    let (first, line) = (first.await.unwrap(), size() - before);
+    // Written with the first, so that it need not wait now.
+    let second = second.now_or_never().expect("its line is in the file").unwrap();
+    assert!(line > 2 * 500 && size() == before + line, "{line}");
+    drop((first, second));
+    drop(log);
+    assert_eq!(check_chain(&text(&folder)).len(), 4);
 }
 
 #[tokio::test]
@@ -333,26 +352,26 @@ async fn a_log_without_syncs_that_cannot_be_written_says_so_and_recovers() {
 async fn a_disk_that_is_behind_is_left_to_the_thread_for_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let log = open_with(&folder, Fsync::Never).unwrap();
-    let line = || b"{\"kind\":\"test\"}".to_vec();
     let book = log.book.as_ref().unwrap();
-    let write = || book.desk.write(line(), &book.outcomes);
-    assert_eq!(write(), Ok(true));
+    let line = || Line::unawaited(b"{\"kind\":\"test\"}".to_vec());
+    let gives_back =
+        || book.desk.write(vec![line()], &book.outcomes).is_err_and(|it| it.len() == 1);
+    assert!(!gives_back());
     book.desk.rest();
-    assert_eq!(write(), Err(line()));
+    assert!(gives_back());
     drop(log.attempt(&Fixture::new().attempt(1)).await.unwrap());
     tokio::time::advance(writer::REST).await;
-    assert_eq!(write(), Ok(true));
+    assert!(!gives_back());
 }
 
 #[tokio::test]
 async fn an_outcome_wakes_the_thread_only_if_it_sleeps() {
     let outcomes = Outcomes::default();
     let (lines, _waiting) = mpsc::channel(2);
-    let closed = |place| Closed { json: Vec::new(), is_behind_its_attempt: false, place };
+    let closed = |place| Closed { json: Vec::new(), place };
     outcomes.add(closed(lines.clone().reserve_owned().await.unwrap()));
     assert!(!outcomes.wake_me(std::thread::current()), "there is something to write");
-    assert_eq!(outcomes.take_written().len(), 0, "its attempt is not in the file yet");
-    assert_eq!(outcomes.take().len(), 1);
+    assert_eq!(outcomes.take_as_lines().0.len(), 1);
     assert!(outcomes.wake_me(std::thread::current()));
     outcomes.add(closed(lines.reserve_owned().await.unwrap()));
     // Without the word of the outcome this would wait for ever.

@@ -5,11 +5,12 @@
 //! that or the sync fails, the file is cut back to where it was, every caller in the batch is told, and the
 //! next batch starts by opening the file anew.
 //!
-//! Where records are not synced, a caller writes his line himself, with the outcomes that wait: to copy it to
-//! the kernel takes a fifth of what it takes to wake the thread and to be woken by it. He waits for another
-//! who does the same, but not for long ([`PEN_TIME_MAX`]). He hands it to the thread all the same where that
-//! is not enough, and for [`REST`] after a write took so long that the disk must be behind: what waits for a
-//! disk is that thread, never one that serves connections.
+//! Where records are not synced, a thread that serves writes what lies on its tray (`tray`) itself, with the
+//! outcomes that wait: to copy that to the kernel takes a fifth of what it takes to wake the writer's thread
+//! and to be woken by it. It waits for another that does the same, but not for long ([`PEN_TIME_MAX`]). The
+//! lines go to the writer's thread all the same where that is not enough, and for [`REST`] after a write took
+//! so long that the disk must be behind: what waits for a disk is that thread, never one that serves
+//! connections.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -25,7 +26,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::time::Instant;
 
-use super::{AuditError, Closed, Health, Line, Outcomes};
+use super::{AuditError, Health, Line, Outcomes};
 use crate::durable::still_linked;
 
 /// Version of the line format.
@@ -41,7 +42,7 @@ const NO_LINE: [u8; 64] = [b'0'; 64];
 /// No line is longer; a longer tail without a line end is not ours.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// How long a caller waits for another's write: it takes a few microseconds where no disk is waited for.
+/// How long one who writes himself waits for another's write: it takes a few microseconds where no disk is waited for.
 const PEN_TIME_MAX: Duration = Duration::from_micros(20);
 /// A write that takes longer waits for a disk.
 const DIRECT_TIME_MAX: Duration = Duration::from_millis(2);
@@ -52,8 +53,8 @@ pub(super) const REST: Duration = Duration::from_secs(1);
 pub(super) struct Desk {
     pen: Mutex<Pen>,
     health: Arc<Health>,
-    /// Callers may write themselves.
-    is_direct: bool,
+    /// Nothing is synced: threads that serve may write themselves.
+    is_unsynced: bool,
 }
 
 /// What only one at a time holds.
@@ -66,28 +67,31 @@ struct Pen {
 impl Desk {
     /// Puts an open log where it is written.
     pub(super) fn new(chain: Chain, health: Arc<Health>) -> Desk {
-        let is_direct = !chain.sync;
-        Desk { pen: Mutex::new(Pen { chain, rests_until: None }), health, is_direct }
+        let is_unsynced = !chain.sync;
+        Desk { pen: Mutex::new(Pen { chain, rests_until: None }), health, is_unsynced }
     }
 
-    /// Writes a line at once, behind the outcomes that wait, and says whether it is in the file; gives it back
-    /// where that is for the thread.
-    pub(super) fn write(&self, json: Vec<u8>, outcomes: &Outcomes) -> Result<bool, Vec<u8>> {
+    /// Whether threads that serve may write at the moment.
+    pub(super) fn is_direct(&self) -> bool {
+        // A log that is down is the writer's thread's to mend.
+        self.is_unsynced && !self.health.down.load(Ordering::Relaxed)
+    }
+
+    /// Writes lines at once, behind the outcomes that wait, and tells who waits for them; gives them back
+    /// where that is for the writer's thread.
+    pub(super) fn write(&self, lines: Vec<Line>, outcomes: &Outcomes) -> Result<(), Vec<Line>> {
         let now = Instant::now();
-        let Some(mut pen) = self.pen_at_once(now) else { return Err(json) };
-        let (mut batch, mut places) = (Vec::new(), Vec::new());
-        for Closed { json, place, .. } in outcomes.take_written() {
-            batch.push(Line { json, written: None });
-            // They show until the end that there is something to write.
-            places.push(place);
-        }
-        batch.push(Line { json, written: None });
-        let written = self.append(&mut pen.chain, &batch);
+        let Some(mut pen) = self.pen_at_once(now) else { return Err(lines) };
+        let (mut batch, places) = outcomes.take_as_lines();
+        batch.extend(lines);
+        let is_written = self.append(&mut pen.chain, &batch);
         if now.elapsed() > DIRECT_TIME_MAX {
             pen.rests_until = Some(Instant::now() + REST);
         }
+        // The places show until here that there is something to write.
         drop((pen, places));
-        Ok(written)
+        batch.into_iter().for_each(|line| line.settle(is_written));
+        Ok(())
     }
 
     /// As after a write that waited for a disk.
@@ -96,10 +100,9 @@ impl Desk {
         self.pen().rests_until = Some(Instant::now() + REST);
     }
 
-    /// What a caller writes with, if he need not wait for it.
+    /// What one writes with who need not wait for it.
     fn pen_at_once(&self, now: Instant) -> Option<MutexGuard<'_, Pen>> {
-        // A log that is down is the thread's to mend.
-        if !self.is_direct || self.health.down.load(Ordering::Relaxed) {
+        if !self.is_direct() {
             return None;
         }
         let pen = loop {
@@ -182,27 +185,16 @@ impl Inbox {
         self.lines.poll_recv(writer)
     }
 
-    /// Adds all that is there to a batch, an outcome behind its attempt; keeps the outcomes' places.
+    /// Adds all that is there to a batch; keeps the outcomes' places.
     fn drain(&mut self, batch: &mut Vec<Line>, first: Option<Line>) -> Vec<OwnedPermit<Line>> {
-        // Outcomes before lines: what an outcome here is about is in the file, or among the lines.
-        let closed = self.outcomes.take();
-        let (mut places, mut late) = (Vec::new(), Vec::new());
-        for Closed { json, is_behind_its_attempt, place } in closed {
-            let line = Line { json, written: None };
-            if is_behind_its_attempt {
-                batch.push(line)
-            } else {
-                late.push(line)
-            }
-            places.push(place);
-        }
+        let (closed, places) = self.outcomes.take_as_lines();
+        batch.extend(closed);
         batch.extend(first);
-        while (batch.len() < BATCH_LINES_MAX || !late.is_empty())
+        while batch.len() < BATCH_LINES_MAX
             && let Ok(line) = self.lines.try_recv()
         {
             batch.push(line);
         }
-        batch.append(&mut late);
         places
     }
 }
@@ -223,13 +215,8 @@ pub(super) fn run(desk: &Desk, inbox: &mut Inbox) {
             continue;
         }
         inbox.idle_looks = 0;
-        let written = desk.append(&mut desk.pen().chain, &batch);
-        for line in batch.drain(..) {
-            if let Some(confirm) = line.written {
-                // The request may be gone by now; its outcome line follows all the same.
-                let _ = confirm.send(written);
-            }
-        }
+        let is_written = desk.append(&mut desk.pen().chain, &batch);
+        batch.drain(..).for_each(|line| line.settle(is_written));
         drop(places);
     }
 }
@@ -281,7 +268,7 @@ impl Chain {
             file.set_len(self.bytes).map_err(|source| self.io(source))?;
             self.file = Some(file);
             let torn = format!("{{\"kind\":\"repaired\",\"torn_bytes\":{}}}", tail.torn_bytes);
-            return self.append(&[Line { json: torn.into_bytes(), written: None }]);
+            return self.append(&[Line::unawaited(torn.into_bytes())]);
         }
         self.file = Some(file);
         Ok(())
