@@ -339,15 +339,21 @@ impl Signs {
         let seen = (0x20..0x7f).filter(|byte| has(*byte));
         let seen = seen.fold(0, |seen, byte| seen | SIGN[usize::from(byte)]);
         let mut tokens = Tokens::of(text);
-        let mut words = words.peekable();
-        while let Some(Range { start, mut end }) = words.next() {
-            let kind = |at: usize| if bytes[at].is_ascii_digit() { DIGITS } else { OTHERS };
-            let mut kinds = kind(start);
-            while let Some(next) = words.next_if(|next| next.start == end) {
-                kinds |= kind(next.start);
-                end = next.end;
+        let kind = |at: usize| if bytes[at].is_ascii_digit() { DIGITS } else { OTHERS };
+        let (mut token, mut kinds) = (0..0, 0);
+        words.for_each(|word| {
+            if word.start == token.end {
+                kinds |= kind(word.start);
+                token.end = word.end;
+                return;
             }
-            tokens.count(start..end, swar::load(bytes, start), kinds);
+            if !token.is_empty() {
+                tokens.count(token.clone(), swar::load(bytes, token.start), kinds);
+            }
+            (kinds, token) = (kind(word.start), word);
+        });
+        if !token.is_empty() {
+            tokens.count(token.clone(), swar::load(bytes, token.start), kinds);
         }
         tokens.signs(seen)
     }

@@ -45,6 +45,28 @@ pub(crate) fn run(marked: u64) -> usize {
     (!marked & HIGH).trailing_zeros() as usize / 8
 }
 
+/// The bytes that a run of eight begins with.
+pub(crate) struct Leading {
+    /// The bytes of the run, and zeros behind them.
+    pub(crate) bytes: u64,
+    /// How many they are.
+    pub(crate) len: usize,
+    /// One of the eight ends the run, and it is ASCII.
+    pub(crate) ends_in_ascii: bool,
+}
+
+/// The bytes from the first on that have their high bit set in `marked`.
+pub(crate) fn leading(eight: u64, marked: u64) -> Leading {
+    let others = !marked & HIGH;
+    // The high bit of the byte that ends the run; what lies below is the run.
+    let end = others & others.wrapping_neg();
+    Leading {
+        bytes: eight & (end >> 7).wrapping_sub(1),
+        len: others.trailing_zeros() as usize / 8,
+        ends_in_ascii: end & !eight != 0,
+    }
+}
+
 /// Index of the first byte from `at` that is outside `low..=high`; the text's length if none is.
 pub(crate) fn end_of_run(bytes: &[u8], mut at: usize, low: u8, high: u8) -> usize {
     loop {
@@ -110,6 +132,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_run_is_cut_out_of_its_eight_bytes() {
+        let of = |text: &[u8]| {
+            let eight = load(text, 0);
+            let Leading { bytes, len, ends_in_ascii } = leading(eight, in_range(eight, b'a', b'z'));
+            (bytes.to_le_bytes(), len, ends_in_ascii)
+        };
+        assert_eq!(of(b"abc def"), (*b"abc\0\0\0\0\0", 3, true));
+        assert_eq!(of("ab\u{e9}".as_bytes()), (*b"ab\0\0\0\0\0\0", 2, false));
+        assert_eq!(of(b"abcdefgh"), (*b"abcdefgh", 8, false));
+        assert_eq!(of(b"abcdefgH"), (*b"abcdefg\0", 7, true));
+        assert_eq!(of(b"A"), ([0; 8], 0, true));
+        assert_eq!(of(b""), ([0; 8], 0, true));
     }
 
     #[test]

@@ -201,6 +201,10 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    fn word(&mut self, range: Range<usize>, hash: u64) {
+        self.found.words.push(Word { start: range.start as u32, end: range.end as u32, hash });
+    }
+
     fn hit(&mut self, range: Range<usize>, entry: u32) {
         self.found.hits.push(Hit { start: range.start as u32, end: range.end as u32, entry });
     }
@@ -215,6 +219,7 @@ impl Lexicon {
         while at < bytes.len() {
             at = match CLASS[bytes[at] as usize] {
                 Class::Break => at + 1,
+                Class::Lower => self.read_small_word(at, &mut pass),
                 Class::Wide => self.read_wide(at, &mut pass),
                 class => self.read_ascii_word(at, class, &mut pass),
             };
@@ -305,7 +310,34 @@ impl Lexicon {
         self.whole.get(&hash).is_some_and(|&entry| self.entries[entry as usize].contains(&list))
     }
 
+    /// A word that begins with a small letter, as most do, and mostly is a short one of such letters only;
+    /// returns its end.
+    #[inline]
+    fn read_small_word(&self, start: usize, pass: &mut Pass<'_>) -> usize {
+        let eight = swar::load(pass.text.as_bytes(), start);
+        let letters = swar::leading(eight, swar::in_range(eight, b'a', b'z'));
+        if !letters.ends_in_ascii {
+            return self.read_ascii_word(start, Class::Lower, pass);
+        }
+        let word = start..start + letters.len;
+        if letters.len >= Heads::BYTES {
+            let head = swar::first(letters.bytes, Heads::BYTES);
+            let lengths = self.heads.of(hash::small_letters(head));
+            if lengths != 0 {
+                self.match_ascii_beginnings(word.clone(), lengths, pass);
+            }
+        }
+        let hash = hash::small_letters(letters.bytes);
+        let may_be = self.common.of(hash);
+        if may_be != 0 {
+            self.match_terms(word.clone(), hash, may_be, pass);
+        }
+        pass.word(word.clone(), hash);
+        word.end
+    }
+
     /// A word of ASCII letters or digits; returns its end.
+    #[inline(never)]
     fn read_ascii_word(&self, start: usize, class: Class, pass: &mut Pass<'_>) -> usize {
         let bytes = pass.text.as_bytes();
         let end = match class {
@@ -383,29 +415,38 @@ impl Lexicon {
 
     /// Notes a word and the terms that it is or ends in.
     fn finish_word(&self, word: Range<usize>, hash: u64, pass: &mut Pass<'_>) {
-        let may_be = self.common.of(hash);
-        if may_be & Sieve::PHRASE != 0 {
-            pass.found.heads.push(pass.found.words.len() as u32);
-        }
         let is_small = pass.text.as_bytes()[word.start].is_ascii_lowercase();
-        let may_be_term =
-            may_be & Sieve::WORD != 0 || !is_small && self.names.of(hash) & Sieve::WORD != 0;
-        if may_be_term
-            && let Some(&entry) = self.whole.get(&hash)
-            && !(is_small && self.names_only.get(entry as usize) == Some(&true))
-        {
-            pass.hit(word.clone(), entry);
-        }
-        if may_be & Sieve::WORD != 0
-            && let Some(&entry) = self.acronyms.get(&hash)
-            && pass.text.as_bytes()[word.clone()].iter().all(u8::is_ascii_uppercase)
-        {
-            pass.hit(word.clone(), entry);
+        let name = if is_small { 0 } else { self.names.of(hash) };
+        let may_be = self.common.of(hash) | name;
+        if may_be != 0 {
+            self.match_terms(word.clone(), hash, may_be, pass);
         }
         if word.len() >= COMPOUND_BYTES_MIN {
             self.match_ending(word.clone(), pass);
         }
-        pass.found.words.push(Word { start: word.start as u32, end: word.end as u32, hash });
+        pass.word(word, hash);
+    }
+
+    /// Notes the terms that a word, which is noted next, is or starts, so far as the sieves let it pass.
+    #[inline(never)]
+    fn match_terms(&self, word: Range<usize>, hash: u64, may_be: u64, pass: &mut Pass<'_>) {
+        if may_be & Sieve::PHRASE != 0 {
+            pass.found.heads.push(pass.found.words.len() as u32);
+        }
+        if may_be & Sieve::WORD == 0 {
+            return;
+        }
+        let is_small = pass.text.as_bytes()[word.start].is_ascii_lowercase();
+        if let Some(&entry) = self.whole.get(&hash)
+            && !(is_small && self.names_only.get(entry as usize) == Some(&true))
+        {
+            pass.hit(word.clone(), entry);
+        }
+        if let Some(&entry) = self.acronyms.get(&hash)
+            && pass.text.as_bytes()[word.clone()].iter().all(u8::is_ascii_uppercase)
+        {
+            pass.hit(word, entry);
+        }
     }
 
     /// The second half of a compound: `Oberschenkelhalsfraktur` ends in `fraktur`.
@@ -527,6 +568,8 @@ impl Lexicon {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn found(terms: &[&str], text: &str) -> Vec<String> {
@@ -574,5 +617,22 @@ mod tests {
     #[test]
     fn finds_terms_inside_unspaced_scripts() {
         assert_eq!(found(&["患者"], "この患者は田中です"), ["患者"]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_letter_and_digit_is_in_a_word_that_is_hashed_as_it_is_written(
+            text in "[a-cx-zA-CX-Z0-9é_., ]{0,60}",
+        ) {
+            let lexicon = LexiconBuilder::default().build();
+            let mut rest = text.clone();
+            for word in lexicon.read(&text).words {
+                let range = word.start as usize..word.end as usize;
+                prop_assert_eq!(word.hash, lexicon.fold_hash(&text[range.clone()]));
+                let blank = " ".repeat(range.len());
+                rest.replace_range(range, &blank);
+            }
+            prop_assert!(!rest.chars().any(char::is_alphanumeric), "{rest:?}");
+        }
     }
 }

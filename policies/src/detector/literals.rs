@@ -1,7 +1,7 @@
 //! Finds every literal that some detector waits for, whatever its case, in one pass over a text.
 //!
 //! Literals are few and rare, so the pass asks at each byte one question only: may a literal start
-//! here? A sieve of the literals' first four letters answers for five places at a time; what it lets
+//! here? A sieve of the literals' first four letters answers for fifteen places at a time; what it lets
 //! through is compared. (Of the first three letters every third word has some literal's. An automaton over
 //! all literals finds the same, but every step of it waits for the one before.) The few literals of one or
 //! two letters are looked for one by one, where the text has these letters at all.
@@ -23,8 +23,10 @@ pub(crate) struct LiteralId(pub(crate) u32);
 pub(crate) struct Literals {
     /// A bit for each hash of a head that some literal has.
     sieve: Box<[u64; SIEVE_BITS / 64]>,
-    /// Longer literals by their heads, sorted by them.
+    /// Longer literals by their heads, sorted by the heads' bits.
     heads: Vec<(Head, LiteralId)>,
+    /// Where in `heads` those begin whose bits are in one word of the sieve or behind it.
+    first: Box<[u32; SIEVE_BITS / 64 + 1]>,
     texts: Vec<Box<[u8]>>,
     /// Literals of one or two bytes in every case.
     short: Vec<(Finder<'static>, LiteralId)>,
@@ -37,13 +39,15 @@ pub(crate) struct Literals {
 pub(crate) struct FoundLiterals(Vec<(LiteralId, Range<usize>)>);
 
 /// The first four bytes of a literal, letters in lower case; shorter literals end in zeros.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Head(u32);
 
 /// Bytes of a head.
 const HEAD_BYTES: usize = 4;
 /// Heads that eight bytes hold.
 const HEADS_OF_EIGHT: usize = 8 - HEAD_BYTES + 1;
+/// So many times eight bytes are looked at together.
+const EIGHTS_AT_ONCE: usize = 3;
 /// 32 KiB: of the places of a text one in a hundred passes.
 const SIEVE_BITS: usize = 1 << 18;
 /// Bytes of a literal that is looked for on its own, at most.
@@ -100,6 +104,7 @@ impl Literals {
         let mut all = Literals {
             sieve: Box::new([0; SIEVE_BITS / 64]),
             heads: Vec::new(),
+            first: Box::new([0; SIEVE_BITS / 64 + 1]),
             texts: literals.iter().map(|literal| literal.as_bytes().into()).collect(),
             short: Vec::new(),
             bytes_max: literals.iter().map(String::len).max().unwrap_or(0),
@@ -107,7 +112,10 @@ impl Literals {
         for (id, literal) in (0..).map(LiteralId).zip(literals) {
             all.add(id, literal.as_bytes());
         }
-        all.heads.sort_unstable();
+        all.heads.sort_unstable_by_key(|(head, id)| (head.bit(), *id));
+        for (word, first) in all.first.iter_mut().enumerate() {
+            *first = all.heads.partition_point(|(head, _)| head.bit() / 64 < word) as u32;
+        }
         all
     }
 
@@ -129,25 +137,34 @@ impl Literals {
         }
     }
 
+    /// 1 if a literal may start at this one of eight bytes.
+    #[inline(always)]
+    fn may_start(&self, eight: u64, offset: usize) -> u64 {
+        let bit = Head::of(eight >> (8 * offset)).bit();
+        self.sieve[bit / 64] >> (bit % 64) & 1
+    }
+
+    /// 1 if a literal may start at one of the first of eight bytes.
+    #[inline(always)]
+    fn may_start_in(&self, eight: u64) -> u64 {
+        (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | self.may_start(eight, offset))
+    }
+
     /// Every occurrence of every literal in a text of these bytes.
     pub(crate) fn find(&self, text: &str, in_text: &ByteSet) -> FoundLiterals {
         let mut found = FoundLiterals::default();
         let bytes = text.as_bytes();
-        let sieve = &*self.sieve;
-        // 1 if a literal may start at this one of eight bytes.
-        let may_start = |eight: u64, offset: usize| {
-            let bit = Head::of(eight >> (8 * offset)).bit();
-            sieve[bit / 64] >> (bit % 64) & 1
-        };
-        for at in (0..bytes.len()).step_by(HEADS_OF_EIGHT) {
-            let eight = swar::load(bytes, at) | FOLD;
-            // One branch for all of them: most texts take none.
-            if (0..HEADS_OF_EIGHT).fold(0, |any, offset| any | may_start(eight, offset)) != 0 {
-                for offset in (0..HEADS_OF_EIGHT).filter(|offset| may_start(eight, *offset) != 0) {
-                    let head = Head::of(eight >> (8 * offset));
-                    self.compare(bytes, at + offset, head, &mut found);
+        let mut at = 0;
+        while at < bytes.len() {
+            // One branch for many places: most texts take none.
+            let eights: [u64; EIGHTS_AT_ONCE] =
+                std::array::from_fn(|n| swar::load(bytes, at + n * HEADS_OF_EIGHT) | FOLD);
+            if eights.iter().fold(0, |any, eight| any | self.may_start_in(*eight)) != 0 {
+                for (n, eight) in eights.into_iter().enumerate() {
+                    self.compare_all(bytes, at + n * HEADS_OF_EIGHT, eight, &mut found);
                 }
             }
+            at += EIGHTS_AT_ONCE * HEADS_OF_EIGHT;
         }
         let may_hold = |finder: &Finder<'_>| finder.needle().iter().all(|byte| in_text.has(*byte));
         for (finder, id) in self.short.iter().filter(|(finder, _)| may_hold(finder)) {
@@ -190,14 +207,23 @@ impl Literals {
         found
     }
 
-    #[cold]
+    /// Adds the literals that start at the first of eight bytes.
+    #[inline(never)]
+    fn compare_all(&self, bytes: &[u8], at: usize, eight: u64, found: &mut FoundLiterals) {
+        for offset in (0..HEADS_OF_EIGHT).filter(|offset| self.may_start(eight, *offset) != 0) {
+            self.compare(bytes, at + offset, Head::of(eight >> (8 * offset)), found);
+        }
+    }
+
     fn compare(&self, bytes: &[u8], at: usize, head: Head, found: &mut FoundLiterals) {
         for head in (SHORT_BYTES_MAX + 1..=HEAD_BYTES).map(|len| head.of_len(len)) {
-            let first = self.heads.partition_point(|(known, _)| *known < head);
-            for (_, id) in self.heads[first..].iter().take_while(|(known, _)| *known == head) {
-                let range = at..at + self.texts[id.0 as usize].len();
+            let word = head.bit() / 64;
+            let near = self.first[word] as usize..self.first[word + 1] as usize;
+            for (_, id) in self.heads[near].iter().filter(|(known, _)| *known == head) {
+                let literal = &self.texts[id.0 as usize];
+                let range = at..at + literal.len();
                 let here = bytes.get(range.clone());
-                if here.is_some_and(|here| here.eq_ignore_ascii_case(&self.texts[id.0 as usize])) {
+                if here.is_some_and(|here| here.eq_ignore_ascii_case(literal)) {
                     found.0.push((*id, range));
                 }
             }

@@ -37,6 +37,11 @@ pub(super) fn ascii_chunk(chunk: u64, len: usize) -> u64 {
     mix(START, swar::first(swar::to_lower(chunk), len))
 }
 
+/// Hash of one to eight small letters, with zeros behind them.
+pub(super) fn small_letters(letters: u64) -> u64 {
+    mix(START, letters)
+}
+
 /// A hash that grows byte by byte.
 #[derive(Clone, Copy)]
 pub(super) struct Folded {
@@ -74,7 +79,7 @@ impl Folded {
 }
 
 /// Two bits for each of [`Sieve::SLOTS`] hashes: some term may be this word, may start with it.
-pub(super) struct Sieve(Box<[u64]>);
+pub(super) struct Sieve(Box<[u64; Sieve::SLOTS / 32]>);
 
 impl Sieve {
     /// 64 KiB: four in a hundred foreign words pass with 10,000 terms.
@@ -85,7 +90,7 @@ impl Sieve {
     pub(super) const PHRASE: u64 = 2;
 
     pub(super) fn new() -> Sieve {
-        Sieve(vec![0; Sieve::SLOTS / 32].into_boxed_slice())
+        Sieve(zeros())
     }
 
     pub(super) fn add(&mut self, hash: u64, what: u64) {
@@ -102,7 +107,7 @@ impl Sieve {
 
 /// For each of [`Heads::SLOTS`] first four bytes: bit n says that a beginning with that head is n
 /// bytes long. Most words have none and need no further look. The same for last bytes and endings.
-pub(super) struct Heads(Box<[u32]>);
+pub(super) struct Heads(Box<[u32; Heads::SLOTS]>);
 
 impl Heads {
     const SLOTS: usize = 1 << 13;
@@ -112,7 +117,7 @@ impl Heads {
     pub(super) const LEN_MAX: usize = 31;
 
     pub(super) fn new() -> Heads {
-        Heads(vec![0; Heads::SLOTS].into_boxed_slice())
+        Heads(zeros())
     }
 
     /// Notes a beginning of `len` bytes whose first four have this hash.
@@ -126,8 +131,15 @@ impl Heads {
     }
 }
 
+/// From the high bits, which [`mix`] has made depend on all.
 fn slot(hash: u64, slots: usize) -> usize {
-    (hash.wrapping_mul(MIX) >> (64 - slots.trailing_zeros())) as usize
+    (hash >> (64 - slots.trailing_zeros())) as usize
+}
+
+/// A table that is never on the stack.
+fn zeros<T: Copy + Default, const N: usize>() -> Box<[T; N]> {
+    let zeros = vec![T::default(); N].into_boxed_slice();
+    zeros.try_into().unwrap_or_else(|_| unreachable!("it has as many slots as were asked for"))
 }
 
 /// Passes a hash through: the keys are hashes already.
@@ -160,6 +172,8 @@ mod tests {
             assert_eq!(ascii(word.as_bytes()), folded.value(), "{word}");
             if word.len() <= 8 {
                 assert_eq!(ascii_chunk(swar::load(word.as_bytes(), 0), word.len()), folded.value());
+                let small = swar::load(word.to_ascii_lowercase().as_bytes(), 0);
+                assert_eq!(small_letters(small), folded.value());
             }
         }
     }
