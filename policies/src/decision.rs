@@ -258,6 +258,11 @@ impl Facts {
             upstreams,
         }
     }
+
+    /// What is known of an upstream.
+    pub fn upstream(&self, id: &str) -> Option<&UpstreamFacts> {
+        self.upstreams.iter().find(|upstream| upstream.id == id)
+    }
 }
 
 fn yes() -> bool {

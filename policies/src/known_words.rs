@@ -53,15 +53,15 @@ impl<V: Copy> KnownWords<V> {
         std::iter::from_fn(move || {
             while at < bytes.len() {
                 let start = at;
-                let first_bytes = swar::load(bytes, start);
-                let len = swar::run(swar::letters(first_bytes));
-                let end = if len < 8 && bytes.get(start + len).is_none_or(u8::is_ascii) {
+                let eight = swar::load(bytes, start);
+                let word = swar::leading(eight, swar::letters(eight));
+                let end = if word.ends_in_ascii {
                     // Most words are short, of ASCII, and none of those that are known.
-                    at = start + len + 1;
-                    if len == 0 || !self.may_be(swar::first(first_bytes, len), len) {
+                    at = start + word.len + 1;
+                    if word.len == 0 || !self.may_be(word.bytes, word.len) {
                         continue;
                     }
-                    start + len
+                    start + word.len
                 } else {
                     let end = end_of_word(text, start);
                     let letter = text[start..].chars().next().map_or(1, char::len_utf8);

@@ -212,7 +212,7 @@ pub struct Hints {
 impl Hints {
     /// Reads the headers. A hint that comes twice is an error: which one counts would depend on who
     /// reads it.
-    pub fn read(headers: &HeaderMap, path: &str) -> Result<Hints, ApiError> {
+    pub fn read(headers: &HeaderMap, path: &str, request_id: &str) -> Result<Hints, ApiError> {
         let context = RequestContext {
             headers: plain_headers(headers),
             tags: all_tags(headers)?,
@@ -228,7 +228,7 @@ impl Hints {
                 None => single(headers, "x-claude-code-session-id")?,
             },
         };
-        let (session, request_id) = (session.map(str::to_owned), request_id(headers));
+        let (session, request_id) = (session.map(str::to_owned), request_id.to_owned());
         Ok(Hints { context, session, request_id, client: ClientHeaders::default() })
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use sluice_policies::{
     Capability, Classification, Decision, Evidence, Facts, Mode, PolicySet, Prompt, Quality,
-    Refusal, RefusalCode, Route, ScanCache, ScanMemory,
+    Refusal, RefusalCode, Route, ScanCache, ScanMemory, UpstreamFacts,
 };
 use tokio::time::Instant;
 
@@ -433,14 +433,21 @@ impl Gateway {
         let _ = self.parts.kept.audit.policy(&ask.policy).await;
         let _ = self.parts.kept.audit.refusal(&record).await;
         let mut reply = Reply::error(error);
-        self.stamp(ask, decision, None, &mut reply);
+        self.stamp(ask, decision, facts, None, &mut reply);
         reply
     }
 
     /// An error of the upstream that was asked; its attempt is on record.
-    fn fail(&self, ask: &Ask, decision: &Decision, upstream: &Upstream, error: &ApiError) -> Reply {
+    fn fail(
+        &self,
+        ask: &Ask,
+        decision: &Decision,
+        facts: &Facts,
+        upstream: &Upstream,
+        error: &ApiError,
+    ) -> Reply {
         let mut reply = Reply::error(error);
-        self.stamp(ask, decision, Some(upstream), &mut reply);
+        self.stamp(ask, decision, facts, Some(upstream), &mut reply);
         reply
     }
 
@@ -449,6 +456,7 @@ impl Gateway {
         &self,
         ask: &Ask,
         decision: &Decision,
+        facts: &Facts,
         upstream: Option<&Upstream>,
         reply: &mut Reply,
     ) {
@@ -457,7 +465,7 @@ impl Gateway {
             id: &ask.id,
             route,
             upstream: upstream.map(|u| u.id().as_str()),
-            quality: upstream.map_or("none", |u| Gateway::quality(ask, u)),
+            quality: upstream.map_or("none", |u| Gateway::quality(ask, facts, u)),
             lossy: upstream.map_or(&[], Upstream::lossy),
             offline: self.offline().as_ref().and_then(Offline::header),
             decision,
@@ -478,8 +486,11 @@ impl Gateway {
         );
     }
 
-    fn quality(ask: &Ask, upstream: &Upstream) -> &'static str {
-        match ask.policy.standing(&upstream.facts(), today()).quality {
+    /// How good an upstream's replies are, by the vouches of the day of the decision.
+    fn quality(ask: &Ask, facts: &Facts, upstream: &Upstream) -> &'static str {
+        let known = facts.upstream(upstream.id().as_str());
+        let quality = |it: &UpstreamFacts| ask.policy.standing(it, facts.today).quality;
+        match known.map_or_else(|| quality(&upstream.facts()), quality) {
             Quality::Demo => "demo",
             Quality::General => "general",
             Quality::Approved => "approved",

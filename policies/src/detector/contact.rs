@@ -239,7 +239,11 @@ impl Street {
             let fits = word.chars().count() > 5
                 && word.chars().next().is_some_and(char::is_uppercase)
                 && before.len() != start;
-            if fits && SUFFIXES.iter().any(|s| word.to_lowercase().ends_with(s)) {
+            if !fits {
+                continue;
+            }
+            let word = word.to_lowercase();
+            if SUFFIXES.iter().any(|suffix| word.ends_with(suffix)) {
                 found.push(self.address(reading, word_start..group.end as usize));
             }
         }

@@ -255,7 +255,7 @@ mod tests {
     use crate::api::translation::is_sorted;
 
     fn asked(body: &Value) -> Result<Request, ApiError> {
-        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/completions").unwrap();
+        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/completions", "").unwrap();
         let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
         read(body.to_string().as_bytes(), hints, caller)
     }
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn several_texts_are_several_requests_that_are_scanned_as_one() {
-        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/completions").unwrap();
+        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/completions", "").unwrap();
         let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
         let body = json!({"model": "m", "n": 2, "prompt": ["one", [1, 2], "three"]});
         let all = read_all(body.to_string().as_bytes(), hints, caller).ok().unwrap();

@@ -401,7 +401,7 @@ mod tests {
         ) {
             let (dialect, mut body) = bodies().swap_remove(which);
             put(&mut body, &steps, value);
-            let hints = Hints::read(&HeaderMap::new(), dialect.path()).unwrap();
+            let hints = Hints::read(&HeaderMap::new(), dialect.path(), "").unwrap();
             let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
             let Ok((request, _)) = dialect.read(body.to_string().as_bytes(), hints, caller) else {
                 return Ok(());

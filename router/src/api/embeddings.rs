@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     fn asked(input: Value) -> Request {
-        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/embeddings").unwrap();
+        let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/embeddings", "").unwrap();
         let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
         let body = json!({"model": "m", "input": input, "new": "w-new"}).to_string();
         read(body.as_bytes(), hints, caller).ok().unwrap()

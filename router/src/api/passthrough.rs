@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn request(body: &'static str) -> Request {
-        let hints = Hints::read(&HeaderMap::new(), "/v1/moderations").unwrap();
+        let hints = Hints::read(&HeaderMap::new(), "/v1/moderations", "").unwrap();
         let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
         let upstream = UpstreamId::new("cloud");
         let to = Passthrough { path: "/v1/moderations".into(), upstream };

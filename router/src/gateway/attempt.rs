@@ -117,7 +117,7 @@ impl Gateway {
         };
         match answer {
             Ok(answer) => {
-                let mut reply = self.reply(ask, decision, upstream, answer, meter).await;
+                let mut reply = self.reply(ask, this, answer, meter).await;
                 if let Some(place) = place.filter(|_| urgency.is_patient()) {
                     tell_place(&mut reply, place);
                 }
@@ -132,8 +132,7 @@ impl Gateway {
 
     /// Where the upstream's name may lead, by the vouches of the day of the decision.
     fn ranges(ask: &Ask, this: &Try<'_>) -> AddressRanges {
-        let id = this.upstream.id().as_str();
-        let known = this.facts.upstreams.iter().find(|facts| facts.id == id);
+        let known = this.facts.upstream(this.upstream.id().as_str());
         let ranges = |facts: &UpstreamFacts| ask.policy.address_ranges(facts, this.facts.today);
         known.map_or_else(|| ranges(&this.upstream.facts()), ranges)
     }
@@ -193,25 +192,19 @@ impl Gateway {
         }
     }
 
-    async fn reply(
-        &self,
-        ask: &Ask,
-        decision: &Decision,
-        upstream: &Upstream,
-        answer: Answer,
-        mut meter: Meter,
-    ) -> Reply {
+    async fn reply(&self, ask: &Ask, this: &Try<'_>, answer: Answer, mut meter: Meter) -> Reply {
+        let &Try { decision, facts, upstream, .. } = this;
         meter.status = Some(answer.status.as_u16());
         let mut reply = match answer.body {
             AnswerBody::Whole { bytes, usage, texts } => {
                 let length = bytes.len();
                 let look = move || look_at_whole(meter, bytes, &texts);
                 let Some((meter, bytes)) = looked_at(length, look).await else {
-                    return self.fail(ask, decision, upstream, &reply_withheld());
+                    return self.fail(ask, decision, facts, upstream, &reply_withheld());
                 };
                 let Some(bytes) = bytes else {
                     meter.end(Some(REPLY_FINDING), usage).wait().await;
-                    return self.fail(ask, decision, upstream, &reply_withheld());
+                    return self.fail(ask, decision, facts, upstream, &reply_withheld());
                 };
                 meter.end(None, usage).wait().await;
                 let bytes = match &ask.redaction {
@@ -229,11 +222,11 @@ impl Gateway {
                     (meter, withheld)
                 };
                 let Some((meter, withheld)) = looked_at(bytes.len(), look).await else {
-                    return self.fail(ask, decision, upstream, &reply_withheld());
+                    return self.fail(ask, decision, facts, upstream, &reply_withheld());
                 };
                 if withheld {
                     meter.end(Some(REPLY_FINDING), usage).wait().await;
-                    return self.fail(ask, decision, upstream, &reply_withheld());
+                    return self.fail(ask, decision, facts, upstream, &reply_withheld());
                 }
                 meter.end(None, usage).wait().await;
                 let mut reply = Reply::json(answer.status, bytes);
@@ -246,7 +239,7 @@ impl Gateway {
                 Reply::events(metered(events, meter, restore))
             }
         };
-        self.stamp(ask, decision, Some(upstream), &mut reply);
+        self.stamp(ask, decision, facts, Some(upstream), &mut reply);
         reply
     }
 }

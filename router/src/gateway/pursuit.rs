@@ -117,7 +117,7 @@ impl Gateway {
             Missed::Limited(error) => self.refuse(ask, decision, facts, &error).await,
             Missed::NotPermitted => self.refuse(ask, decision, facts, &ApiError::internal()).await,
             Missed::Failed(error) if !error.falls_back() => {
-                self.fail(ask, decision, upstream, &error.to_api())
+                self.fail(ask, decision, facts, upstream, &error.to_api())
             }
             Missed::Failed(error) => return ControlFlow::Continue(error),
         })

@@ -21,7 +21,7 @@ fn decision(refusal: Option<RefusalCode>, queue_ms_max: Option<u64>) -> Decision
 }
 
 fn ask() -> Ask {
-    let hints = Hints::read(&HeaderMap::new(), "/").ok().unwrap();
+    let hints = Hints::read(&HeaderMap::new(), "/", "").ok().unwrap();
     let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
     let body = br#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
     let classification = serde_json::from_value(json!({

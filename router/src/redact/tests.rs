@@ -13,7 +13,7 @@ const VALUES: [&str; 3] = ["Ann Lee", "ann.lee@example.org", "O\"Neill [senior]"
 
 fn request(text: &str) -> Request {
     let body = json!({"model": "auto", "messages": [{"role": "user", "content": text}]});
-    let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/chat/completions").unwrap();
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/chat/completions", "").unwrap();
     let caller = Caller { id: None, tenant: "default".into(), tags: Default::default() };
     chat::read(body.to_string().as_bytes(), hints, caller).unwrap()
 }

@@ -251,8 +251,7 @@ impl Exchange<'_> {
         read: impl FnOnce(Bytes, Hints, Caller) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let caller = self.now.gateway.callers().identify(request.headers(), self.peer).await;
-        let mut hints = Hints::read(request.headers(), path)?;
-        hints.request_id = request_id.to_owned();
+        let mut hints = Hints::read(request.headers(), path, request_id)?;
         let wanted = self.now.gateway.wanted_headers();
         hints.client = ClientHeaders::read(request.headers(), wanted);
         let bytes = body::read(request.into_body(), self.now.body_bytes_max).await?;

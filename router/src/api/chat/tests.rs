@@ -186,7 +186,7 @@ fn unknown_fields_are_removed_by_their_place_and_nothing_else_is() {
     let body = json!({"model": "m", "a": 1, "b": {"c": 2}, "messages": [
         {"role": "user", "odd": true, "content": [
             {"type": "new", "x": 1}, {"type": "text", "text": "keep"}, {"type": "newer"}]}]});
-    let hints = Hints::read(&hyper::HeaderMap::new(), "/").unwrap();
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/", "").unwrap();
     let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
     let mut request = read(body.to_string().as_bytes(), hints, caller).ok().unwrap();
     let all: Vec<String> = kinds(&request.prompt).iter().map(|(_, p)| (*p).to_owned()).collect();

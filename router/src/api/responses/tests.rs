@@ -8,7 +8,7 @@ use crate::api::testing::words;
 use crate::api::translation::is_sorted;
 
 fn asked(body: &Value) -> Result<(Request, ReplyWriter), ApiError> {
-    let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/responses").unwrap();
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/v1/responses", "").unwrap();
     let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
     read(body.to_string().as_bytes(), hints, caller)
 }

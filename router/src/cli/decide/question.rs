@@ -103,7 +103,7 @@ fn prompt(body: &mut Map<String, Value>) -> Result<Prompt, String> {
 /// Takes out of the line what is not part of a request's body.
 fn context(body: &mut Map<String, Value>) -> Result<RequestContext, String> {
     let headers = headers(body.remove("headers"))?;
-    let hints = Hints::read(&headers, "/v1/chat/completions").map_err(|error| told(&error))?;
+    let hints = Hints::read(&headers, "/v1/chat/completions", "").map_err(|error| told(&error))?;
     let mut context = hints.context;
     context.tags.extend(names("tags", body.remove("tags"))?);
     context.key_tags.extend(names("key_tags", body.remove("key_tags"))?);

@@ -13,7 +13,7 @@ fn sent(more: Value) -> Result<Value, UpstreamError> {
     for (name, value) in more.as_object().unwrap() {
         fields[name] = value.clone();
     }
-    let hints = Hints::read(&hyper::HeaderMap::new(), "/").unwrap();
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/", "").unwrap();
     let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
     let request = crate::api::chat::read(fields.to_string().as_bytes(), hints, caller);
     let way = crate::config::Connection::straight(crate::config::Protocol::Anthropic);

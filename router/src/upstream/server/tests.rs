@@ -21,7 +21,7 @@ fn upstream(models: &[(&str, &str)], model: Option<&str>) -> ServerUpstream {
 }
 
 fn body(value: &Value) -> ChatBody {
-    let hints = Hints::read(&hyper::HeaderMap::new(), "/").unwrap();
+    let hints = Hints::read(&hyper::HeaderMap::new(), "/", "").unwrap();
     let caller = Caller { id: None, tenant: "t".into(), tags: BTreeSet::new() };
     chat::read(value.to_string().as_bytes(), hints, caller).ok().unwrap().chat
 }
