@@ -22,9 +22,8 @@
 //! ```
 
 use bytes::Bytes;
-use hyper::HeaderMap;
 use hyper::header::HeaderValue;
-use reqwest::Url;
+use hyper::{HeaderMap, Uri};
 use sluice_policies::{AddressRanges, Decision, Endpoint, Route};
 
 use crate::audit::Recorded;
@@ -45,7 +44,7 @@ pub(crate) struct Errand {
     /// What the bytes are.
     pub(crate) content_type: HeaderValue,
     /// The whole address.
-    pub(crate) url: Url,
+    pub(crate) uri: Uri,
     /// Headers of the client that go along.
     pub(crate) headers: HeaderMap,
 }
@@ -148,11 +147,11 @@ mod tests {
     }
 
     fn sealed(bytes: &'static [u8]) -> OutboundBody {
-        let url = Url::parse("https://a.example/v1/completions").unwrap();
+        let uri = Uri::from_static("https://a.example/v1/completions");
         let errand = Errand {
             endpoint: Some(Endpoint::Completions),
             content_type: HeaderValue::from_static("application/json"),
-            url,
+            uri,
             headers: HeaderMap::new(),
         };
         OutboundBody::seal(Bytes::from_static(bytes), errand)
@@ -192,6 +191,6 @@ mod tests {
         let (upstream, errand, bytes, _) = permit.spend();
         assert_eq!((upstream, &bytes[..]), (cloud, &b"{\"a\":1}"[..]));
         assert_eq!(errand.endpoint, Some(Endpoint::Completions));
-        assert_eq!(errand.url.as_str(), "https://a.example/v1/completions");
+        assert_eq!(errand.uri, "https://a.example/v1/completions");
     }
 }

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
+use hyper_util::client::legacy;
 use serde::Serialize;
 use sluice_engine::EngineError;
 use sluice_policies::UpstreamFacts;
@@ -259,7 +260,7 @@ pub(crate) const NO_CONNECTION: &str = "no connection";
 pub(crate) enum UpstreamError {
     /// No connection: refused, unknown host, TLS failure. Nothing was sent.
     #[error("failed to reach the upstream")]
-    NoConnection(#[source] reqwest::Error),
+    NoConnection(#[source] legacy::Error),
     /// Its name leads outside the address ranges that compliance vouches for. Nothing was sent.
     #[error(
         "failed to reach the upstream: its name leads outside the address ranges that are vouched for"
@@ -270,7 +271,7 @@ pub(crate) enum UpstreamError {
     NoClient(#[source] Box<UpstreamSetupError>),
     /// The connection broke before an answer, or what came was no HTTP.
     #[error("failed to reach the upstream")]
-    Unreachable(#[source] reqwest::Error),
+    Unreachable(#[source] legacy::Error),
     /// Its breaker is open: it failed too often to be asked.
     #[error("the upstream is left alone after repeated failures")]
     Resting,

@@ -1,8 +1,4 @@
-//! The way to a server: its HTTP client, its addresses, and the headers that go with every request.
-//!
-//! The client follows no redirect, reads no proxy variable and never retries on its own: bytes go to
-//! the address that policy compared, once. A proxy, authorities and a certificate of our own are what
-//! the upstream's section names and nothing else.
+//! The way to a server: its HTTP client (`client`), its addresses, and the headers that go with every request.
 //!
 //! Where compliance vouches for address ranges, a name leads inside them or nowhere (`within`).
 //!
@@ -12,95 +8,21 @@
 //! Source of Azure's forms (a deployment in the path, `api-version` in the query, `api-key`):
 //! Microsoft's REST reference of Azure OpenAI, as of November 2026.
 
+pub(super) mod client;
 pub(super) mod within;
 
-use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
 
+use hyper::Uri;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use reqwest::tls::{Certificate, Identity};
-use sluice_policies::{AddressRanges, Endpoint};
+use reqwest::Url;
+use sluice_policies::Endpoint;
 
-use super::{UpstreamError, UpstreamId, UpstreamSetupError, anthropic};
-use crate::config::{Auth, ClientCert, Protocol, ServerConfig};
+use super::{UpstreamError, anthropic};
+use crate::config::{Auth, Protocol, ServerConfig};
 
 /// What stands in a `base_url` for the server's name of the model.
 const MODEL: &str = "{model}";
-
-/// Whom a server is trusted by, and who we are: what `ca_file` and `client_cert` held when they were read.
-pub(super) struct Certificates {
-    authorities: Option<Vec<Certificate>>,
-    identity: Option<Identity>,
-}
-
-impl Certificates {
-    /// Reads the files that an upstream's section names.
-    pub(super) fn read(
-        id: &UpstreamId,
-        config: &ServerConfig,
-    ) -> Result<Certificates, UpstreamSetupError> {
-        let way = &config.connection;
-        Ok(Certificates {
-            authorities: way.ca_file.as_ref().map(|file| authorities(id, file)).transpose()?,
-            identity: way.client_cert.as_ref().map(|files| identity(id, files)).transpose()?,
-        })
-    }
-}
-
-/// Builds the client of one upstream, which connects to addresses in the ranges alone.
-pub(super) fn client(
-    id: &UpstreamId,
-    config: &ServerConfig,
-    certificates: &Certificates,
-    ranges: &AddressRanges,
-) -> Result<reqwest::Client, UpstreamSetupError> {
-    install_tls_provider();
-    let failed = |source| UpstreamSetupError::Client { id: id.clone(), source };
-    let way = &config.connection;
-    let mut builder = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        // With none allowed, it keeps no copy of a request for the next time either.
-        .retry(reqwest::retry::never().max_retries_per_request(0))
-        .referer(false)
-        .connect_timeout(config.timeouts.connect)
-        .pool_idle_timeout(Duration::from_secs(60))
-        .tcp_nodelay(true);
-    if !ranges.is_empty() {
-        builder = builder.dns_resolver(within::Resolver::new(ranges.clone()));
-    }
-    if let Some(proxy) = &way.proxy {
-        builder = builder.proxy(reqwest::Proxy::all(proxy.as_text()).map_err(failed)?);
-    }
-    if let Some(authorities) = &certificates.authorities {
-        builder = builder.tls_certs_only(authorities.iter().cloned());
-    }
-    if let Some(identity) = &certificates.identity {
-        builder = builder.identity(identity.clone());
-    }
-    builder.build().map_err(failed)
-}
-
-fn authorities(id: &UpstreamId, file: &Path) -> Result<Vec<Certificate>, UpstreamSetupError> {
-    let wrong = |what: String| UpstreamSetupError::file(id, "ca_file", file, what);
-    let pem = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
-    let all = Certificate::from_pem_bundle(&pem).map_err(|_| wrong("it is not PEM".into()))?;
-    // An empty list would trust nobody, and every request would fail with a riddle.
-    if all.is_empty() { Err(wrong("it holds no certificate".into())) } else { Ok(all) }
-}
-
-fn identity(id: &UpstreamId, files: &ClientCert) -> Result<Identity, UpstreamSetupError> {
-    let mut pem = Vec::new();
-    for (field, file) in [("client_cert.cert", &files.cert), ("client_cert.key", &files.key)] {
-        let wrong = |e: std::io::Error| UpstreamSetupError::file(id, field, file, e.to_string());
-        pem.extend(std::fs::read(file).map_err(wrong)?);
-        pem.push(b'\n');
-    }
-    let what = "expected certificates in the one and a private key in the other, as PEM";
-    Identity::from_pem(&pem)
-        .map_err(|_| UpstreamSetupError::file(id, "client_cert", &files.cert, what.into()))
-}
 
 /// The fixed headers, the key and what the protocol wants besides; `None` if a header cannot hold the
 /// key.
@@ -140,7 +62,7 @@ pub(super) fn path(protocol: Protocol, endpoint: Endpoint) -> &'static str {
 
 /// The whole address of a path below `base_url`, for a model; `None` if it would read differently to
 /// the client than to policy.
-pub(super) fn url(config: &ServerConfig, path: &str, model: &str) -> Option<reqwest::Url> {
+pub(super) fn url(config: &ServerConfig, path: &str, model: &str) -> Option<Url> {
     let base = &config.base_url;
     let below = match base.path.contains(MODEL) {
         true => base.path.replace(MODEL, &segment(model)?),
@@ -148,7 +70,7 @@ pub(super) fn url(config: &ServerConfig, path: &str, model: &str) -> Option<reqw
     };
     let origin = base.as_text();
     let origin = origin.strip_suffix(&base.path)?;
-    let mut url = reqwest::Url::parse(&format!("{origin}{below}/{path}")).ok()?;
+    let mut url = Url::parse(&format!("{origin}{below}/{path}")).ok()?;
     if !config.connection.query.is_empty() {
         url.query_pairs_mut().extend_pairs(&config.connection.query);
     }
@@ -159,14 +81,19 @@ pub(super) fn url(config: &ServerConfig, path: &str, model: &str) -> Option<reqw
     same.then_some(url)
 }
 
+/// The same as the client takes it.
+pub(super) fn uri(config: &ServerConfig, path: &str, model: &str) -> Option<Uri> {
+    url(config, path, model)?.as_str().parse().ok()
+}
+
 /// The address of each endpoint, where that does not depend on the model: made once, not for each request.
-pub(super) fn fixed_urls(config: &ServerConfig) -> Vec<(Endpoint, reqwest::Url)> {
+pub(super) fn fixed_uris(config: &ServerConfig) -> Vec<(Endpoint, Uri)> {
     if config.base_url.path.contains(MODEL) {
         return Vec::new();
     }
     let all = [Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings].into_iter();
-    let url = |endpoint| url(config, path(config.protocol, endpoint), "");
-    all.filter_map(|endpoint| Some((endpoint, url(endpoint)?))).collect()
+    let uri = |endpoint| uri(config, path(config.protocol, endpoint), "");
+    all.filter_map(|endpoint| Some((endpoint, uri(endpoint)?))).collect()
 }
 
 /// A name as one segment of a path. `None` if it would be no segment of its own.
@@ -207,7 +134,8 @@ mod tls;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{BaseUrl, Secret};
+    use crate::config::{BaseUrl, ClientCert, Secret};
+    use crate::upstream::UpstreamId;
 
     fn server(base_url: &str) -> ServerConfig {
         ServerConfig::at(Protocol::OpenAi, BaseUrl::parse(base_url).unwrap())
@@ -239,7 +167,7 @@ mod tests {
         ] {
             let mut config = server(base_url);
             config.connection.query = query;
-            let got = url(&config, "x", model).map(|url| url.to_string());
+            let got = uri(&config, "x", model).map(|uri| uri.to_string());
             assert_eq!(got, expected, "{base_url} {model}");
         }
     }

@@ -14,20 +14,22 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, stream};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming as Body;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use hyper::{Method, StatusCode};
-use reqwest::Url;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use serde_json::Value;
 use sluice_policies::{AddressRanges, Endpoint, Wish};
 use tokio::time::{Instant, timeout_at};
 
-use super::connect::within::{Clients, NoClient, Outside};
+use super::connect::client::{Client, failure};
+use super::connect::within::{Clients, NoClient};
 use super::latency::Latency;
 use super::retry::Retrier;
 use super::seen::{Part, Said, Seen};
 use super::sse::{self, Splitter};
 use super::{Answer, AnswerBody, Piece, Shape, UpstreamError, UpstreamId, Usage};
-use super::{NO_CONNECTION, anthropic, connect, openai, turn};
+use super::{anthropic, connect, openai, turn};
 use crate::api::{ApiError, ChatBody, ClientHeaders};
 use crate::breaker::Breaker;
 use crate::capability::Capabilities;
@@ -53,7 +55,7 @@ pub struct ServerUpstream {
     config: ServerConfig,
     clients: Clients,
     address: String,
-    urls: Vec<(Endpoint, Url)>,
+    uris: Vec<(Endpoint, Uri)>,
     /// The key, the fixed headers, and what the protocol wants besides.
     headers: HeaderMap,
     /// Keeps requests away while it fails.
@@ -102,7 +104,7 @@ pub enum UpstreamSetupError {
         id: UpstreamId,
         /// Why.
         #[source]
-        source: reqwest::Error,
+        source: rustls::Error,
     },
 }
 
@@ -124,7 +126,7 @@ impl ServerUpstream {
         let headers = headers.ok_or(UpstreamSetupError::Key { id: id.clone() })?;
         let clients = Clients::new(&id, &config)?;
         let address = url.origin().ascii_serialization();
-        let urls = connect::fixed_urls(&config);
+        let uris = connect::fixed_uris(&config);
         let breaker = Breaker::new(config.breaker);
         let (retrier, latency) = (Retrier::new(config.retries.clone()), Latency::default());
         let embeddings = config.protocol == Protocol::OpenAi;
@@ -134,7 +136,7 @@ impl ServerUpstream {
             config,
             clients,
             address,
-            urls,
+            uris,
             headers,
             breaker,
             retrier,
@@ -175,31 +177,31 @@ impl ServerUpstream {
         let way = &self.config.connection;
         let headers = client.for_upstream(way);
         if let Some(raw) = &chat.raw {
-            let (url, content_type) = (self.url(&raw.path, model)?, raw.content_type.clone());
-            let errand = Errand { endpoint: None, content_type, url, headers };
+            let (uri, content_type) = (self.uri(&raw.path, model)?, raw.content_type.clone());
+            let errand = Errand { endpoint: None, content_type, uri, headers };
             return Ok(OutboundBody::seal(raw.bytes.clone(), errand));
         }
         let bytes = match self.config.protocol {
             Protocol::OpenAi => openai::body(chat, model, way)?,
             Protocol::Anthropic => anthropic::body(chat, model, way)?,
         };
-        let fixed = self.urls.iter().find(|(endpoint, _)| *endpoint == chat.endpoint);
-        let url = match fixed {
-            Some((_, url)) => url.clone(),
-            None => self.url(connect::path(self.config.protocol, chat.endpoint), model)?,
+        let fixed = self.uris.iter().find(|(endpoint, _)| *endpoint == chat.endpoint);
+        let uri = match fixed {
+            Some((_, uri)) => uri.clone(),
+            None => self.uri(connect::path(self.config.protocol, chat.endpoint), model)?,
         };
         let errand = Errand {
             endpoint: Some(chat.endpoint),
             content_type: HeaderValue::from_static("application/json"),
-            url,
+            uri,
             headers,
         };
         Ok(OutboundBody::seal(bytes.into(), errand))
     }
 
     /// The whole address of a path, for a model.
-    fn url(&self, path: &str, model: &str) -> Result<Url, UpstreamError> {
-        connect::url(&self.config, path, model).ok_or_else(connect::no_address)
+    fn uri(&self, path: &str, model: &str) -> Result<Uri, UpstreamError> {
+        connect::uri(&self.config, path, model).ok_or_else(connect::no_address)
     }
 
     /// The name that it knows a client's model by.
@@ -246,7 +248,7 @@ impl ServerUpstream {
     }
 
     /// The client for where this may be sent.
-    fn client(&self, ranges: &AddressRanges) -> Result<reqwest::Client, UpstreamError> {
+    fn client(&self, ranges: &AddressRanges) -> Result<Client, UpstreamError> {
         self.clients.within(ranges, &self.id, &self.config).map_err(|error| match error {
             NoClient::Outside(outside) => UpstreamError::Outside(Box::new(outside)),
             NoClient::Setup(error) => UpstreamError::NoClient(Box::new(error)),
@@ -255,12 +257,12 @@ impl ServerUpstream {
 
     async fn request(
         &self,
-        client: reqwest::Client,
+        client: Client,
         errand: Errand,
         body: Bytes,
         shape: Shape,
         clock: Clock,
-    ) -> Result<reqwest::Response, UpstreamError> {
+    ) -> Result<Response<Body>, UpstreamError> {
         let accept = match errand.endpoint {
             None => "*/*",
             Some(_) if shape.stream => "text/event-stream",
@@ -271,21 +273,13 @@ impl ServerUpstream {
         headers.extend(self.headers.clone());
         headers.insert(CONTENT_TYPE, errand.content_type);
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
-        let mut request = reqwest::Request::new(Method::POST, errand.url);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = errand.uri;
         *request.headers_mut() = headers;
-        *request.body_mut() = Some(body.into());
-        match timeout_at(clock.first_byte, client.execute(request)).await {
+        match timeout_at(clock.first_byte, client.request(request)).await {
             Err(_) => Err(UpstreamError::Timeout("no first byte of the answer")),
-            Ok(Err(error)) if error.is_timeout() => Err(UpstreamError::Timeout(NO_CONNECTION)),
-            Ok(Err(error)) if Outside::is_behind(&error) => {
-                Err(UpstreamError::Outside(Box::new(error.without_url())))
-            }
-            // The address is in the config; the error's text would repeat it into logs.
-            Ok(Err(error)) if error.is_connect() => {
-                Err(UpstreamError::NoConnection(error.without_url()))
-            }
-            Ok(Err(error)) => Err(UpstreamError::Unreachable(error.without_url())),
-            Ok(Ok(response)) => Ok(response),
+            Ok(answer) => answer.map_err(failure),
         }
     }
 }
@@ -310,14 +304,20 @@ impl Clock {
     }
 
     /// The next piece of a reply's body; `None` at its end.
-    async fn chunk(&self, response: &mut reqwest::Response) -> Chunk {
+    async fn chunk(&self, body: &mut Body) -> Chunk {
         let deadline = (Instant::now() + self.idle).min(self.total);
-        match timeout_at(deadline, response.chunk()).await {
-            Err(_) => Err("timeout"),
-            Ok(Err(_)) => Err(BROKEN_OFF),
-            Ok(Ok(chunk)) => Ok(chunk),
+        timeout_at(deadline, next_chunk(body)).await.unwrap_or(Err("timeout"))
+    }
+}
+
+/// The next bytes of a body, however long they take; what else comes with it is passed over.
+async fn next_chunk(body: &mut Body) -> Chunk {
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame.map_err(|_| BROKEN_OFF)?.into_data() {
+            return Ok(Some(bytes));
         }
     }
+    Ok(None)
 }
 
 /// The way of a server's replies into the internal form.
@@ -385,11 +385,11 @@ fn object(text: &str) -> Result<Value, UpstreamError> {
 }
 
 async fn whole(
-    mut response: reqwest::Response,
+    mut response: Response<Body>,
     incoming: Incoming,
     clock: Clock,
 ) -> Result<Answer, UpstreamError> {
-    let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
+    let bytes = collect(response.body_mut(), clock, REPLY_BYTES_MAX).await?;
     let (said, bytes) = incoming.whole(bytes)?;
     let usage = said.usage();
     let mut texts = Vec::new();
@@ -398,11 +398,11 @@ async fn whole(
 }
 
 /// What a passthrough brought, whole and as it is; what can be read of it is scanned.
-async fn raw(mut response: reqwest::Response, clock: Clock) -> Result<Answer, UpstreamError> {
+async fn raw(mut response: Response<Body>, clock: Clock) -> Result<Answer, UpstreamError> {
     let status = response.status();
     let octets = || HeaderValue::from_static("application/octet-stream");
     let content_type = response.headers().get(CONTENT_TYPE).cloned().unwrap_or_else(octets);
-    let bytes = collect(&mut response, clock, REPLY_BYTES_MAX).await?;
+    let bytes = collect(response.body_mut(), clock, REPLY_BYTES_MAX).await?;
     let json = serde_json::from_slice::<Value>(&bytes).ok();
     let usage = json.as_ref().map(|json| Said::of(json).usage()).unwrap_or_default();
     let text = match &json {
@@ -413,14 +413,10 @@ async fn raw(mut response: reqwest::Response, clock: Clock) -> Result<Answer, Up
     Ok(Answer { status, body: AnswerBody::Raw { bytes, content_type, usage, texts } })
 }
 
-async fn collect(
-    response: &mut reqwest::Response,
-    clock: Clock,
-    bytes_max: usize,
-) -> Result<Bytes, UpstreamError> {
+async fn collect(body: &mut Body, clock: Clock, bytes_max: usize) -> Result<Bytes, UpstreamError> {
     let mut all = Vec::new();
     loop {
-        match clock.chunk(response).await {
+        match clock.chunk(body).await {
             Ok(None) => return Ok(all.into()),
             Ok(Some(chunk)) if all.len() + chunk.len() > bytes_max => {
                 return Err(UpstreamError::BadReply("it is too long"));
@@ -434,7 +430,7 @@ async fn collect(
 
 /// Sorts an error status: the client's fault is passed on, ours and theirs may fall back.
 async fn failed(
-    mut response: reqwest::Response,
+    mut response: Response<Body>,
     incoming: Incoming,
     clock: Clock,
 ) -> Result<Answer, UpstreamError> {
@@ -447,7 +443,7 @@ async fn failed(
             Err(UpstreamError::Status { status, retry_after_s })
         }
         _ => {
-            let bytes = collect(&mut response, clock, ERROR_BYTES_MAX).await?;
+            let bytes = collect(response.body_mut(), clock, ERROR_BYTES_MAX).await?;
             let bytes = incoming
                 .error(bytes)
                 .ok_or(UpstreamError::Status { status, retry_after_s: None })?;
@@ -468,7 +464,7 @@ fn retry_after_s(headers: &HeaderMap, now: jiff::Timestamp) -> Option<u32> {
 }
 
 fn events(
-    response: reqwest::Response,
+    response: Response<Body>,
     incoming: Incoming,
     shape: Shape,
     clock: Clock,
@@ -478,7 +474,7 @@ fn events(
         return Err(UpstreamError::BadReply("it is not an event stream"));
     }
     let relay = Relay {
-        response,
+        body: response.into_body(),
         incoming,
         clock,
         shape,
@@ -497,7 +493,7 @@ fn events(
 
 /// Passes a stream of events through.
 struct Relay {
-    response: reqwest::Response,
+    body: Body,
     incoming: Incoming,
     clock: Clock,
     shape: Shape,
@@ -544,7 +540,7 @@ impl Relay {
         if let Some(ahead) = self.ahead.take() {
             return ahead;
         }
-        let chunk = self.clock.chunk(&mut self.response).await;
+        let chunk = self.clock.chunk(&mut self.body).await;
         let before = self.came.replace(Instant::now());
         match chunk {
             Ok(Some(first)) if before.is_some_and(|at| at.elapsed() < BURST_GAP_MAX) => {
@@ -559,17 +555,17 @@ impl Relay {
     async fn burst(&mut self, first: Bytes) -> Bytes {
         let (mut all, began) = (BytesMut::from(first), Instant::now());
         while all.len() < BURST_BYTES_MAX && began.elapsed() < BURST_TIME_MAX {
-            let mut more = self.response.chunk().now_or_never();
+            let mut more = next_chunk(&mut self.body).now_or_never();
             if more.is_none() {
                 // The task that reads the connection hands one event over for each time that it is asked.
                 turn::of_others().await;
-                more = self.response.chunk().now_or_never();
+                more = next_chunk(&mut self.body).now_or_never();
             }
             match more {
                 None => break,
                 Some(Ok(Some(more))) => all.extend_from_slice(&more),
                 Some(end) => {
-                    self.ahead = Some(end.map_err(|_| BROKEN_OFF));
+                    self.ahead = Some(end);
                     break;
                 }
             }

@@ -5,14 +5,25 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig as TlsServer, ServerConnection, StreamOwned};
+use sluice_policies::AddressRanges;
 
+use super::client::{Certificates, client};
 use super::*;
-use crate::config::BaseUrl;
+use crate::config::{BaseUrl, ClientCert};
+use crate::upstream::UpstreamId;
+
+/// Asks for what a server has below its `base_url`.
+fn to_models(config: &ServerConfig) -> Request<Full<Bytes>> {
+    Request::get(uri(config, "models", "m").unwrap()).body(Full::default()).unwrap()
+}
 
 /// An authority that signs what a test needs, in PEM files of a folder.
 struct Authority {
@@ -101,7 +112,7 @@ async fn only_the_named_authorities_are_believed_and_a_certificate_is_shown_wher
         let id = UpstreamId::new("ward");
         let certificates = Certificates::read(&id, &config).unwrap();
         let client = client(&id, &config, &certificates, &anywhere).unwrap();
-        let answer = client.get(url(&config, "models", "m").unwrap()).send().await;
+        let answer = client.request(to_models(&config)).await;
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         let what = format!("{ca_file:?} {client_cert:?}: {answer:?}");
         assert_eq!(status == Some(204), expected, "{what}");
@@ -124,7 +135,7 @@ fn certificates_are_read_once_and_each_runtime_has_a_client_with_them() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let status = runtime.block_on(async {
             let client = clients.within(&AddressRanges::default(), &id, &config).ok().unwrap();
-            client.get(url(&config, "models", "m").unwrap()).send().await.unwrap().status()
+            client.request(to_models(&config)).await.unwrap().status()
         });
         assert_eq!(status.as_u16(), 204);
     }

@@ -7,14 +7,19 @@
 //! A proxy resolves names by itself, out of sight: with one, nothing can be held to.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::vec;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
 use sluice_policies::AddressRanges;
 use tokio::runtime;
+use tower_service::Service;
 
-use super::{Certificates, client};
+use super::client::{Certificates, Client, client};
 use crate::config::ServerConfig;
 use crate::upstream::{UpstreamId, UpstreamSetupError};
 
@@ -26,15 +31,8 @@ pub(crate) struct Outside {
     found: String,
 }
 
-impl Outside {
-    /// Whether this is behind an error of the client.
-    pub(crate) fn is_behind(error: &reqwest::Error) -> bool {
-        let first: &(dyn std::error::Error + 'static) = error;
-        std::iter::successors(Some(first), |error| error.source()).any(|e| e.is::<Outside>())
-    }
-}
-
-/// Resolves names as the system does, and leaves out what lies outside.
+/// Resolves names as the system does, and leaves out what lies outside; with no ranges, nothing does.
+#[derive(Clone)]
 pub(super) struct Resolver(AddressRanges);
 
 impl Resolver {
@@ -43,14 +41,22 @@ impl Resolver {
     }
 }
 
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let ranges = self.0.clone();
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let inside = inside(&ranges, &found)?;
-            Ok(Box::new(inside.into_iter()) as Addrs)
+            let inside = if ranges.is_empty() { found } else { inside(&ranges, &found)? };
+            Ok(inside.into_iter())
         })
     }
 }
@@ -71,9 +77,9 @@ fn inside(ranges: &AddressRanges, found: &[SocketAddr]) -> Result<Vec<SocketAddr
 /// it, and whoever used it from another would wake that one's thread for each piece.
 pub(crate) struct Clients {
     /// Each connects inside the ranges that its runtime asked for last.
-    kept: Mutex<HashMap<runtime::Id, (AddressRanges, reqwest::Client)>>,
+    kept: Mutex<HashMap<runtime::Id, (AddressRanges, Client)>>,
     /// The one that shows at the start whether the settings make a client, for the first that asks.
-    first: Mutex<Option<reqwest::Client>>,
+    first: Mutex<Option<Client>>,
     /// Read once, so that all clients have the same.
     certificates: Certificates,
 }
@@ -105,7 +111,7 @@ impl Clients {
         ranges: &AddressRanges,
         id: &UpstreamId,
         config: &ServerConfig,
-    ) -> Result<reqwest::Client, NoClient> {
+    ) -> Result<Client, NoClient> {
         may_connect(ranges, config).map_err(NoClient::Outside)?;
         let here = runtime::Handle::current().id();
         if let Some((known, client)) = self.kept().get(&here)
@@ -120,12 +126,12 @@ impl Clients {
         Ok(made)
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<runtime::Id, (AddressRanges, reqwest::Client)>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<runtime::Id, (AddressRanges, Client)>> {
         // A pair is replaced as a whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn first(&self) -> MutexGuard<'_, Option<reqwest::Client>> {
+    fn first(&self) -> MutexGuard<'_, Option<Client>> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
