@@ -4,6 +4,9 @@
 //! those of the first text, then those of the second. A few are answered at a time, streams side by side:
 //! as they come, each choice in its order. They are read only as fast as the client reads.
 //!
+//! Each text has a decision of its own. A whole reply names them all in its header; a stream has begun by the
+//! time the later ones are taken, so they come in it, as comments before what they are about.
+//!
 //! What fails before a reply has begun fails all of them; what breaks off later ends the stream.
 
 use std::future::ready;
@@ -105,14 +108,17 @@ fn add_usage(all: &mut Value, more: &Value) {
     }
 }
 
-/// Each text has a decision of its own on record.
+const DECISION: &str = "x-sluice-decision";
+
+/// The decision that a reply names, if one was taken.
+fn decision(reply: &Reply) -> Option<&str> {
+    reply.headers.get(DECISION)?.to_str().ok()
+}
+
 fn add_decision(first: &mut Reply, next: &Reply) {
-    const NAME: &str = "x-sluice-decision";
-    let word = |reply: &Reply| {
-        reply.headers.get(NAME).and_then(|value| value.to_str().ok()).map(str::to_owned)
-    };
-    if let (Some(all), Some(next)) = (word(first), word(next)) {
-        first.set(NAME, &format!("{all},{next}"));
+    if let (Some(all), Some(next)) = (decision(first), decision(next)) {
+        let all = format!("{all},{next}");
+        first.set(DECISION, &all);
     }
 }
 
@@ -122,6 +128,12 @@ enum Part {
     Events(Bytes),
     /// An error instead of a stream.
     Failed(Bytes),
+}
+
+/// A reply in the stream of another: its decision, then what it says.
+fn told_parts(reply: Reply) -> BoxStream<'static, Part> {
+    let comment = decision(&reply).map(|id| Part::Events(format!(": {DECISION} {id}\n\n").into()));
+    stream::iter(comment).chain(parts(reply.body)).boxed()
 }
 
 fn parts(body: ReplyBody) -> BoxStream<'static, Part> {
@@ -149,7 +161,7 @@ where
     };
     let rest = asked.map(move |(request, voice)| {
         let reply = ask(request);
-        stream::once(async move { voice.say(reply.await).body }).flat_map(parts).boxed()
+        stream::once(async move { voice.say(reply.await) }).flat_map(told_parts).boxed()
     });
     let all = stream::iter(std::iter::once(first).chain(rest).zip(0_u64..));
     let parts = all.flat_map_unordered(AT_ONCE, |(parts, number)| {
