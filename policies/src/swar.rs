@@ -90,18 +90,6 @@ pub(crate) fn letters_run(bytes: &[u8]) -> usize {
     }
 }
 
-/// Index of the first ASCII digit from `at` on.
-pub(crate) fn find_digit(bytes: &[u8], mut at: usize) -> Option<usize> {
-    while at < bytes.len() {
-        let digits = in_range(load(bytes, at), b'0', b'9');
-        if digits != 0 {
-            return Some(at + digits.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    None
-}
-
 /// Letters in lower case; digits stay as they are. For words of ASCII letters or digits only.
 pub(crate) fn to_lower(word: u64) -> u64 {
     word | splat(0x20)
@@ -150,12 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn runs_and_digits_are_found_over_the_borders_of_words() {
+    fn runs_are_found_over_the_borders_of_words() {
         let text = b"abcdefghijklmnopqrs, 7";
         assert_eq!(end_of_run(text, 3, b'a', b'z'), 19);
-        assert_eq!(find_digit(text, 0), Some(21));
-        assert_eq!(find_digit(text, 22), None);
-        assert_eq!(find_digit(b"", 0), None);
         assert_eq!(letters_run(b"AbcdefghiJ kl"), 10);
         assert_eq!(letters_run(b"9"), 0);
         assert_eq!(letters_run(b"abcdefgh"), 8);

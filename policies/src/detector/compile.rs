@@ -161,10 +161,10 @@ impl Compiled {
 
     /// Reads a view once for all detectors.
     pub(crate) fn read<'a>(&'a self, text: &'a str) -> Reading<'a> {
-        let bytes = ByteSet::of(text);
+        let (bytes, words) = (ByteSet::of(text), self.lexicon.read(text));
         Reading {
-            words: self.lexicon.read(text),
-            digits: if bytes.has_digit() { Digits::read(text) } else { Digits::default() },
+            digits: Digits::of(text, words.places_of_numbers()),
+            words,
             literals: self.literals.find(text, &bytes),
             ..self.unread(text, bytes)
         }

@@ -9,8 +9,6 @@
 
 use std::ops::Range;
 
-use crate::swar;
-
 /// Consecutive digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
@@ -44,21 +42,7 @@ pub(crate) struct Digits {
 const SEPARATOR_BYTES_MAX: usize = 4;
 
 impl Digits {
-    /// Collects groups and runs in one pass.
-    pub(crate) fn read(text: &str) -> Digits {
-        let bytes = text.as_bytes();
-        let mut at = 0;
-        Digits::of(
-            text,
-            std::iter::from_fn(|| {
-                let start = swar::find_digit(bytes, at)?;
-                at = swar::end_of_run(bytes, start, b'0', b'9');
-                Some(start..at)
-            }),
-        )
-    }
-
-    /// The same where it is known where the digits are.
+    /// Collects groups and runs of a text of which it is known where the digits are.
     pub(crate) fn of(text: &str, all: impl Iterator<Item = Range<usize>>) -> Digits {
         let bytes = text.as_bytes();
         let mut digits = Digits::default();
@@ -225,8 +209,17 @@ fn in_uuid(bytes: &[u8], at: usize) -> bool {
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Digits {
+        let bytes = text.as_bytes();
+        let is_start = |at: &usize| {
+            bytes[*at].is_ascii_digit() && !(*at > 0 && bytes[*at - 1].is_ascii_digit())
+        };
+        let len = |at: usize| bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        Digits::of(text, (0..bytes.len()).filter(is_start).map(|at| at..at + len(at)))
+    }
+
     fn runs(text: &str) -> Vec<Vec<&str>> {
-        let digits = Digits::read(text);
+        let digits = read(text);
         digits
             .runs
             .iter()
@@ -250,7 +243,7 @@ mod tests {
     #[test]
     fn windows_are_made_of_whole_groups() {
         let text = "4111 1111 1111 1111 12/27";
-        let digits = Digits::read(text);
+        let digits = read(text);
         let found: Vec<_> = digits.windows(16..17).map(|w| &text[w.range()]).collect();
         assert_eq!(found, ["4111 1111 1111 1111", "1111 1111 1111 12/27"]);
     }

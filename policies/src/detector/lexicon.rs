@@ -625,8 +625,12 @@ mod tests {
             text in "[a-cx-zA-CX-Z0-9é_., ]{0,60}",
         ) {
             let lexicon = LexiconBuilder::default().build();
+            let read = lexicon.read(&text);
+            let numbers: Vec<&str> = read.places_of_numbers().map(|place| &text[place]).collect();
+            let expected = text.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+            prop_assert_eq!(numbers, expected.collect::<Vec<_>>());
             let mut rest = text.clone();
-            for word in lexicon.read(&text).words {
+            for word in read.words {
                 let range = word.start as usize..word.end as usize;
                 prop_assert_eq!(word.hash, lexicon.fold_hash(&text[range.clone()]));
                 let blank = " ".repeat(range.len());
