@@ -40,6 +40,10 @@ impl Tray {
 pub(super) fn lay(book: &Arc<Book>, line: Line) {
     let tray = book.trays.0.get_or_default();
     if tray.lay(line) {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "shutdown waits for who waits for its lines"
+        )]
         tokio::spawn(write(book.clone(), tray.clone()));
     }
 }

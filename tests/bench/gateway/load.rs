@@ -59,7 +59,6 @@ impl Measured {
         self.whole.extend(other.whole);
         self.first.extend(other.first);
         self.chunks.extend(other.chunks);
-        self.cpu_seconds += other.cpu_seconds;
     }
 
     pub(crate) fn cpu_per_thousand(&self) -> f64 {

@@ -2,7 +2,8 @@
 //!
 //! All of them stand before the same upstream, which answers at once. They take turns, round by round, so
 //! that a machine that gets busier is busier for all; ratios are what to read. CPU is that of whole
-//! processes, from the kernel's accounts: the number that holds on a noisy machine. Each serves with as many
+//! processes, from the kernel's accounts: the number that holds on a noisy machine. CPU and its ratio are
+//! medians over the rounds, so that a round in which the machine was slower does not count. Each serves with as many
 //! threads: with more of them than the load needs, each request costs all but nginx more. Texts are ordinary
 //! prose, each request and each reply another, so that no memory of earlier scans helps. Events carry the moment at which
 //! they were written, so that what is added to each is seen. Beside the gateway with
@@ -113,6 +114,7 @@ async fn measure(peers: &[Peer], upstream: SocketAddr, size: usize, kind: Kind, 
     let length = Duration::from_secs_f64(args.seconds);
     let mut direct = Measured::default();
     let mut all: Vec<Measured> = peers.iter().map(|_| Measured::default()).collect();
+    let mut costs = Vec::new();
     for round in 0..=args.rounds {
         let bare = load::run(upstream, size, kind, args.connections, length).await;
         let mut measured = Vec::new();
@@ -125,15 +127,21 @@ async fn measure(peers: &[Peer], upstream: SocketAddr, size: usize, kind: Kind, 
         // The first round warms up.
         if round > 0 {
             direct.add(bare);
+            costs.push(measured.iter().map(Measured::cpu_per_thousand).collect());
             all.iter_mut().zip(measured).for_each(|(sum, one)| sum.add(one));
         }
     }
     println!("  {:<26} {:>9} {:>7} {}", "nobody between", "", "", direct.latencies(None));
-    let standard = all[0].cpu_per_thousand();
-    for (peer, measured) in peers.iter().zip(&mut all) {
-        let cpu = measured.cpu_per_thousand();
-        let ratio = cpu / standard;
+    for (index, (peer, measured)) in peers.iter().zip(&mut all).enumerate() {
+        let cpu = median(costs.iter().map(|round: &Vec<f64>| round[index]));
+        let ratio = median(costs.iter().map(|round| round[index] / round[0]));
         let latencies = measured.latencies(Some(&mut direct));
         println!("  {:<26} {cpu:>9.3} {ratio:>7.1} {latencies}", peer.name);
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -138,7 +138,7 @@ pub(super) fn client(
             let odd = |_| UpstreamSetupError::Address { id: id.clone(), address: address.clone() };
             let proxy: Uri = address.parse().map_err(odd)?;
             let tunnel = Tunnel::new(proxy, HttpsConnector::from((tcp(ranges), to_proxy)));
-            Way::Proxy(HttpsConnector::from((tunnel, to_server)))
+            Way::Proxy(Box::new(HttpsConnector::from((tunnel, to_server))))
         }
     };
     let connector = Connector { way, time_max: config.timeouts.connect };
@@ -174,7 +174,7 @@ type Direct = HttpsConnector<HttpConnector<Resolver>>;
 enum Way {
     Direct(Direct),
     /// Through a proxy, which is told the server's name and sees no more.
-    Proxy(HttpsConnector<Tunnel<Direct>>),
+    Proxy(Box<HttpsConnector<Tunnel<Direct>>>),
 }
 
 /// A connection was not there in time.
