@@ -9,7 +9,7 @@
 //! A config may switch the log off where no policy looks for anything (`active_policy` sees to that): then
 //! nothing is recorded, and whoever asks is told so.
 //!
-//! Invariants: a [`Recorded`] exists only after its line is in the file, or where the log is off; an
+//! Invariants: a [`Recorded`] is handed out only after its line is in the file, or where the log is off; an
 //! attempt always gets an outcome line unless the process dies or the log cannot be written, and one
 //! without it counts as "may have left". No line holds text of a request or reply: places and detector names only.
 //!

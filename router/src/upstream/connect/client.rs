@@ -126,6 +126,20 @@ pub(super) fn client(
     certificates: &Certificates,
     ranges: &AddressRanges,
 ) -> Result<Client, UpstreamSetupError> {
+    let connector = connector(id, config, certificates, ranges)?;
+    Ok(legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE_TIME_MAX)
+        .pool_timer(TokioTimer::new())
+        .build(connector))
+}
+
+/// What opens the client's connections.
+pub(super) fn connector(
+    id: &UpstreamId,
+    config: &ServerConfig,
+    certificates: &Certificates,
+    ranges: &AddressRanges,
+) -> Result<Connector, UpstreamSetupError> {
     let failed = |source| UpstreamSetupError::Client { id: id.clone(), source };
     // What is said to a proxy is HTTP/1.1; a server chooses.
     let to_proxy = certificates.tls().map_err(failed)?;
@@ -141,11 +155,7 @@ pub(super) fn client(
             Way::Proxy(Box::new(HttpsConnector::from((tunnel, to_server))))
         }
     };
-    let connector = Connector { way, time_max: config.timeouts.connect };
-    Ok(legacy::Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE_TIME_MAX)
-        .pool_timer(TokioTimer::new())
-        .build(connector))
+    Ok(Connector { way, time_max: config.timeouts.connect })
 }
 
 /// Connects to the addresses in the ranges that a name leads to.

@@ -1,21 +1,24 @@
 //! Who is believed and who we are: servers with certificates made for the test.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
+use hyper_util::client::legacy::connect::Connection;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig as TlsServer, ServerConnection, StreamOwned};
 use sluice_policies::AddressRanges;
+use tower_service::Service;
 
-use super::client::{Certificates, client};
+use super::client::{Certificates, client, connector};
 use super::*;
 use crate::config::{BaseUrl, ClientCert};
 use crate::upstream::UpstreamId;
@@ -23,6 +26,29 @@ use crate::upstream::UpstreamId;
 /// Asks for what a server has below its `base_url`.
 fn to_models(config: &ServerConfig) -> Request<Full<Bytes>> {
     Request::get(uri(config, "models", "m").unwrap()).body(Full::default()).unwrap()
+}
+
+/// A proxy that opens one tunnel to an address, whatever it is asked for; gives what it was asked.
+fn tunnel(to: SocketAddr) -> (SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let mut server = TcpStream::connect(to).unwrap();
+        let (mut from_client, mut to_server) =
+            (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+        let _ = std::io::copy(&mut server, &mut client);
+        String::from_utf8(head).unwrap()
+    });
+    (address, thread)
 }
 
 /// An authority that signs what a test needs, in PEM files of a folder.
@@ -59,6 +85,11 @@ impl Authority {
 
 /// A server that answers one request after another; with `asks` it wants a certificate of the client.
 fn serve(authority: &Authority, asks: bool) -> SocketAddr {
+    serve_speaking(authority, asks, &[])
+}
+
+/// The same for one that chooses among protocols.
+fn serve_speaking(authority: &Authority, asks: bool, protocols: &[&[u8]]) -> SocketAddr {
     let own = authority.sign("127.0.0.1");
     let chain = vec![CertificateDer::from_pem_file(&own.cert).unwrap()];
     let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
@@ -71,7 +102,9 @@ fn serve(authority: &Authority, asks: bool) -> SocketAddr {
             TlsServer::builder().with_client_cert_verifier(verifier)
         }
     };
-    let config = Arc::new(builder.with_single_cert(chain, key).unwrap());
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -138,5 +171,37 @@ fn certificates_are_read_once_and_each_runtime_has_a_client_with_them() {
             client.request(to_models(&config)).await.unwrap().status()
         });
         assert_eq!(status.as_u16(), 204);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_carries_tls_to_the_server_and_a_server_chooses_http_2() {
+    install_tls_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let ours = Authority::new(folder.path(), "ours");
+    let id = UpstreamId::new("ward");
+    let settings = |address: SocketAddr| {
+        let base_url = BaseUrl::parse(&format!("https://{address}/v1")).unwrap();
+        let mut config = ServerConfig::at(Protocol::OpenAi, base_url);
+        config.connection.ca_file = Some(ours.file.clone());
+        config
+    };
+    let anywhere = AddressRanges::default();
+
+    let server = serve(&ours, false);
+    let (proxy, asked) = tunnel(server);
+    let mut config = settings(server);
+    config.connection.proxy = Some(BaseUrl::parse(&format!("http://{proxy}")).unwrap());
+    let certificates = Certificates::read(&id, &config).unwrap();
+    let client = client(&id, &config, &certificates, &anywhere).unwrap();
+    assert_eq!(client.request(to_models(&config)).await.unwrap().status(), 204);
+    let asked = asked.join().unwrap();
+    assert!(asked.starts_with(&format!("CONNECT {server} HTTP/1.1\r\n")), "{asked}");
+
+    for (protocols, expected) in [(vec![&b"h2"[..], b"http/1.1"], true), (vec![], false)] {
+        let config = settings(serve_speaking(&ours, false, &protocols));
+        let mut connector = connector(&id, &config, &certificates, &anywhere).unwrap();
+        let connection = connector.call(uri(&config, "models", "m").unwrap()).await.unwrap();
+        assert_eq!(connection.connected().is_negotiated_h2(), expected);
     }
 }
