@@ -330,6 +330,25 @@ async fn what_one_thread_hands_in_together_is_written_with_one_call() {
     assert_eq!(check_chain(&text(&folder)).len(), 4);
 }
 
+#[test]
+fn a_runtime_that_ends_before_a_line_is_written_holds_up_nobody_after_it() {
+    let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (record, first) = (fixture.attempt(1), runtime());
+    let mut attempt = Box::pin(log.attempt(&record));
+    first.block_on(async { assert!(attempt.as_mut().now_or_never().is_none()) });
+    drop(first);
+    assert_eq!(attempt.now_or_never().expect("it is told").err(), Some(AuditDown));
+    let second = fixture.attempt(2);
+    let written =
+        async { tokio::time::timeout(Duration::from_secs(60), log.attempt(&second)).await };
+    drop(runtime().block_on(written).expect("its line is written").unwrap());
+    drop(log);
+    let lines = check_chain(&text(&folder));
+    assert!(lines.len() == 2 && lines.iter().all(|line| line["attempt"] == 2), "{lines:?}");
+}
+
 #[tokio::test]
 async fn a_log_without_syncs_that_cannot_be_written_says_so_and_recovers() {
     let (folder, fixture) = (TempDir::new().unwrap(), Fixture::new());

@@ -36,6 +36,25 @@ impl Tray {
     }
 }
 
+/// The duty to write what lies on a tray. Dropped with its task, before that had its turn, it leaves an empty
+/// tray: who waits for a line is told that it is not written, and the next line starts a task again.
+struct Duty(Option<Arc<Tray>>);
+
+impl Duty {
+    /// Takes the lines; what is laid on the tray from here on is another's duty.
+    fn take(mut self) -> Vec<Line> {
+        self.0.take().map_or_else(Vec::new, |tray| tray.take())
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        if let Some(tray) = &self.0 {
+            tray.take();
+        }
+    }
+}
+
 /// Lays a line on this thread's tray, and sees to it that it is written. Panics outside of a runtime.
 pub(super) fn lay(book: &Arc<Book>, line: Line) {
     let tray = book.trays.0.get_or_default();
@@ -44,13 +63,13 @@ pub(super) fn lay(book: &Arc<Book>, line: Line) {
             clippy::disallowed_methods,
             reason = "shutdown waits for who waits for its lines"
         )]
-        tokio::spawn(write(book.clone(), tray.clone()));
+        tokio::spawn(write(book.clone(), Duty(Some(tray.clone()))));
     }
 }
 
 /// Writes what lies on a tray; where that is for the writer's thread, hands it on.
-async fn write(book: Arc<Book>, tray: Arc<Tray>) {
-    if let Err(lines) = book.desk.write(tray.take(), &book.outcomes) {
+async fn write(book: Arc<Book>, duty: Duty) {
+    if let Err(lines) = book.desk.write(duty.take(), &book.outcomes) {
         for line in lines {
             // With no writer there is no log: who waits for the line is told as it is dropped.
             let _ = book.lines.send(line).await;

@@ -42,7 +42,7 @@ const NO_LINE: [u8; 64] = [b'0'; 64];
 /// No line is longer; a longer tail without a line end is not ours.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// How long one who writes himself waits for another's write: it takes a few microseconds where no disk is waited for.
+/// How long a thread that serves waits for another's write: a few microseconds, where no disk is waited for.
 const PEN_TIME_MAX: Duration = Duration::from_micros(20);
 /// A write that takes longer waits for a disk.
 const DIRECT_TIME_MAX: Duration = Duration::from_millis(2);
