@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::api::{Hints, chat};
 use crate::config::{BaseUrl, PassField};
 use crate::identity::Caller;
 use crate::reply_scan::Channel;
+use crate::upstream::Usage;
+use crate::upstream::seen::{Part, Said, Seen};
 
 fn upstream(models: &[(&str, &str)], model: Option<&str>) -> ServerUpstream {
     let base_url = BaseUrl::parse("http://127.0.0.1:9/v1").unwrap();
@@ -157,24 +159,6 @@ fn model_names_are_rewritten_by_the_config() {
     ] {
         assert_eq!(upstream(models, standard).model_name(asked), expected, "{asked}");
     }
-}
-
-#[test]
-fn a_retry_after_is_read_in_seconds_or_as_a_date() {
-    let now = "2026-11-28T12:00:00Z".parse().unwrap();
-    for (text, expected) in [
-        ("7", Some(7)),
-        (" 120 ", Some(120)),
-        ("Sat, 28 Nov 2026 12:00:30 GMT", Some(30)),
-        ("Sat, 28 Nov 2026 11:00:00 GMT", Some(0)),
-        ("soon", None),
-        ("-1", None),
-    ] {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
-        assert_eq!(retry_after_s(&headers, now), expected, "{text}");
-    }
-    assert_eq!(retry_after_s(&HeaderMap::new(), now), None);
 }
 
 #[test]
