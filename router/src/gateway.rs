@@ -18,6 +18,7 @@ mod network;
 mod pursuit;
 mod reuse;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -488,9 +489,7 @@ impl Gateway {
 
     /// How good an upstream's replies are, by the vouches of the day of the decision.
     fn quality(ask: &Ask, facts: &Facts, upstream: &Upstream) -> &'static str {
-        let known = facts.upstream(upstream.id().as_str());
-        let quality = |it: &UpstreamFacts| ask.policy.standing(it, facts.today).quality;
-        match known.map_or_else(|| quality(&upstream.facts()), quality) {
+        match ask.policy.standing(&known(facts, upstream), facts.today).quality {
             Quality::Demo => "demo",
             Quality::General => "general",
             Quality::Approved => "approved",
@@ -520,6 +519,12 @@ impl Ask {
     fn is_stripped_whole(&self) -> bool {
         self.classification.strip.iter().all(|place| self.stripped.contains(place))
     }
+}
+
+/// What the decision knew of an upstream; what there is to know now, if it was not among the facts.
+fn known<'f>(facts: &'f Facts, upstream: &Upstream) -> Cow<'f, UpstreamFacts> {
+    let known = facts.upstream(upstream.id().as_str());
+    known.map_or_else(|| Cow::Owned(upstream.facts()), Cow::Borrowed)
 }
 
 /// Classifies a prompt by a set, and by a candidate; what a tenant's earlier prompts held is known.

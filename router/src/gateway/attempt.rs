@@ -11,12 +11,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use hyper::body::Frame;
 use hyper::header::CONTENT_TYPE;
-use sluice_policies::{AddressRanges, Decision, Facts, Refusal, RefusalCode, UpstreamFacts};
+use sluice_policies::{AddressRanges, Decision, Facts, Refusal, RefusalCode};
 use tokio::time::Instant;
 
 use super::meter::{Meter, REPLY_FINDING, Told, Watched};
 use super::reuse::reuse;
-use super::{Ask, Gateway, Kept, SCAN_INLINE_BYTES_MAX};
+use super::{Ask, Gateway, Kept, SCAN_INLINE_BYTES_MAX, known};
 use crate::api::ApiError;
 use crate::audit::{AttemptRecord, Ending, Recorded};
 use crate::permit::{EgressPermit, OutboundBody};
@@ -132,9 +132,7 @@ impl Gateway {
 
     /// Where the upstream's name may lead, by the vouches of the day of the decision.
     fn ranges(ask: &Ask, this: &Try<'_>) -> AddressRanges {
-        let known = this.facts.upstream(this.upstream.id().as_str());
-        let ranges = |facts: &UpstreamFacts| ask.policy.address_ranges(facts, this.facts.today);
-        known.map_or_else(|| ranges(&this.upstream.facts()), ranges)
+        ask.policy.address_ranges(&known(this.facts, this.upstream), this.facts.today)
     }
 
     async fn record(&self, ask: &Ask, this: &Try<'_>, bytes: usize) -> Option<Recorded> {
