@@ -340,6 +340,12 @@ impl Signs {
         let seen = seen.fold(0, |seen, byte| seen | SIGN[usize::from(byte)]);
         let mut tokens = Tokens::of(text);
         let kind = |at: usize| if bytes[at].is_ascii_digit() { DIGITS } else { OTHERS };
+        let mut count = |token: Range<usize>, kinds| {
+            if !token.is_empty() {
+                let first_bytes = swar::load(bytes, token.start);
+                tokens.count(token, first_bytes, kinds);
+            }
+        };
         let (mut token, mut kinds) = (0..0, 0);
         words.for_each(|word| {
             if word.start == token.end {
@@ -347,14 +353,10 @@ impl Signs {
                 token.end = word.end;
                 return;
             }
-            if !token.is_empty() {
-                tokens.count(token.clone(), swar::load(bytes, token.start), kinds);
-            }
+            count(token.clone(), kinds);
             (kinds, token) = (kind(word.start), word);
         });
-        if !token.is_empty() {
-            tokens.count(token.clone(), swar::load(bytes, token.start), kinds);
-        }
+        count(token, kinds);
         tokens.signs(seen)
     }
 
