@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     Whole,
     /// Events as fast as they are taken.
     Streamed,
-    /// Events with a pause before each, as a model writes.
+    /// Events with a pause between, as a model writes.
     Paced,
 }
 
@@ -99,7 +99,15 @@ pub(crate) async fn run(
     length: Duration,
 ) -> Measured {
     let end = Instant::now() + length;
-    let clients = (0..connections).map(|_| spawn(client(address, size, kind, end)));
+    // Clients of a paced stream that began together would ask together again and again, and each wait for
+    // all others: a model's users come when they like.
+    let apart = if kind == Kind::Paced {
+        upstream::PACED_LENGTH / connections as u32
+    } else {
+        Duration::ZERO
+    };
+    let clients = (0..connections as u32)
+        .map(|number| spawn(client(address, size, kind, apart * number, end)));
     let mut all = Measured::default();
     for measured in futures_util::future::join_all(clients).await {
         all.add(measured.unwrap());
@@ -115,9 +123,17 @@ pub(crate) fn spawn<T: Send + 'static>(
     tokio::spawn(future)
 }
 
-async fn client(address: SocketAddr, size: usize, kind: Kind, end: Instant) -> Measured {
+/// One client: it connects, waits until its turn and asks until the end.
+async fn client(
+    address: SocketAddr,
+    size: usize,
+    kind: Kind,
+    first_after: Duration,
+    end: Instant,
+) -> Measured {
     let mut measured = Measured::default();
     let mut sender = connect(address).await;
+    tokio::time::sleep(first_after).await;
     while Instant::now() < end {
         let body = body(size, kind);
         let started = Instant::now();

@@ -17,8 +17,11 @@ use tokio::net::TcpListener;
 
 /// Events of a streamed answer.
 const EVENTS: usize = 64;
-/// The pause before each, where one is wanted.
+/// The pause before each but the first, where one is wanted. The first comes at once: a timer counts whole
+/// milliseconds, and what a proxy adds before it could hide in what is left of one.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a paced answer takes at least.
+pub(crate) const PACED_LENGTH: Duration = PAUSE.saturating_mul(EVENTS as u32 - 1);
 /// The model whose events are paced.
 pub(crate) const PACED: &str = "paced";
 /// What stands before the moment at which an event was written, nanoseconds since 1970.
@@ -89,7 +92,7 @@ fn events(paced: bool) -> Body {
     let fresh = fresh_number();
     // Each on its own, as a model that writes gives them.
     let pieces = stream::unfold(0, move |number| async move {
-        if paced && number < EVENTS {
+        if paced && (1..EVENTS).contains(&number) {
             tokio::time::sleep(PAUSE).await;
         }
         tokio::task::yield_now().await;
