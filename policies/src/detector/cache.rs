@@ -10,16 +10,16 @@
 //! old one, whose unused entries are forgotten with it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ring::hmac;
-
 use super::Found;
+use super::lexicon::AlreadyHashed;
 use crate::normalize::Budget;
 
 /// Results of earlier scans.
 pub struct ScanCache {
-    key: hmac::Key,
+    key: [u8; 32],
     /// Bytes of one generation.
     bytes_max: usize,
     generations: Mutex<Generations>,
@@ -34,13 +34,24 @@ pub struct ScanMemory<'a> {
     pub scope: &'a str,
 }
 
-/// What a text, or texts that were joined, are known by.
-pub(super) type Digest = [u8; 32];
+/// What a text, or texts that were joined, are known by: keyed BLAKE3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Digest([u8; 32]);
+
+impl Hash for Digest {
+    /// Nobody outside knows the key, so that nobody can choose what falls together.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let first = self.0.first_chunk().expect("a digest has more than eight bytes");
+        state.write_u64(u64::from_le_bytes(*first));
+    }
+}
+
+type Known = HashMap<Digest, Arc<Remembered>, BuildHasherDefault<AlreadyHashed>>;
 
 #[derive(Default)]
 struct Generations {
-    young: HashMap<Digest, Arc<Remembered>>,
-    old: HashMap<Digest, Arc<Remembered>>,
+    young: Known,
+    old: Known,
     young_bytes: usize,
 }
 
@@ -54,11 +65,7 @@ pub(super) struct Remembered {
 impl ScanCache {
     /// A cache that takes about `bytes_max` bytes; `key` must be random and secret.
     pub fn new(bytes_max: usize, key: &[u8; 32]) -> ScanCache {
-        ScanCache {
-            key: hmac::Key::new(hmac::HMAC_SHA256, key),
-            bytes_max: bytes_max / 2,
-            generations: Mutex::default(),
-        }
+        ScanCache { key: *key, bytes_max: bytes_max / 2, generations: Mutex::default() }
     }
 
     /// How many texts are known.
@@ -68,7 +75,9 @@ impl ScanCache {
     }
 
     fn digest(&self, scope: &str, policy: &str, text: &str) -> Digest {
-        self.digest_of(scope, policy, "", |context| context.update(text.as_bytes()))
+        self.digest_of(scope, policy, "", |digest| {
+            digest.update(text.as_bytes());
+        })
     }
 
     /// The digest of something of a kind, of which all bytes are to be added.
@@ -77,15 +86,15 @@ impl ScanCache {
         scope: &str,
         policy: &str,
         kind: &str,
-        add: impl FnOnce(&mut hmac::Context),
+        add: impl FnOnce(&mut blake3::Hasher),
     ) -> Digest {
-        let mut context = hmac::Context::with_key(&self.key);
+        let mut digest = blake3::Hasher::new_keyed(&self.key);
         for part in [scope, policy, kind] {
-            context.update(&(part.len() as u64).to_le_bytes());
-            context.update(part.as_bytes());
+            digest.update(&(part.len() as u64).to_le_bytes());
+            digest.update(part.as_bytes());
         }
-        add(&mut context);
-        context.sign().as_ref().try_into().expect("SHA-256 has 32 bytes")
+        add(&mut digest);
+        Digest(*digest.finalize().as_bytes())
     }
 
     fn get(&self, digest: &Digest) -> Option<Arc<Remembered>> {
@@ -141,8 +150,10 @@ impl ScanMemory<'_> {
         how: &str,
         texts: impl Iterator<Item = Digest>,
     ) -> Digest {
-        self.cache.digest_of(self.scope, policy, how, |context| {
-            texts.for_each(|text| context.update(&text));
+        self.cache.digest_of(self.scope, policy, how, |digest| {
+            texts.for_each(|Digest(text)| {
+                digest.update(&text);
+            });
         })
     }
 }
@@ -230,11 +241,12 @@ mod tests {
         for n in 0..10_000u32 {
             let mut digest = [0; 32];
             digest[..4].copy_from_slice(&n.to_le_bytes());
+            let digest = Digest(digest);
             cache.put(digest, Arc::new(Remembered { found: Found::default(), view_bytes: 0 }));
             let generations = cache.generations.lock().unwrap();
             let all = generations.young.values().chain(generations.old.values());
             assert!(all.map(|r| r.bytes()).sum::<usize>() <= bytes_max);
         }
-        assert!(cache.get(&[0; 32]).is_none(), "the first is long forgotten");
+        assert!(cache.get(&Digest([0; 32])).is_none(), "the first is long forgotten");
     }
 }

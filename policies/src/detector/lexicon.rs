@@ -22,7 +22,8 @@ use super::letters::{
 };
 use crate::swar;
 pub(crate) use build::LexiconBuilder;
-use hash::{AlreadyHashed, Folded, Heads, Sieve};
+pub(super) use hash::AlreadyHashed;
+use hash::{Folded, Heads, Sieve};
 
 /// One list of words: the near words of a detector, a dictionary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -144,7 +144,7 @@ fn zeros<T: Copy + Default, const N: usize>() -> Box<[T; N]> {
 
 /// Passes a hash through: the keys are hashes already.
 #[derive(Default)]
-pub(super) struct AlreadyHashed(u64);
+pub(in crate::detector) struct AlreadyHashed(u64);
 
 impl Hasher for AlreadyHashed {
     fn finish(&self) -> u64 {
