@@ -106,6 +106,16 @@ impl Breaker {
 }
 
 impl Pass {
+    /// The upstream has begun to answer: a probe has found out what it is for, however long the rest takes.
+    /// `true` if that closed the breaker.
+    pub fn begins_to_answer(&mut self) -> bool {
+        if !std::mem::take(&mut self.probe) {
+            return false;
+        }
+        let before = std::mem::take(&mut *self.breaker.state());
+        !matches!(before, State::Closed { .. })
+    }
+
     /// The upstream answered; `true` if that closed the breaker.
     pub fn succeed(mut self) -> bool {
         self.reported = true;
@@ -178,6 +188,19 @@ mod tests {
         assert_eq!(breaker.health_at(now), Health::Closed);
         assert_eq!(opened(now).health_at(now), Health::Open);
         assert!(opened(now).pass_at(now).is_none());
+    }
+
+    #[test]
+    fn a_probe_that_is_being_answered_keeps_nobody_waiting() {
+        let now = Instant::now();
+        let breaker = opened(now);
+        let mut probe = breaker.pass_at(now + OPEN_MIN).unwrap();
+        assert!(probe.begins_to_answer());
+        let mut other = breaker.pass_at(now + OPEN_MIN).expect("it is closed");
+        assert!(!probe.begins_to_answer() && !other.begins_to_answer(), "it was closed");
+        // What breaks off later is a failure like any other.
+        assert!(!probe.fail_at(now + OPEN_MIN));
+        assert_eq!(breaker.health_at(now + OPEN_MIN), Health::Closed);
     }
 
     #[test]

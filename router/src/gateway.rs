@@ -154,9 +154,10 @@ impl Gateway {
     /// new config's to say.
     pub(crate) fn take_over(&self, before: &Gateway) {
         if let Some(Offline::Declared(declared)) = before.offline()
-            && !before.parts.offline_declared
+            && !declared.is_of_config()
         {
-            self.declare_offline(&declared.cause, &declared.who);
+            self.network.keep(declared);
+            self.offline();
         }
     }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HeaderName};
 use jiff::civil::Date;
 use ring::digest::{SHA256, digest};
 use sluice_policies::Mode;
@@ -183,6 +183,13 @@ impl Callers {
             (Presented::Nothing, Some(peer)) => self.by_certificate(peer),
         };
         known.unwrap_or_else(Caller::unknown)
+    }
+
+    /// The header whose credential says who sent these; `None` where credentials are not ours to read.
+    pub fn credential(&self, headers: &HeaderMap) -> Option<HeaderName> {
+        let reads = self.file.is_some() || self.oidc.is_some();
+        let shown = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
+        shown.into_iter().find(|name| reads && headers.contains_key(name))
     }
 
     fn by_key(&self, key: &str) -> Option<Caller> {

@@ -299,7 +299,7 @@ fn compose(
     let known = |new: &UpstreamConfig| {
         let (old, gateway) = before?;
         let at = old.upstreams.iter().position(|known| known == new)?;
-        gateway.upstreams().get(at).cloned()
+        gateway.upstreams().get(at).filter(|upstream| upstream.is_current()).cloned()
     };
     let upstreams = config.upstreams.iter().map(|new| known(new).map_or_else(|| upstream(new), Ok));
     Ok(Gateway::new(Parts {

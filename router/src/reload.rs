@@ -61,6 +61,10 @@ impl Reloader {
             Ok(()) => report.reloaded.push(what),
             Err(problem) => report.problems.push(problem),
         };
+        let is_stale = gateway.upstreams().iter().any(|upstream| !upstream.is_current());
+        if is_stale {
+            note("certificates of upstreams", self.take(self.config.clone()));
+        }
         note("identity", gateway.callers().reload().map_err(|e| with_causes(&e)));
         for listener in &self.listeners {
             note("certificates", listener.reload().map_err(|e| with_causes(&e)));
@@ -77,7 +81,11 @@ impl Reloader {
         let listen = &self.config.listen;
         let tls = [&listen.traffic_tls, &listen.admin.tls].into_iter().flatten();
         let identity = Callers::files(&self.config.identity).into_iter();
-        let files = identity.chain(tls.flat_map(|tls| tls.files()));
+        let upstreams = self.config.upstreams.iter().flat_map(|upstream| match &upstream.kind {
+            UpstreamKind::Server(server) => server.connection.files(),
+            UpstreamKind::Edge(_) => Vec::new(),
+        });
+        let files = identity.chain(tls.flat_map(|tls| tls.files())).chain(upstreams);
         files.chain(listen.admin.token_file.as_deref()).map(PathBuf::from).collect()
     }
 

@@ -104,6 +104,10 @@ impl TextEdit for Mask {
     fn passes(&self, _: &str) -> bool {
         false
     }
+
+    fn hides(&self) -> bool {
+        true
+    }
 }
 
 /// The first byte of the last `bytes` of a text, or of the character that it lies in.

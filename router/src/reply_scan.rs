@@ -7,12 +7,15 @@
 //! a few more and not for the whole answer. `mask` takes the finding out (`reply_mask`), and keeps the
 //! conversation private as `taint` does.
 //!
-//! A reply has several texts: each choice's content, its reasoning, the arguments of its tool calls.
+//! A reply has several texts: each choice's content, its reasoning, the arguments of its tool calls, and every
+//! string of a message that nobody knows the meaning of.
 //! Each is scanned by itself, across chunks, with enough of what came before to find what a chunk's
 //! border splits. A reply that is scanned whole is remembered with what it held: the next turn sends it again.
 //!
 //! Invariants: memory is bounded by [`OVERLAP_BYTES`] a text and the events of [`HOLD_BYTES`]; a scan
 //! that fails counts as a finding. Not here: what a finding is (`policies`), remembering (`taint`).
+
+mod place;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use sluice_policies::{
 };
 
 use crate::reply_mask::Mask;
+pub(crate) use place::{Place, is_no_text};
 
 /// Text that is kept before a border, so that what it splits is found: a person's name and what is
 /// said of him a few sentences later.
@@ -39,10 +43,12 @@ pub(crate) const HOLD_BYTES: usize = 128;
 pub(crate) enum Channel {
     /// What the model says in a choice.
     Content(u32),
-    /// What it thinks, or why it refuses.
-    Aside(u32),
+    /// What else is said in a choice, and where: what the model thinks, why it refuses, anything.
+    Aside(u32, Place),
     /// The arguments of a choice's tool call: choice and call.
     Arguments(u32, u32),
+    /// The id of a choice's tool call. It is not scanned: a program made it.
+    CallId(u32, u32),
 }
 
 /// A piece of one of a reply's texts.
@@ -55,6 +61,11 @@ impl ReplyText {
     /// A piece of a text.
     pub(crate) fn new(channel: Channel, text: String) -> ReplyText {
         ReplyText { channel, text }
+    }
+
+    /// Whether the model said it.
+    pub(crate) fn is_said(&self) -> bool {
+        !matches!(self.channel, Channel::CallId(..))
     }
 }
 
@@ -104,8 +115,8 @@ impl ReplyScan {
 
     /// Takes a piece; `true` once something that never goes to a cloud was found.
     pub(crate) fn feed(&mut self, piece: &ReplyText) -> bool {
-        if self.found {
-            return true;
+        if self.found || !piece.is_said() {
+            return self.found;
         }
         let window = self.windows.entry(piece.channel).or_default();
         window.text.push_str(&piece.text);

@@ -5,7 +5,8 @@
 //! or session is tainted even if the telling part was cut off, and stays private.
 //!
 //! What is remembered of a never-cloud request: its session; every turn that holds what made it so;
-//! longer turns that stood beside it; the reply. Short turns ("yes, please") alone are not, or they
+//! longer turns that stood beside it; every choice of the reply, and the ids of its tool calls, which come back
+//! with their results. Short turns ("yes, please") alone are not, or they
 //! would taint every conversation of an application.
 //!
 //! Fingerprints outlive the process in a ledger beside the audit log (`ledger`, `keeper`), unless replicas
@@ -20,6 +21,7 @@ mod keeper;
 mod known;
 mod ledger;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +40,8 @@ use known::Known;
 const FINGERPRINTS_MAX: usize = 1 << 18;
 /// A turn that holds nothing private by itself is remembered from this length on, bytes.
 const TURN_BYTES_MIN: usize = 64;
+/// Shorter ids of tool calls are numbers, which other conversations have too.
+const CALL_ID_BYTES_MIN: usize = 9;
 /// Text of a reply that waits to be hashed.
 const WAITING_BYTES_MAX: usize = 4096;
 
@@ -174,17 +178,16 @@ impl TaintStore {
 
     /// Starts the fingerprint of a reply; it is remembered if its conversation is never-cloud.
     pub fn reply(&self, caller: &Caller) -> ReplyPrint {
-        let context = self.scoped(b"turn", caller);
-        ReplyPrint { context, words: Words::default(), waiting: String::new() }
+        let begun = self.scoped(b"turn", caller);
+        ReplyPrint { begun, said: BTreeMap::new(), calls: Vec::new() }
     }
 
     /// Remembers a reply once it has ended (or was cut: the client may send back what it got), and with it
     /// its session, where only the reply turned out to hold never-cloud text.
-    pub fn remember_reply(&self, mut reply: ReplyPrint, session: Option<(&Caller, &str)>) -> Saved {
-        reply.hash();
-        let print = reply.words.any.then(|| shorten(reply.context.sign()));
-        let session = session.map(|(caller, session)| self.session(caller, session));
-        self.insert_all(print.into_iter().chain(session).collect())
+    pub fn remember_reply(&self, reply: ReplyPrint, session: Option<(&Caller, &str)>) -> Saved {
+        let mut prints = reply.prints();
+        prints.extend(session.map(|(caller, session)| self.session(caller, session)));
+        self.insert_all(prints)
     }
 
     fn session(&self, caller: &Caller, session: &str) -> Fingerprint {
@@ -229,18 +232,56 @@ fn fresh_key() -> Result<[u8; 32], NoRandomness> {
     Ok(random.map_err(|_| NoRandomness)?.expose())
 }
 
-/// The fingerprint of a reply that is still coming.
+/// The fingerprints of a reply that is still coming.
+pub struct ReplyPrint {
+    /// How a turn of its caller begins.
+    begun: hmac::Context,
+    /// What each choice says.
+    said: BTreeMap<u32, SaidPrint>,
+    /// Ids of tool calls.
+    calls: Vec<String>,
+}
+
+impl ReplyPrint {
+    /// Adds a piece of what a choice says.
+    pub fn feed(&mut self, choice: u32, piece: &str) {
+        let begin = || SaidPrint::new(self.begun.clone());
+        self.said.entry(choice).or_insert_with(begin).feed(piece);
+    }
+
+    /// Adds a tool call, by its id.
+    pub fn call(&mut self, id: &str) {
+        if id.len() >= CALL_ID_BYTES_MIN {
+            self.calls.push(id.to_owned());
+        }
+    }
+
+    fn prints(self) -> Vec<Fingerprint> {
+        let ReplyPrint { begun, said, calls } = self;
+        let calls = calls.iter().map(|id| {
+            let mut print = SaidPrint::new(begun.clone());
+            print.feed(id);
+            print
+        });
+        said.into_values().chain(calls).filter_map(SaidPrint::end).collect()
+    }
+}
+
+/// The fingerprint of a text that is still coming.
 ///
 /// Text waits to be hashed: of nearly all replies nobody asks for it, and most are over before it is much.
-pub struct ReplyPrint {
+struct SaidPrint {
     context: hmac::Context,
     words: Words,
     waiting: String,
 }
 
-impl ReplyPrint {
-    /// Adds a piece of the reply's text.
-    pub fn feed(&mut self, piece: &str) {
+impl SaidPrint {
+    fn new(context: hmac::Context) -> SaidPrint {
+        SaidPrint { context, words: Words::default(), waiting: String::new() }
+    }
+
+    fn feed(&mut self, piece: &str) {
         if self.waiting.len() + piece.len() > WAITING_BYTES_MAX {
             self.hash();
         }
@@ -253,6 +294,12 @@ impl ReplyPrint {
     fn hash(&mut self) {
         self.words.feed(&self.waiting, &mut self.context);
         self.waiting.clear();
+    }
+
+    /// `None` if it has no words.
+    fn end(mut self) -> Option<Fingerprint> {
+        self.hash();
+        self.words.any.then(|| shorten(self.context.sign()))
     }
 }
 

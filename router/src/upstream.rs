@@ -92,6 +92,11 @@ impl Upstream {
         }
     }
 
+    /// Whether what it knows still stands in its files.
+    pub(crate) fn is_current(&self) -> bool {
+        self.server().is_none_or(ServerUpstream::is_current)
+    }
+
     /// The name that it knows a client's model by; the edge has one model.
     pub(crate) fn model_name<'a>(&'a self, client_name: &'a str) -> &'a str {
         match self {
@@ -389,8 +394,9 @@ impl UpstreamError {
             | UpstreamError::NoClient(_)
             | UpstreamError::Outside(_)
             | UpstreamError::Timeout(_)
-            | UpstreamError::Credentials(_)
             | UpstreamError::BadReply(_) => true,
+            // "Forbidden" may be said of one model, or of one request.
+            UpstreamError::Credentials(status) => *status != StatusCode::FORBIDDEN,
             UpstreamError::Status { status, .. } => status.is_server_error(),
             _ => false,
         }

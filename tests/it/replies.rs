@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::Method;
 use serde_json::json;
 
 use crate::cloud::{Cloud, Script};
@@ -177,4 +178,76 @@ async fn a_stream_that_is_looked_through_begins_before_it_is_over() {
         cloud.hung_up().await;
         gateway.idle().await;
     }
+}
+
+/// A card in a field that no SDK of OpenAI's knows is found there too.
+#[tokio::test]
+async fn a_finding_is_found_in_every_field_of_a_message() {
+    for message in [
+        json!({"content": [{"type": "text", "text": GIVEN_AWAY}]}),
+        json!({"content": null, "reasoning_details": [{"type": "reasoning.text", "text": GIVEN_AWAY}]}),
+        json!({"content": null, "function_call": {"name": "pay", "arguments": GIVEN_AWAY}}),
+        json!({"content": null, "audio": {"id": "a", "data": "", "transcript": GIVEN_AWAY}}),
+        json!({"content": null, "tool_calls": [
+            {"id": "call_123456", "type": "custom", "custom": {"name": "pay", "input": GIVEN_AWAY}}]}),
+    ] {
+        let choice = json!({"index": 0, "finish_reason": "stop", "message": message});
+        let body = json!({"id": "1", "object": "chat.completion", "choices": [choice]}).to_string();
+        let cloud = Cloud::start(raw("application/json", &body)).await;
+        let gateway = answering_gateway(&cloud, "mask").await;
+        let reply = gateway.chat(say("Hello")).await;
+        reply.came_from("cloud", 200);
+        assert!(!shows_card(&reply.text()), "{message}");
+        assert!(reply.text().contains("[withheld: payment_card]"), "{}", reply.text());
+        let outcome = &gateway.audit_lines(2).await[1];
+        assert_eq!(outcome["reply_finding"], json!(true), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn mask_keeps_calls_whole_and_in_their_place() {
+    let call = |index: u32, id: Option<&str>, arguments: &str| {
+        let name = id.map(|_| "weather");
+        json!({"tool_calls": [{"index": index, "id": id, "type": "function",
+                               "function": {"name": name, "arguments": arguments}}]})
+    };
+    let deltas = [
+        json!({"role": "assistant", "content": "Let me look."}),
+        call(0, Some("call_aaaaaa"), ""),
+        call(0, None, "{\"city\":\"Paris\"}"),
+        call(1, Some("call_bbbbbb"), "{\"city\":\"Rome\"}"),
+    ];
+    let mut body: String = deltas.iter().map(event).collect();
+    body.push_str(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n",
+    );
+    body.push_str("data: [DONE]\n\n");
+    let cloud = Cloud::start(raw("text/event-stream", &body)).await;
+    let gateway = answering_gateway(&cloud, "mask").await;
+    let ask = json!({"model": "m", "max_tokens": 64, "stream": true,
+                     "messages": [{"role": "user", "content": "Weather?"}],
+                     "tools": [{"name": "weather", "input_schema": {"type": "object"}}]});
+    let reply = gateway.send(Method::POST, "/v1/messages", &[], ask.to_string()).await;
+    reply.came_from("cloud", 200);
+    let mut blocks: Vec<(String, String)> = Vec::new();
+    for event in reply.events() {
+        let block = &event["content_block"];
+        if event["type"] == "content_block_start" {
+            let name = block["id"].as_str().or(block["type"].as_str()).unwrap();
+            blocks.push((name.to_owned(), String::new()));
+        }
+        for name in ["text", "partial_json"] {
+            if let (Some(text), Some((_, said))) =
+                (event["delta"][name].as_str(), blocks.last_mut())
+            {
+                said.push_str(text);
+            }
+        }
+    }
+    let expected = [
+        ("text", "Let me look."),
+        ("call_aaaaaa", "{\"city\":\"Paris\"}"),
+        ("call_bbbbbb", "{\"city\":\"Rome\"}"),
+    ];
+    assert_eq!(blocks, expected.map(|(name, said)| (name.to_owned(), said.to_owned())));
 }

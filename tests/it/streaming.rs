@@ -4,8 +4,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::cloud::{Cloud, Script};
-use crate::gateway::{Gateway, Reply, say_streamed, with_upstreams};
+use crate::cloud::{Cloud, Script, http};
+use crate::gateway::{Gateway, Reply, say, say_streamed, with_upstreams};
 
 fn asking_for_usage(text: &str) -> Value {
     let mut body = say_streamed(text);
@@ -95,4 +95,60 @@ async fn a_slow_reader_slows_the_cloud() {
     drop(response);
     cloud.hung_up().await;
     gateway.idle().await;
+}
+
+/// Events of a server that come with one write.
+fn burst(events: &str) -> Script {
+    Script::Raw(http("200 OK", "text/event-stream", events.as_bytes()))
+}
+
+const SAID: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Wait\"}}]}\n\n";
+const FINISHED: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+#[tokio::test]
+async fn what_came_before_a_bad_event_of_a_burst_goes_on_and_the_stream_ends_in_an_error() {
+    let cloud = Cloud::start(burst(&format!("{SAID}data: {{\"choices\":[\n\n{FINISHED}"))).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let reply = gateway.chat(say_streamed("Hello")).await;
+    assert!(reply.text().starts_with(SAID), "{}", reply.text());
+    assert_eq!(reply.events()[1]["error"]["code"], "upstream_broke_off");
+    assert!(!reply.text().contains("[DONE]"));
+    let lines = gateway.audit_lines(2).await;
+    assert_eq!((&lines[1]["ending"], &lines[1]["error"]), (&json!("cut"), &json!("bad_event")));
+}
+
+#[tokio::test]
+async fn an_event_whose_data_are_several_lines_is_one() {
+    let lines = SAID.replace("\"delta\"", "\ndata: \"delta\"");
+    let cloud = Cloud::start(burst(&format!("{lines}{FINISHED}"))).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let reply = gateway.chat(say_streamed("Hello")).await;
+    assert!(reply.text().starts_with(&lines), "{}", reply.text());
+    assert_eq!(gateway.audit_lines(2).await[1]["ending"], "complete");
+}
+
+#[tokio::test]
+async fn an_error_event_of_the_cloud_is_the_end_and_on_record() {
+    let failed = "data: {\"error\":{\"message\":\"overloaded\",\"type\":\"server_error\"}}\n\n";
+    for rest in ["", "data: [DONE]\n\n", FINISHED] {
+        let cloud = Cloud::start(burst(&format!("{SAID}{failed}{rest}"))).await;
+        let gateway = Gateway::with_cloud(cloud.address).await;
+        let reply = gateway.chat(say_streamed("Hello")).await;
+        assert_eq!(reply.text(), format!("{SAID}{failed}"), "the one error is the cloud's own");
+        let outcome = &gateway.audit_lines(2).await[1];
+        assert_eq!(
+            (&outcome["ending"], &outcome["error"]),
+            (&json!("cut"), &json!("upstream_error"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_error_with_the_status_of_a_success_is_a_failure() {
+    let body = br#"{"error":{"message":"provider returned an error","code":502}}"#;
+    let cloud = Cloud::start(Script::Raw(http("200 OK", "application/json", body))).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+    let reply = gateway.chat(say("Hello")).await;
+    assert_eq!(reply.status, 502, "{}", reply.text());
+    assert_eq!(gateway.audit_lines(2).await[1]["error"], "bad_reply");
 }

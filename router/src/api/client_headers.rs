@@ -3,7 +3,7 @@
 //! Nothing goes along by itself. What is listed is data that leaves, so it is scanned like the texts of
 //! the body; a value that cannot be read as text is left behind. Credentials are apart: they go only
 //! where `client_key: pass` says so, are never scanned (a key would keep every request here) and never
-//! shown.
+//! shown; one that tells this gateway who is calling is the gateway's, and goes nowhere.
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HeaderName};
@@ -42,16 +42,21 @@ impl WantedHeaders {
 }
 
 impl ClientHeaders {
-    /// Takes what is wanted.
-    pub fn read(headers: &HeaderMap, wanted: &WantedHeaders) -> ClientHeaders {
+    /// Takes what is wanted, but for the credential that says who is calling.
+    pub fn read(
+        headers: &HeaderMap,
+        wanted: &WantedHeaders,
+        ours: Option<&HeaderName>,
+    ) -> ClientHeaders {
         let mut client = ClientHeaders::default();
-        for name in &wanted.names {
+        for name in wanted.names.iter().filter(|name| Some(*name) != ours) {
             for value in headers.get_all(name).iter().filter(|value| value.to_str().is_ok()) {
                 client.listed.append(name, value.clone());
             }
         }
         let credentials = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
-        for name in credentials.into_iter().filter(|_| wanted.credentials) {
+        let goes = |name: &HeaderName| wanted.credentials && Some(name) != ours;
+        for name in credentials.into_iter().filter(goes) {
             if let Some(value) = headers.get(&name) {
                 let mut value = value.clone();
                 value.set_sensitive(true);
@@ -113,7 +118,7 @@ mod tests {
         headers.append("x-ward", HeaderValue::from_bytes(b"\xff").unwrap());
         let all =
             [connection(&["traceparent"], false), connection(&["x-ward", "traceparent"], true)];
-        let client = ClientHeaders::read(&headers, &WantedHeaders::of(all.iter()));
+        let client = ClientHeaders::read(&headers, &WantedHeaders::of(all.iter()), None);
         let along = |connection: &Connection| {
             let along = client.for_upstream(connection);
             let shown = |(name, value): (&HeaderName, &HeaderValue)| {
@@ -130,5 +135,18 @@ mod tests {
             scanned,
             [text("headers.traceparent", "00-ab"), text("headers.x-ward", "north")]
         );
+    }
+
+    #[test]
+    fn what_says_who_is_calling_goes_nowhere() {
+        let mut headers = HeaderMap::new();
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Bearer ours"));
+        headers.append("x-api-key", HeaderValue::from_static("theirs"));
+        let all = [connection(&["authorization"], true)];
+        let wanted = WantedHeaders::of(all.iter());
+        let client = ClientHeaders::read(&headers, &wanted, Some(&AUTHORIZATION));
+        let along = client.for_upstream(&all[0]);
+        assert_eq!(along.keys().collect::<Vec<_>>(), ["x-api-key"]);
+        assert_eq!(client.texts().count(), 0);
     }
 }

@@ -186,7 +186,7 @@ impl ReplyWriter {
     /// Whole events.
     pub(super) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         for event in sse::events(bytes) {
-            let json = sse::data(event).and_then(|data| serde_json::from_str::<Value>(data).ok());
+            let json = sse::data(event).and_then(|data| serde_json::from_str::<Value>(&data).ok());
             match json.filter(|json| json["choices"].is_array()) {
                 Some(json) => {
                     let json = self.rewrite(json, "delta");

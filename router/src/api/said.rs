@@ -53,7 +53,7 @@ pub(super) fn whole(json: &Value) -> Vec<Said> {
 /// One event of a stream.
 pub(super) fn event(event: &[u8]) -> Vec<Said> {
     let mut said = Vec::new();
-    match sse::data(event) {
+    match sse::data(event).as_deref() {
         None => {}
         Some("[DONE]") => said.push(Said::Done),
         Some(data) => {

@@ -5,7 +5,7 @@
 //! nothing of the client goes along unless a list here names it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
@@ -144,6 +144,12 @@ impl Default for BreakerLimits {
 }
 
 impl Connection {
+    /// The files that it names, of certificates and keys.
+    pub fn files(&self) -> Vec<&Path> {
+        let pair = self.client_cert.iter().flat_map(|pair| [&pair.cert, &pair.key]);
+        self.ca_file.iter().chain(pair).map(PathBuf::as_path).collect()
+    }
+
     /// The straight way to a server of a protocol, telling nothing.
     pub fn straight(protocol: Protocol) -> Connection {
         Connection {

@@ -308,17 +308,18 @@ fn reply_withheld() -> ApiError {
 
 /// Pulls the events of an answer, lets those go that its scan lets go, and closes the meter at their
 /// end.
-fn metered(events: Events, meter: Meter, mut restore: Option<EventRestorer>) -> ByteStream {
+fn metered(events: Events, meter: Meter, restore: Option<EventRestorer>) -> ByteStream {
     let hold = meter.cuts().then(HoldBack::default);
     let mask = meter.mask().map(EventEditor::new);
     let relay = Relay { events, meter: Some(meter), hold, mask, ready: VecDeque::new() };
-    let events = stream::unfold(relay, |mut relay| async {
-        let bytes = relay.next().await?;
-        Some((bytes, relay))
-    });
     // What was scanned is what the upstream said; the values come back behind the scan.
-    Box::pin(events.map(move |bytes| {
-        Ok(Frame::data(restore.as_mut().map_or(bytes.clone(), |restore| restore.push(&bytes))))
+    Box::pin(stream::unfold((relay, restore), |(mut relay, mut restore)| async {
+        let bytes = match (relay.next().await, &mut restore) {
+            (Some(bytes), None) => bytes,
+            (Some(bytes), Some(restore)) => restore.push(&bytes),
+            (None, restore) => Some(restore.take()?.rest()).filter(|rest| !rest.is_empty())?,
+        };
+        Some((Ok(Frame::data(bytes)), (relay, restore)))
     }))
 }
 
@@ -351,7 +352,8 @@ impl Relay {
                         None => return Some(bytes),
                         Some(_) if meter.found() => self.cut(Usage::default()).await,
                         Some(hold) => {
-                            let text_bytes = texts.iter().map(|t| t.text.len()).sum();
+                            let text_bytes =
+                                texts.iter().filter(|t| t.is_said()).map(|t| t.text.len()).sum();
                             self.ready.extend(hold.push(bytes, text_bytes));
                         }
                     }
@@ -363,7 +365,7 @@ impl Relay {
                     if let Some(bytes) = &bytes {
                         meter.data(bytes, &[]);
                     }
-                    let (bytes, must_cut) = self.masked(bytes.unwrap_or_default());
+                    let (bytes, must_cut) = self.masked_to_end(bytes);
                     if must_cut {
                         self.cut(usage).await;
                         continue;
@@ -382,6 +384,15 @@ impl Relay {
         match &mut self.mask {
             None => (bytes, false),
             Some(mask) => (mask.push(&bytes), mask.edit().must_cut()),
+        }
+    }
+
+    /// The same for what ends a stream, with what is still held.
+    fn masked_to_end(&mut self, bytes: Option<Bytes>) -> (Bytes, bool) {
+        let (bytes, must_cut) = self.masked(bytes.unwrap_or_default());
+        match self.mask.as_mut().filter(|_| bytes.is_empty() && !must_cut) {
+            None => (bytes, must_cut),
+            Some(mask) => (mask.rest(), mask.edit().must_cut()),
         }
     }
 

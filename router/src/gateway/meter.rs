@@ -38,8 +38,10 @@ pub(super) struct Watched {
 impl Watched {
     fn feed(&mut self, texts: &[ReplyText]) {
         for piece in texts {
-            if piece.channel == Channel::Content(0) {
-                self.print.feed(&piece.text);
+            match piece.channel {
+                Channel::Content(choice) => self.print.feed(choice, &piece.text),
+                Channel::CallId(..) => self.print.call(&piece.text),
+                Channel::Aside(..) | Channel::Arguments(..) => {}
             }
             if let Some(scan) = &mut self.scan {
                 scan.feed(piece);
@@ -120,6 +122,9 @@ impl Meter {
     /// A piece of a stream.
     pub(super) fn data(&mut self, bytes: &Bytes, texts: &[ReplyText]) {
         if self.bytes_received == 0 {
+            if self.pass.as_mut().is_some_and(Pass::begins_to_answer) {
+                self.tell_that_it_answers();
+            }
             self.metrics.first_token(self.route, self.request_started.elapsed());
         }
         self.count(bytes, texts);
@@ -127,7 +132,8 @@ impl Meter {
 
     pub(super) fn count(&mut self, bytes: &Bytes, texts: &[ReplyText]) {
         self.bytes_received += bytes.len() as u64;
-        self.told.said_bytes += texts.iter().map(|piece| piece.text.len()).sum::<usize>();
+        let said = texts.iter().filter(|piece| piece.is_said());
+        self.told.said_bytes += said.map(|piece| piece.text.len()).sum::<usize>();
         if let Some(reply) = &mut self.reply {
             reply.feed(texts);
         }
@@ -197,8 +203,12 @@ impl Meter {
 
     fn succeed(&mut self) {
         if self.pass.take().is_some_and(Pass::succeed) {
-            tracing::info!(upstream = self.upstream, "upstream answers again");
+            self.tell_that_it_answers();
         }
+    }
+
+    fn tell_that_it_answers(&self) {
+        tracing::info!(upstream = self.upstream, "upstream answers again");
     }
 
     fn blame(&mut self) {
@@ -218,6 +228,11 @@ impl Meter {
         }
         // What was sent and said is accounted for although nobody counted it to the end.
         let (usage, usage_estimated) = match ending {
+            // What an upstream turned away costs nothing, unless it says so.
+            Ending::Complete if self.status.is_some_and(|status| status >= 400) => {
+                let nothing = Usage { prompt_tokens: Some(0), completion_tokens: Some(0), ..usage };
+                (if usage == Usage::default() { nothing } else { usage }, false)
+            }
             Ending::Complete | Ending::Failed => (usage, false),
             Ending::Cut | Ending::ClientLeft | Ending::Outrun => self.told.completed(usage),
         };

@@ -33,6 +33,13 @@ pub struct Declared {
     pub since: Timestamp,
 }
 
+impl Declared {
+    /// Whether it is the config's word, and not a person's.
+    pub(super) fn is_of_config(&self) -> bool {
+        self.who == CONFIG
+    }
+}
+
 /// Why there is no network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Offline {
@@ -62,7 +69,7 @@ impl Offline {
     /// The sentence of `/readyz` and of the facts on record.
     pub fn in_words(&self) -> String {
         match self {
-            Offline::Declared(declared) if declared.who == CONFIG => {
+            Offline::Declared(declared) if declared.is_of_config() => {
                 "declared in the config".to_owned()
             }
             Offline::Declared(Declared { cause, who, .. }) => format!("declared by {who}: {cause}"),
@@ -94,6 +101,11 @@ impl Network {
         let (cause, who) = (plain(cause), plain(who));
         tracing::warn!(who, cause, "network was declared away");
         let declared = Declared { cause, who, since: Timestamp::now() };
+        *self.declared.write().unwrap_or_else(PoisonError::into_inner) = Some(declared);
+    }
+
+    /// Holds on to what a person said to the gateway of an earlier config.
+    pub(super) fn keep(&self, declared: Declared) {
         *self.declared.write().unwrap_or_else(PoisonError::into_inner) = Some(declared);
     }
 
@@ -200,6 +212,20 @@ mod tests {
         assert_eq!(words(&network).as_deref(), Some("declared in the config"));
         assert!(network.resume("mara").is_some());
         assert_eq!(words(&network).as_deref(), Some("no network upstream is configured"));
+    }
+
+    #[test]
+    fn a_persons_word_goes_on_under_another_config_whatever_the_old_one_declared() {
+        let (before, after) = (Network::new(true), Network::new(false));
+        let declared = |network: &Network| match network.state(&[]) {
+            Some(Offline::Declared(declared)) => Some(declared),
+            _ => None,
+        };
+        assert!(declared(&before).unwrap().is_of_config());
+        before.declare("drill", "mara");
+        let word = declared(&before).filter(|word| !word.is_of_config()).unwrap();
+        after.keep(word.clone());
+        assert_eq!(declared(&after), Some(word));
     }
 
     #[test]

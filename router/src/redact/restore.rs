@@ -46,6 +46,10 @@ impl TextEdit for Restore {
     fn passes(&self, text: &str) -> bool {
         !text.contains('[')
     }
+
+    fn hides(&self) -> bool {
+        false
+    }
 }
 
 impl Restore {

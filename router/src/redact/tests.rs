@@ -8,6 +8,7 @@ use sluice_policies::{Finding, Likelihood};
 use super::*;
 use crate::api::{Hints, chat};
 use crate::identity::Caller;
+use crate::upstream::sse;
 
 const VALUES: [&str; 3] = ["Ann Lee", "ann.lee@example.org", "O\"Neill [senior]"];
 
@@ -56,14 +57,15 @@ fn streamed(redaction: &Redaction, tools: &Tools, call: Option<&str>, pieces: &[
     for (delta, finish) in deltas.map(|d| (d, Value::Null)).chain([(last, json!("stop"))]) {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": finish});
         let event = format!("data: {}\n\n", json!({"choices": [choice]}));
-        let event = restorer.push(&Bytes::from(event));
-        let data = std::str::from_utf8(&event).unwrap().strip_prefix("data: ").unwrap();
-        let delta = &serde_json::from_str::<Value>(data).unwrap()["choices"][0]["delta"];
-        let text = match call {
-            Some(_) => &delta["tool_calls"][0]["function"]["arguments"],
-            None => &delta["content"],
-        };
-        out.push_str(text.as_str().unwrap_or_default());
+        let events = restorer.push(&Bytes::from(event));
+        for data in sse::events(&events).filter_map(sse::data) {
+            let delta = &serde_json::from_str::<Value>(&data).unwrap()["choices"][0]["delta"];
+            let text = match call {
+                Some(_) => &delta["tool_calls"][0]["function"]["arguments"],
+                None => &delta["content"],
+            };
+            out.push_str(text.as_str().unwrap_or_default());
+        }
     }
     out
 }

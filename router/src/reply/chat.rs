@@ -213,7 +213,8 @@ impl ChatReply {
         format!("chatcmpl-{}", self.id)
     }
 
-    fn call_id(&self, choice: usize, call: usize) -> String {
+    /// The id of a call.
+    pub(crate) fn call_id(&self, choice: usize, call: usize) -> String {
         format!("call_{}_{choice}_{call}", self.id)
     }
 

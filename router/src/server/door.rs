@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::Admin;
@@ -25,6 +27,8 @@ const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long it may take for each later one, idling included: hyper has one timer for both. Longer
 /// than the 60 s that common balancers keep idle connections, so that they hang up first.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
+/// How long a client may leave all that is written to it unread: it would hold its place for ever.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Longest request head, bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Streams of one HTTP/2 connection.
@@ -87,7 +91,8 @@ impl Door {
                 let response = probes::answer(&answering.stage(), &answering.metrics, &request);
                 async move { Ok::<_, Infallible>(response) }
             });
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let stream = TokioIo::new(patient(stream));
+            let connection = builder.serve_connection(stream, service).into_owned();
             let stopping = probes.stopping.clone();
             probes.tasks.run(async move {
                 stopping.run_until_cancelled(connection).await;
@@ -158,7 +163,8 @@ impl Hall {
             let (routes, peer) = (routes.clone(), peer.clone());
             async move { Ok::<_, Infallible>(routes.answer(request, peer.as_ref()).await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let stream = TokioIo::new(patient(stream));
+        let connection = builder.serve_connection(stream, service).into_owned();
         let mut connection = std::pin::pin!(watcher.watch(connection));
         let first = tokio::time::timeout(FIRST_HEAD_TIME_MAX, connection.as_mut()).await;
         if first.is_err() && spoke.load(Ordering::Relaxed) {
@@ -166,6 +172,13 @@ impl Hall {
             let _ = connection.await;
         }
     }
+}
+
+/// A connection whose client must take what is written to it.
+fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIME_MAX));
+    Box::pin(stream)
 }
 
 async fn serve_one(
@@ -184,7 +197,7 @@ async fn serve_one(
         }
     });
     // A broken connection is the operator's business.
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    let _ = builder.serve_connection(TokioIo::new(patient(stream)), service).await;
 }
 
 fn builder() -> auto::Builder<TokioExecutor> {
@@ -210,4 +223,24 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, S
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_given_up() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let began = Instant::now();
+        let error = patient(ours).write_all(&[0; 256]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), WRITE_TIME_MAX.as_secs());
+        drop(theirs);
+    }
 }

@@ -250,10 +250,12 @@ impl Exchange<'_> {
         request_id: &str,
         read: impl FnOnce(Bytes, Hints, Caller) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let caller = self.now.gateway.callers().identify(request.headers(), self.peer).await;
+        let callers = self.now.gateway.callers();
+        let caller = callers.identify(request.headers(), self.peer).await;
         let mut hints = Hints::read(request.headers(), path, request_id)?;
         let wanted = self.now.gateway.wanted_headers();
-        hints.client = ClientHeaders::read(request.headers(), wanted);
+        let ours = callers.credential(request.headers());
+        hints.client = ClientHeaders::read(request.headers(), wanted, ours.as_ref());
         let bytes = body::read(request.into_body(), self.now.body_bytes_max).await?;
         if bytes.len() <= PARSE_INLINE_BYTES_MAX {
             return read(bytes, hints, caller);

@@ -68,8 +68,8 @@ async fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
     for cut in (0..text.len()).filter(|&cut| text.is_char_boundary(cut)) {
         let store = TaintStore::new().unwrap();
         let mut reply = store.reply(&caller("a", "t"));
-        reply.feed(&text[..cut]);
-        reply.feed(&text[cut..]);
+        reply.feed(0, &text[..cut]);
+        reply.feed(0, &text[cut..]);
         store.remember_reply(reply, None).wait().await;
         let later = prompt(&[(Role::Assistant, text.trim()), (Role::User, "no")]);
         assert_eq!(
@@ -81,13 +81,33 @@ async fn a_reply_is_known_again_however_it_was_cut_into_pieces_and_trimmed() {
 }
 
 #[tokio::test]
+async fn every_choice_of_a_reply_and_its_calls_are_known_again() {
+    let store = TaintStore::new().unwrap();
+    let mut reply = store.reply(&caller("a", "t"));
+    reply.feed(0, "The card ends in 1486.");
+    reply.feed(2, "It is 4539 and so on.");
+    reply.call("call_0");
+    reply.call("call_8f31_0_0");
+    store.remember_reply(reply, None).wait().await;
+    for (role, text, expected) in [
+        (Role::Assistant, "It is 4539 and so on.", Taint::Tainted),
+        (Role::Tool, "call_8f31_0_0", Taint::Tainted),
+        (Role::Tool, "call_0", Taint::Clean),
+        (Role::Assistant, "It is", Taint::Clean),
+    ] {
+        let later = prompt(&[(role, text), (Role::User, "go on")]);
+        assert_eq!(store.look_up(&caller("a", "t"), None, &later).await, expected, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_long_reply_is_known_again_whatever_its_pieces_are() {
     let text = "The card ends in 1486, and so on. ".repeat(WAITING_BYTES_MAX / 10);
     for piece_bytes in [7, 1000, WAITING_BYTES_MAX, WAITING_BYTES_MAX + 1, text.len()] {
         let store = TaintStore::new().unwrap();
         let mut reply = store.reply(&caller("a", "t"));
         for piece in text.as_bytes().chunks(piece_bytes) {
-            reply.feed(std::str::from_utf8(piece).unwrap());
+            reply.feed(0, std::str::from_utf8(piece).unwrap());
         }
         store.remember_reply(reply, None).wait().await;
         let later = prompt(&[(Role::Assistant, &text), (Role::User, "no")]);

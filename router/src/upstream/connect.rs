@@ -194,6 +194,25 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_was_replaced_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let write = || {
+            let signed = rcgen::generate_simple_self_signed(vec!["ward".to_owned()]).unwrap();
+            std::fs::write(&file, signed.cert.pem()).unwrap();
+        };
+        write();
+        let mut config = server("https://a");
+        config.connection.ca_file = Some(file.clone());
+        let clients = within::Clients::new(&UpstreamId::new("ward"), &config).unwrap();
+        assert!(clients.are_current());
+        write();
+        assert!(!clients.are_current());
+        std::fs::remove_file(&file).unwrap();
+        assert!(!clients.are_current());
+    }
+
+    #[test]
     fn files_that_are_no_certificates_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("ca.pem");

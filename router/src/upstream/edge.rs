@@ -25,7 +25,7 @@ use crate::api::{ApiError, ChatBody};
 use crate::capability::Capabilities;
 use crate::metrics::EngineNow;
 use crate::reply::{ChatReply, Choice, error_event};
-use crate::reply_scan::{Channel, ReplyText};
+use crate::reply_scan::{Channel, Place, ReplyText};
 use admission::{Arrival, Arrivals};
 pub(crate) use admission::{InQueue, Urgency};
 use request::Asked;
@@ -217,7 +217,8 @@ impl EdgeUpstream {
             return Err(self.failed(Arc::new(EngineError::Stopped)));
         }
         let bytes = reply.whole(&whole, usage);
-        let texts = whole.into_iter().enumerate().flat_map(|(index, c)| choice_texts(index, c));
+        let texts =
+            whole.into_iter().enumerate().flat_map(|(index, c)| choice_texts(&reply, index, c));
         let body = AnswerBody::Whole { bytes, usage, texts: texts.collect() };
         Ok(Answer { status: StatusCode::OK, body })
     }
@@ -324,7 +325,7 @@ impl EventWriter {
         Some(match event {
             Some((index, StreamEvent::Delta(delta))) => {
                 self.reply.delta(&mut out, index, &delta);
-                Piece::Data { bytes: out.into(), texts: delta_texts(index, delta) }
+                Piece::Data { bytes: out.into(), texts: delta_texts(&self.reply, index, delta) }
             }
             Some((index, StreamEvent::Finished(finish))) => {
                 count(&mut self.usage, &finish);
@@ -349,27 +350,33 @@ impl EventWriter {
 }
 
 /// The texts of a piece, for the scan.
-fn delta_texts(choice: usize, delta: Delta) -> Vec<ReplyText> {
+fn delta_texts(reply: &ChatReply, choice: usize, delta: Delta) -> Vec<ReplyText> {
     let index = choice as u32;
-    let calls = delta
-        .calls
-        .into_iter()
-        .map(|call| ReplyText::new(Channel::Arguments(index, call.index as u32), call.arguments));
-    let said = [(Channel::Aside(index), delta.reasoning), (Channel::Content(index), delta.content)];
-    let said = said.into_iter().map(|(channel, text)| ReplyText::new(channel, text));
-    said.chain(calls).filter(|text| !text.text.is_empty()).collect()
+    let calls = delta.calls.into_iter().flat_map(|call| {
+        let number = call.index as u32;
+        let id = call.name.map(|_| reply.call_id(choice, call.index)).unwrap_or_default();
+        [(Channel::CallId(index, number), id), (Channel::Arguments(index, number), call.arguments)]
+    });
+    let thought = Channel::Aside(index, Place::of("reasoning_content"));
+    let said = [(thought, delta.reasoning), (Channel::Content(index), delta.content)];
+    let said = said.into_iter().chain(calls).filter(|(_, text)| !text.is_empty());
+    said.map(|(channel, text)| ReplyText::new(channel, text)).collect()
 }
 
 /// The texts of a whole choice, for the scan.
-fn choice_texts(choice: usize, whole: Choice) -> Vec<ReplyText> {
+fn choice_texts(reply: &ChatReply, choice: usize, whole: Choice) -> Vec<ReplyText> {
     let calls = whole.calls.into_iter().enumerate();
-    let calls = calls.map(|(index, (_, arguments))| sluice_engine::CallDelta {
+    let calls = calls.map(|(index, (name, arguments))| sluice_engine::CallDelta {
         index,
-        name: None,
+        name: Some(name),
         arguments,
     });
     let (reasoning, content) = (whole.reasoning, whole.content);
-    delta_texts(choice, Delta { reasoning, content, calls: calls.collect(), ..Delta::default() })
+    delta_texts(
+        reply,
+        choice,
+        Delta { reasoning, content, calls: calls.collect(), ..Delta::default() },
+    )
 }
 
 fn reason(reason: FinishReason) -> &'static str {

@@ -8,6 +8,7 @@
 //!
 //! Source: OpenAI's published API schema, as of November 2026.
 
+use bytes::Bytes;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::{Map, Value, json};
 use sluice_policies::Endpoint;
@@ -107,16 +108,32 @@ pub(super) fn chat_of_completion(mut json: Value, part: &str) -> Value {
 }
 
 /// The same for whole events.
-pub(super) fn chat_of_completion_events(bytes: &[u8]) -> bytes::Bytes {
+pub(super) fn chat_of_completion_events(bytes: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(bytes.len() + 64);
     for event in sse::events(bytes) {
-        let json = sse::data(event).and_then(|data| serde_json::from_str::<Value>(data).ok());
+        let json = sse::data(event).and_then(|data| serde_json::from_str::<Value>(&data).ok());
         match json.filter(|json| json["choices"].is_array()) {
             Some(json) => sse::write(&mut out, None, &chat_of_completion(json, "delta")),
             None => out.extend_from_slice(event),
         }
     }
     out.into()
+}
+
+/// The error that a server of this kind answered with, as OpenAI writes it: some servers have but a text, or
+/// write it under another name (FastAPI's `detail`). `None` if it is no JSON.
+pub(super) fn error(bytes: Bytes) -> Option<Bytes> {
+    let json: Value = serde_json::from_slice(&bytes).ok()?;
+    if json["error"]["message"].is_string() {
+        return Some(bytes);
+    }
+    let names = [&json["error"], &json["message"], &json["detail"], &json];
+    let message = names.into_iter().find(|value| !value.is_null())?;
+    let message = message.as_str().map_or_else(|| message.to_string(), str::to_owned);
+    let error = json!({
+        "message": message, "type": "invalid_request_error", "param": null, "code": null,
+    });
+    Some(json!({"error": error}).to_string().into())
 }
 
 /// The body of a chat completion: the client's own fields, but for the few that the gateway sets.
@@ -228,5 +245,32 @@ impl serde::Serialize for Part<'_> {
             }
             other => other.serialize(serializer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_any_shape_are_told_in_openais() {
+        let told = |body: &str| {
+            let error = error(Bytes::copy_from_slice(body.as_bytes()))?;
+            let json: Value = serde_json::from_slice(&error).unwrap();
+            Some(json["error"]["message"].as_str().unwrap().to_owned())
+        };
+        for (body, expected) in [
+            (r#"{"error":{"message":"no such model","type":"t","code":"c"}}"#, "no such model"),
+            (r#"{"object":"error","message":"too long","code":400}"#, "too long"),
+            (r#"{"detail":"Not Found"}"#, "Not Found"),
+            (r#"{"detail":[{"msg":"field required"}]}"#, r#"[{"msg":"field required"}]"#),
+            (r#"{"error":"model not found"}"#, "model not found"),
+            ("[1]", "[1]"),
+        ] {
+            assert_eq!(told(body).as_deref(), Some(expected), "{body}");
+        }
+        assert_eq!(told("<html>"), None);
+        let native = Bytes::from_static(br#"{"error":{"message":"m","kind":1}}"#);
+        assert_eq!(error(native.clone()), Some(native), "what has the shape stays as it is");
     }
 }

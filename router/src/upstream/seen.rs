@@ -11,8 +11,8 @@ use serde::de::{IgnoredAny, MapAccess};
 use serde_json::Value;
 
 use super::{Usage, sse};
-use crate::reply_scan::{Channel, ReplyText};
-use pick::{Name, Pick, Picked};
+use crate::reply_scan::{Channel, Place, ReplyText, is_no_text};
+use pick::{EveryText, Found, Name, Pick, Picked};
 
 /// What has come so far.
 #[derive(Default)]
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub(super) finished: bool,
     /// An event came that cannot be read, and so cannot be scanned.
     pub(super) broken: bool,
+    /// The upstream said that it failed.
+    pub(super) failed: bool,
     /// What the upstream counted.
     pub(super) usage: Usage,
 }
@@ -38,10 +40,11 @@ impl Seen {
             self.done = true;
             return false;
         }
-        let Some(said) = Said::read(data) else {
+        let Some(said) = Said::read(&data) else {
             self.broken = true;
             return false;
         };
+        self.failed |= said.is_error();
         self.finished |= said.choices.iter().any(|choice| choice.finish_reason.is_some());
         let is_usage_alone = said.usage.is_there && said.choices.is_empty();
         if said.usage.is_there {
@@ -65,9 +68,14 @@ pub(super) enum Part {
 #[derive(Default)]
 pub(super) struct Said {
     is_object: bool,
+    error: Given,
     choices: Vec<Choice>,
     usage: Counted,
 }
+
+/// Whether something is there: an object or a text.
+#[derive(Default)]
+struct Given(bool);
 
 #[derive(Default)]
 struct Choice {
@@ -77,25 +85,24 @@ struct Choice {
     finish_reason: Option<String>,
 }
 
-/// What a choice says, thinks and hands to tools.
+/// What a choice says, thinks and hands to tools: every text of it.
 #[derive(Default)]
 struct Texts {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-    reasoning: Option<String>,
-    refusal: Option<String>,
+    found: Vec<Found>,
     tool_calls: Vec<Call>,
 }
 
 #[derive(Default)]
 struct Call {
     index: Option<u64>,
+    id: Option<String>,
     function: Function,
+    found: Vec<Found>,
 }
 
 #[derive(Default)]
 struct Function {
-    arguments: Option<String>,
+    found: Vec<Found>,
 }
 
 /// The `usage` object.
@@ -129,6 +136,11 @@ impl Said {
         self.is_object
     }
 
+    /// Whether it says that the upstream failed, and nothing else.
+    pub(super) fn is_error(&self) -> bool {
+        self.error.0 && self.choices.is_empty()
+    }
+
     /// What the upstream counted, as far as it says so here.
     pub(super) fn usage(&self) -> Usage {
         Usage {
@@ -143,8 +155,8 @@ impl Said {
         let number = |index: Option<u64>, place: usize| {
             index.and_then(|n| u32::try_from(n).ok()).unwrap_or(place as u32)
         };
-        let mut add = |channel, text: Option<String>| {
-            texts.extend(text.filter(|t| !t.is_empty()).map(|text| ReplyText { channel, text }));
+        let mut add = |channel, text: String| {
+            texts.extend(Some(text).filter(|t| !t.is_empty()).map(|t| ReplyText::new(channel, t)));
         };
         for (place, choice) in self.choices.into_iter().enumerate() {
             let index = number(choice.index, place);
@@ -152,16 +164,32 @@ impl Said {
                 Part::Delta => choice.delta,
                 Part::Message => choice.message,
             };
-            add(Channel::Content(index), said.content);
-            for aside in [said.reasoning_content, said.reasoning, said.refusal] {
-                add(Channel::Aside(index), aside);
+            for (at, text) in said.found {
+                let channel = match is_content(at) {
+                    true => Channel::Content(index),
+                    false => Channel::Aside(index, at),
+                };
+                add(channel, text);
             }
             for (place, call) in said.tool_calls.into_iter().enumerate() {
-                let channel = Channel::Arguments(index, number(call.index, place));
-                add(channel, call.function.arguments);
+                let number = number(call.index, place);
+                add(Channel::CallId(index, number), call.id.unwrap_or_default());
+                for (at, text) in call.function.found.into_iter().chain(call.found) {
+                    let channel = match at {
+                        ARGUMENTS => Channel::Arguments(index, number),
+                        at => Channel::Aside(index, at.item(number as usize)),
+                    };
+                    add(channel, text);
+                }
             }
         }
     }
+}
+
+/// Whether a choice's content stands here, whole or in parts.
+fn is_content(at: Place) -> bool {
+    const PARTS_MAX: usize = 16;
+    at == CONTENT || (0..PARTS_MAX).any(|part| at == CONTENT.item(part).below("text"))
 }
 
 /// Makes a struct take its fields out of an object.
@@ -178,7 +206,7 @@ macro_rules! picks {
                 object: &mut A,
             ) -> Result<(), A::Error> {
                 match name {
-                    $(Name::$name => self.$field = Picked::next(object)?,)+
+                    $($name => self.$field = Picked::next(object)?,)+
                     _ => {
                         object.next_value::<IgnoredAny>()?;
                     }
@@ -189,15 +217,77 @@ macro_rules! picks {
     };
 }
 
-picks!(Said: Choices => choices, Usage => usage; is_there: is_object);
-picks!(Choice: Index => index, Delta => delta, Message => message, FinishReason => finish_reason);
-picks!(Texts: Content => content, ReasoningContent => reasoning_content, Reasoning => reasoning,
-    Refusal => refusal, ToolCalls => tool_calls);
-picks!(Call: Index => index, Function => function);
-picks!(Function: Arguments => arguments);
-picks!(Counted: PromptTokens => prompt_tokens, CompletionTokens => completion_tokens,
-    PromptTokensDetails => details; is_there: is_there);
-picks!(Details: CachedTokens => cached_tokens);
+picks!(Said: CHOICES => choices, ERROR => error, USAGE => usage; is_there: is_object);
+picks!(Choice: INDEX => index, DELTA => delta, MESSAGE => message, FINISH_REASON => finish_reason);
+picks!(Counted: PROMPT_TOKENS => prompt_tokens, COMPLETION_TOKENS => completion_tokens,
+    PROMPT_TOKENS_DETAILS => details; is_there: is_there);
+picks!(Details: CACHED_TOKENS => cached_tokens);
+
+impl Pick for Given {
+    fn text(&mut self, _: &str) {
+        self.0 = true;
+    }
+
+    fn object(&mut self) {
+        self.0 = true;
+    }
+}
+
+/// Makes a struct take some fields out of an object, and every text of the others.
+macro_rules! picks_every_text {
+    ($struct:ident: $($name:ident => $field:ident),*) => {
+        impl Pick for $struct {
+            fn field<'de, A: MapAccess<'de>>(
+                &mut self,
+                name: Name,
+                object: &mut A,
+            ) -> Result<(), A::Error> {
+                match name {
+                    $($name => self.$field = Picked::next(object)?,)*
+                    name if is_no_text(name) => drop(object.next_value::<IgnoredAny>()?),
+                    name => {
+                        let mut found = Vec::new();
+                        object.next_value_seed(EveryText { at: name, found: &mut found })?;
+                        // Of a name that stands twice, the last counts.
+                        self.found.retain(|(at, _)| *at != name);
+                        self.found.append(&mut found);
+                    }
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+picks_every_text!(Texts: TOOL_CALLS => tool_calls);
+picks_every_text!(Call: INDEX => index, ID => id, FUNCTION => function);
+picks_every_text!(Function:);
+
+/// Names of fields that mean something here.
+macro_rules! names {
+    ($($name:ident = $text:literal),+ $(,)?) => {
+        $(const $name: Name = Place::of($text);)+
+    };
+}
+
+names! {
+    ARGUMENTS = "arguments",
+    CACHED_TOKENS = "cached_tokens",
+    CHOICES = "choices",
+    COMPLETION_TOKENS = "completion_tokens",
+    CONTENT = "content",
+    DELTA = "delta",
+    ERROR = "error",
+    FINISH_REASON = "finish_reason",
+    FUNCTION = "function",
+    ID = "id",
+    INDEX = "index",
+    MESSAGE = "message",
+    PROMPT_TOKENS = "prompt_tokens",
+    PROMPT_TOKENS_DETAILS = "prompt_tokens_details",
+    TOOL_CALLS = "tool_calls",
+    USAGE = "usage",
+}
 
 #[cfg(test)]
 mod tests {
@@ -223,7 +313,7 @@ mod tests {
             // A place in the list stands for an index that is none.
             (
                 r#"{"choices":[1,{"index":-3,"delta":{"refusal":"a"}}]}"#,
-                vec![(Channel::Aside(1), "a".to_owned())],
+                vec![(Channel::Aside(1, Place::of("refusal")), "a".to_owned())],
                 false,
             ),
             (

@@ -217,7 +217,12 @@ impl ServerUpstream {
         let client = self.client(&ranges)?;
         let response = self.request(client, errand, body, shape, clock).await?;
         self.latency.note(started.elapsed(), Instant::now());
-        answer::read(response, self.config.protocol, endpoint, shape, clock).await
+        answer::read(response, &self.config, endpoint, shape, clock).await
+    }
+
+    /// Whether its certificates still stand in their files.
+    pub(crate) fn is_current(&self) -> bool {
+        self.clients.are_current()
     }
 
     /// The client for where this may be sent.

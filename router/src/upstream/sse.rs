@@ -4,6 +4,7 @@
 //! error event follows, and that needs a clean edge. A chunk that ends at an edge, as nearly all do,
 //! is passed on without a copy.
 
+use std::borrow::Cow;
 use std::io::BufRead;
 
 use bytes::{Bytes, BytesMut};
@@ -89,10 +90,19 @@ fn first_event_end(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// The data of an event, if it is one line, as all of OpenAI's are.
-pub(crate) fn data(event: &[u8]) -> Option<&str> {
+/// The data of an event: mostly one line; several are one text with line breaks between (HTML standard,
+/// server-sent events, section 9.2.6).
+pub(crate) fn data(event: &[u8]) -> Option<Cow<'_, str>> {
     let text = std::str::from_utf8(event).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("data:")).map(str::trim)
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim);
+    let first = lines.next()?;
+    Some(match lines.next() {
+        None => Cow::Borrowed(first),
+        Some(second) => {
+            let lines: Vec<&str> = [first, second].into_iter().chain(lines).collect();
+            Cow::Owned(lines.join("\n"))
+        }
+    })
 }
 
 /// Writes an event of one line of JSON, with its name if the dialect gives names.

@@ -122,6 +122,25 @@ fn what_cannot_be_read_is_named_by_its_kind() {
         ),
         (part(json!({"type": "file", "file": {"file_id": "f"}})), vec![FileReference]),
         (part(json!({"type": "file", "file": {"file_data": "AA"}})), vec![EncryptedFile]),
+        (
+            part(json!({"type": "file", "file": {"file_data": "AA", "file_id": "f"}})),
+            vec![FileReference, EncryptedFile],
+        ),
+        (
+            part(json!({"type": "file", "file": {"file_data": "AA", "file_id": null}})),
+            vec![EncryptedFile],
+        ),
+        (
+            part(
+                json!({"type": "file", "file": {"file_url": "https://x.example", "file_id": null}}),
+            ),
+            vec![RemoteUrl],
+        ),
+        (part(json!({"type": "image_url", "image_url": null})), vec![]),
+        (
+            json!({"messages": [{"role": "user", "content": "x"}], "web_search_options": null}),
+            vec![],
+        ),
         (part(json!({"type": "video", "video": "AA"})), vec![UnknownField]),
         (
             part(json!({"type": "text", "text": "a", "image_url": {"url": "data:"}})),

@@ -74,6 +74,7 @@ impl<'a> Walk<'a> {
             Some(Kind::Text) => self.text(value),
             Some(Kind::Inert) => self.inert(value),
             Some(Kind::Input) => self.input(value)?,
+            Some(Kind::HostedTool) if value.is_null() => {}
             Some(Kind::HostedTool) => {
                 self.text(value);
                 self.opaque(ContentKind::HostedTool);
@@ -250,6 +251,9 @@ impl<'a> Walk<'a> {
     }
 
     fn image(&mut self, value: &Value) {
+        if value.is_null() {
+            return;
+        }
         self.opaque(ContentKind::Image);
         let url = value.get("url").or(Some(value)).and_then(Value::as_str).unwrap_or_default();
         if !is_data_url(url) {
@@ -261,11 +265,16 @@ impl<'a> Walk<'a> {
     }
 
     fn file(&mut self, value: &Value) {
-        self.opaque(match (value.get("file_id"), value.get("file_url")) {
-            (Some(_), _) => ContentKind::FileReference,
-            (None, Some(_)) => ContentKind::RemoteUrl,
-            (None, None) => ContentKind::EncryptedFile,
-        });
+        let is_there = |name: &str| value.get(name).is_some_and(|value| !value.is_null());
+        let references =
+            [("file_id", ContentKind::FileReference), ("file_url", ContentKind::RemoteUrl)];
+        let references = references.into_iter().filter(|(name, _)| is_there(name));
+        let mut kinds: Vec<ContentKind> = references.map(|(_, kind)| kind).collect();
+        // What is no reference alone is a file.
+        if is_there("file_data") || kinds.is_empty() {
+            kinds.push(ContentKind::EncryptedFile);
+        }
+        kinds.into_iter().for_each(|kind| self.opaque(kind));
         self.text_without(value, "file_data");
     }
 

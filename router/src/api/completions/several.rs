@@ -216,10 +216,10 @@ impl Merged {
     fn relay(&mut self, number: u64, bytes: &[u8], out: &mut Vec<u8>) {
         for event in sse::events(bytes) {
             let data = sse::data(event);
-            if data == Some("[DONE]") {
+            if data.as_deref() == Some("[DONE]") {
                 continue;
             }
-            let json = data.and_then(|data| serde_json::from_str::<Value>(data).ok());
+            let json = data.and_then(|data| serde_json::from_str::<Value>(&data).ok());
             let Some(mut json) = json else {
                 out.extend_from_slice(event);
                 continue;

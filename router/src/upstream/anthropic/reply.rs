@@ -143,7 +143,7 @@ impl EventReader {
     pub(in crate::upstream) fn push(&mut self, bytes: &[u8]) -> Bytes {
         let mut out = Vec::with_capacity(bytes.len() + 64);
         for event in sse::events(bytes) {
-            let json = sse::data(event).and_then(|data| serde_json::from_str::<Value>(data).ok());
+            let json = sse::data(event).and_then(|data| serde_json::from_str::<Value>(&data).ok());
             if let Some(json) = json {
                 self.event(&json, &mut out);
             }

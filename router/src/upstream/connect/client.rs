@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -55,6 +55,8 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub(super) struct Certificates {
     authorities: Option<RootCertStore>,
     identity: Option<Identity>,
+    /// The files as they were read.
+    files: Vec<(PathBuf, Option<Vec<u8>>)>,
 }
 
 struct Identity {
@@ -69,10 +71,19 @@ impl Certificates {
         config: &ServerConfig,
     ) -> Result<Certificates, UpstreamSetupError> {
         let way = &config.connection;
+        let file = |path: &Path| (path.to_owned(), std::fs::read(path).ok());
+        // Looked at first: a file that changes meanwhile will count as another.
+        let files = way.files().into_iter().map(file).collect();
         Ok(Certificates {
+            files,
             authorities: way.ca_file.as_ref().map(|file| authorities(id, file)).transpose()?,
             identity: way.client_cert.as_ref().map(|files| identity(id, files)).transpose()?,
         })
+    }
+
+    /// Whether the files still hold what was read.
+    pub(super) fn are_current(&self) -> bool {
+        self.files.iter().all(|(path, read)| std::fs::read(path).ok() == *read)
     }
 
     /// The settings of TLS with them.

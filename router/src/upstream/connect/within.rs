@@ -103,6 +103,11 @@ impl Clients {
         Ok(Clients { kept: Mutex::default(), first: Mutex::new(Some(first)), certificates })
     }
 
+    /// Whether the files of certificates still hold what was read.
+    pub(crate) fn are_current(&self) -> bool {
+        self.certificates.are_current()
+    }
+
     /// A client that connects inside the ranges alone, for the runtime that this runs on.
     ///
     /// Panics outside of a runtime (caller bug).

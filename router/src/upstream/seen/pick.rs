@@ -6,7 +6,11 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+
+use crate::reply_scan::{Place, is_no_text};
 
 /// What is looked for at some place. Each method is told of a value of its kind.
 pub(super) trait Pick: Default {
@@ -34,29 +38,141 @@ pub(super) trait Pick: Default {
     }
 }
 
-/// The names of all fields that are ever looked for.
-#[derive(Clone, Copy, serde::Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-pub(super) enum Name {
-    Arguments,
-    CachedTokens,
-    Choices,
-    CompletionTokens,
-    Content,
-    Delta,
-    FinishReason,
-    Function,
-    Index,
-    Message,
-    PromptTokens,
-    PromptTokensDetails,
-    Reasoning,
-    ReasoningContent,
-    Refusal,
-    ToolCalls,
-    Usage,
-    #[serde(other)]
-    Other,
+/// The name of a field.
+pub(super) type Name = Place;
+
+struct NameVisitor;
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        deserializer.deserialize_identifier(NameVisitor)
+    }
+}
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+        Ok(Place::of(name))
+    }
+}
+
+/// A text, and where it stands below what was looked into.
+pub(super) type Found = (Place, String);
+
+/// A shorter number says nothing.
+const NUMBER_MIN: u64 = 100_000;
+
+/// Takes every text of a value, wherever it stands in it.
+pub(super) struct EveryText<'f> {
+    pub(super) at: Place,
+    pub(super) found: &'f mut Vec<Found>,
+}
+
+impl EveryText<'_> {
+    fn number(self, is_long: bool, number: impl fmt::Display) {
+        if is_long {
+            self.found.push((self.at, number.to_string()));
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for EveryText<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EveryText<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
+        self.number(number >= NUMBER_MIN, number);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.number(number.unsigned_abs() >= NUMBER_MIN, number);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        self.number(number.abs() >= NUMBER_MIN as f64, number);
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        if !text.is_empty() {
+            self.found.push((self.at, text.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let EveryText { at, found } = self;
+        let mut index = 0;
+        while list.next_element_seed(EveryText { at: at.item(index), found })?.is_some() {
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let EveryText { at, found } = self;
+        while let Some(NameBelow { name, at }) = object.next_key_seed(Below(at))? {
+            match is_no_text(name) {
+                true => drop(object.next_value::<IgnoredAny>()?),
+                false => object.next_value_seed(EveryText { at, found })?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a name as such, and as a place below another.
+struct Below(Place);
+
+struct NameBelow {
+    name: Name,
+    at: Place,
+}
+
+impl<'de> DeserializeSeed<'de> for Below {
+    type Value = NameBelow;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<NameBelow, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for Below {
+    type Value = NameBelow;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<NameBelow, E> {
+        Ok(NameBelow { name: Place::of(name), at: self.0.below(name) })
+    }
 }
 
 impl Pick for Option<String> {

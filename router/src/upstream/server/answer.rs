@@ -14,8 +14,8 @@ use sluice_policies::Endpoint;
 use tokio::time::{Instant, timeout_at};
 
 use super::relay;
-use crate::config::{Protocol, Timeouts};
-use crate::reply_scan::{Channel, ReplyText};
+use crate::config::{Protocol, ServerConfig, Timeouts};
+use crate::reply_scan::{Channel, Place, ReplyText};
 use crate::upstream::seen::{Part, Said};
 use crate::upstream::{Answer, AnswerBody, Shape, UpstreamError, Usage, anthropic, openai};
 
@@ -89,7 +89,12 @@ impl Incoming {
         let json = match self {
             Incoming::AsIs => {
                 let said = Said::read(text).ok_or(NO_JSON)?;
-                return if said.is_object() { Ok((said, bytes)) } else { Err(NO_OBJECT) };
+                return match (said.is_object(), said.is_error()) {
+                    (false, _) => Err(NO_OBJECT),
+                    // Some say so with the status of a success.
+                    (true, true) => Err(UpstreamError::BadReply("it is an error")),
+                    (true, false) => Ok((said, bytes)),
+                };
             }
             Incoming::Completions => openai::chat_of_completion(object(text)?, "message"),
             Incoming::Messages(_) => anthropic::completion(&object(text)?)
@@ -110,9 +115,7 @@ impl Incoming {
     /// The error that an upstream answered with; `None` if it is not one.
     fn error(&self, bytes: Bytes) -> Option<Bytes> {
         match self {
-            Incoming::AsIs | Incoming::Completions => {
-                serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).ok().map(|_| bytes)
-            }
+            Incoming::AsIs | Incoming::Completions => openai::error(bytes),
             Incoming::Messages(_) => anthropic::error(&bytes),
         }
     }
@@ -121,14 +124,14 @@ impl Incoming {
 /// Reads what a server answered.
 pub(super) async fn read(
     response: Response<Body>,
-    protocol: Protocol,
+    config: &ServerConfig,
     endpoint: Option<Endpoint>,
     shape: Shape,
     clock: Clock,
 ) -> Result<Answer, UpstreamError> {
-    let incoming = Incoming::new(protocol, endpoint);
+    let incoming = Incoming::new(config.protocol, endpoint);
     match response.status().is_success() {
-        false => failed(response, incoming, clock).await,
+        false => failed(response, incoming, config.connection.client_key, clock).await,
         true if endpoint.is_none() => raw(response, clock).await,
         true if shape.stream => relay::events(response, incoming, shape, clock),
         true => whole(response, incoming, clock).await,
@@ -169,7 +172,8 @@ async fn raw(mut response: Response<Body>, clock: Clock) -> Result<Answer, Upstr
         Some(json) => Some(crate::api::as_text(json)),
         None => String::from_utf8(bytes.to_vec()).ok(),
     };
-    let texts = text.map(|text| ReplyText::new(Channel::Aside(0), text)).into_iter().collect();
+    let texts =
+        text.map(|text| ReplyText::new(Channel::Aside(0, Place::ROOT), text)).into_iter().collect();
     Ok(Answer { status, body: AnswerBody::Raw { bytes, content_type, usage, texts } })
 }
 
@@ -190,27 +194,36 @@ async fn collect(body: &mut Body, clock: Clock, bytes_max: usize) -> Result<Byte
 
 /// Sorts an error status: the client's fault is passed on, ours and theirs may fall back.
 async fn failed(
-    mut response: Response<Body>,
+    response: Response<Body>,
     incoming: Incoming,
+    is_clients_key: bool,
     clock: Clock,
 ) -> Result<Answer, UpstreamError> {
     let status = response.status();
     match status.as_u16() {
+        401 | 403 if is_clients_key => turned_away(response, incoming, clock).await,
         401 | 403 | 407 => Err(UpstreamError::Credentials(status)),
         300..=399 => Err(UpstreamError::BadReply("it is a redirect")),
         408 | 429 | 500..=599 => {
             let retry_after_s = retry_after_s(response.headers(), jiff::Timestamp::now());
             Err(UpstreamError::Status { status, retry_after_s })
         }
-        _ => {
-            let bytes = collect(response.body_mut(), clock, ERROR_BYTES_MAX).await?;
-            let bytes = incoming
-                .error(bytes)
-                .ok_or(UpstreamError::Status { status, retry_after_s: None })?;
-            let body = AnswerBody::Whole { bytes, usage: Usage::default(), texts: Vec::new() };
-            Ok(Answer { status, body })
-        }
+        _ => turned_away(response, incoming, clock).await,
     }
+}
+
+/// The client's own fault, as the server tells it.
+async fn turned_away(
+    mut response: Response<Body>,
+    incoming: Incoming,
+    clock: Clock,
+) -> Result<Answer, UpstreamError> {
+    let status = response.status();
+    let bytes = collect(response.body_mut(), clock, ERROR_BYTES_MAX).await?;
+    let bytes =
+        incoming.error(bytes).ok_or(UpstreamError::Status { status, retry_after_s: None })?;
+    let body = AnswerBody::Whole { bytes, usage: Usage::default(), texts: Vec::new() };
+    Ok(Answer { status, body })
 }
 
 /// When to come back, in seconds from now; servers say it in seconds or as a date.

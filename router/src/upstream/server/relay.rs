@@ -20,6 +20,8 @@ use crate::upstream::seen::Seen;
 use crate::upstream::sse::{self, Splitter};
 use crate::upstream::{Answer, AnswerBody, Piece, Shape, UpstreamError, turn};
 
+/// Why a stream was cut in which the upstream said that it failed.
+const FAILED: &str = "upstream_error";
 /// What comes this soon after what came before belongs to a burst. No model writes a token in this time.
 const BURST_GAP_MAX: Duration = Duration::from_millis(1);
 /// Longest that the beginning of a burst waits for the rest.
@@ -76,6 +78,9 @@ impl Relay {
         if self.over {
             return None;
         }
+        if let Some(why) = self.broken() {
+            return Some(self.cut(why));
+        }
         loop {
             let whole = match self.bytes().await {
                 Ok(Some(chunk)) => self.splitter.push(chunk),
@@ -88,11 +93,11 @@ impl Relay {
             }
             let whole = self.incoming.events(whole);
             let (bytes, texts) = self.inspect(whole);
-            if self.seen.broken {
-                return Some(self.cut("bad_event"));
-            }
             if !bytes.is_empty() {
                 return Some(Piece::Data { bytes, texts });
+            }
+            if let Some(why) = self.broken() {
+                return Some(self.cut(why));
             }
         }
     }
@@ -135,6 +140,15 @@ impl Relay {
         all.freeze()
     }
 
+    /// Why nothing more of this stream goes on.
+    fn broken(&self) -> Option<&'static str> {
+        match (self.seen.failed, self.seen.broken) {
+            (true, _) => Some(FAILED),
+            (false, true) => Some("bad_event"),
+            (false, false) => None,
+        }
+    }
+
     fn end(&mut self) -> Piece {
         // Some servers leave out `[DONE]`; a finish reason says the same.
         if (self.seen.done || self.seen.finished) && !self.splitter.has_rest() {
@@ -149,22 +163,35 @@ impl Relay {
         if self.seen.done {
             return Piece::End { cut: None, bytes: None, usage: self.seen.usage };
         }
+        if why == FAILED {
+            // The upstream's own error event went on already.
+            return Piece::End { cut: Some(why), bytes: None, usage: self.seen.usage };
+        }
         let message = "failed to finish the answer: the upstream broke off".to_owned();
         let error = ApiError::bad_gateway("upstream_broke_off", message);
         let bytes = Some(error_event(&error));
         Piece::End { cut: Some(why), bytes, usage: self.seen.usage }
     }
 
-    /// Looks into events on their way; the usage event is taken out if the client did not ask.
-    fn inspect(&mut self, whole: Bytes) -> (Bytes, Vec<ReplyText>) {
+    /// Looks into events on their way, up to one that says that the upstream failed or that cannot be read;
+    /// the usage event is taken out if the client did not ask.
+    fn inspect(&mut self, mut whole: Bytes) -> (Bytes, Vec<ReplyText>) {
         let mut texts = Vec::new();
         let mut dropped: Vec<(usize, usize)> = Vec::new();
         let mut at = 0;
-        for event in sse::events(&whole) {
+        for event in sse::events(&whole.clone()) {
             let start = at;
             at += event.len();
             if self.seen.event(event, &mut texts) && !self.shape.include_usage {
                 dropped.push((start, at));
+            }
+            if self.seen.broken {
+                whole.truncate(start);
+                break;
+            }
+            if self.seen.failed {
+                whole.truncate(at);
+                break;
             }
         }
         if dropped.is_empty() {

@@ -8,7 +8,7 @@ use super::*;
 use crate::api::{Hints, chat};
 use crate::config::{BaseUrl, PassField};
 use crate::identity::Caller;
-use crate::reply_scan::Channel;
+use crate::reply_scan::{Channel, Place, ReplyText};
 use crate::upstream::Usage;
 use crate::upstream::seen::{Part, Said, Seen};
 
@@ -190,6 +190,30 @@ fn one_event_is_looked_into_without_changing_it() {
 }
 
 #[test]
+fn a_text_is_found_wherever_a_message_holds_it() {
+    let of = |message: Value| {
+        let mut texts = Vec::new();
+        Said::of(&json!({"choices": [{"message": message}]})).texts(Part::Message, &mut texts);
+        texts.retain(ReplyText::is_said);
+        texts.into_iter().map(|text| text.text).collect::<Vec<_>>()
+    };
+    for message in [
+        json!({"role": "assistant", "content": [{"type": "text", "text": "w"}]}),
+        json!({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "w"}]}]}),
+        json!({"reasoning": "w", "content": null}),
+        json!({"reasoning_details": [{"type": "reasoning.text", "text": "w", "id": "r"}]}),
+        json!({"function_call": {"arguments": "w"}}),
+        json!({"tool_calls": [{"id": "c", "type": "custom", "custom": {"input": "w"}}]}),
+        json!({"tool_calls": [{"function": {"arguments": {"to": "w"}}}]}),
+        json!({"audio": {"data": "AA", "transcript": "w"}}),
+        json!({"nobody_knows": [[{"this": "w"}], 7, true, null]}),
+    ] {
+        assert_eq!(of(message.clone()), ["w"], "{message}");
+    }
+    assert_eq!(of(json!({"function_call": {"arguments": 4539578763621486u64}}))[0].len(), 16);
+}
+
+#[test]
 fn every_text_of_a_reply_is_collected_in_its_own_channel() {
     let json = json!({"choices": [
         {"index": 1, "delta": {"content": "b", "reasoning_content": "why"}},
@@ -201,9 +225,9 @@ fn every_text_of_a_reply_is_collected_in_its_own_channel() {
     let found: Vec<_> = texts.iter().map(|t| (t.channel, t.text.as_str())).collect();
     let expected = [
         (Channel::Content(1), "b"),
-        (Channel::Aside(1), "why"),
+        (Channel::Aside(1, Place::of("reasoning_content")), "why"),
         (Channel::Arguments(0, 2), "{\"x\""),
-        (Channel::Aside(2), "no"),
+        (Channel::Aside(2, Place::of("refusal")), "no"),
     ];
     assert_eq!(found, expected);
 }
