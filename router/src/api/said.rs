@@ -2,6 +2,12 @@
 //!
 //! A whole reply and a stream of events are read into the same steps, so a dialect is written once. Only
 //! the first choice is read: the dialects that use this have no others.
+//!
+//! Servers leave out what OpenAI's always say: who answers, why a reply ends. A [`Reader`] makes up for it,
+//! so that the writers need not.
+//!
+//! Invariants: the first step is the head, and there is one; the last is `Done`, behind a `Finish`, or
+//! `Failed`.
 
 use serde_json::{Value, json};
 
@@ -10,8 +16,8 @@ use crate::upstream::sse;
 /// One step of a reply.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Said {
-    /// Who answers, said at least once before anything else.
-    Head { id: String, model: String, created: i64 },
+    /// Who answers.
+    Head(Head),
     /// A piece of a thought.
     Thought(String),
     /// A thought's signature, or a thought that is encrypted.
@@ -43,75 +49,167 @@ pub(super) struct Count {
     pub(super) reasoning: u64,
 }
 
-/// A whole chat completion.
-pub(super) fn whole(json: &Value) -> Vec<Said> {
-    let mut said = Vec::new();
-    read(json, "message", &mut said);
-    said
+/// Reads one reply.
+pub(super) struct Reader {
+    /// Who answers, as far as the upstream does not say; `None` once it was said.
+    head: Option<Head>,
+    finished: bool,
+    over: bool,
+    said: Vec<Said>,
 }
 
-/// One event of a stream.
-pub(super) fn event(event: &[u8]) -> Vec<Said> {
-    let mut said = Vec::new();
-    match sse::data(event) {
-        None => {}
-        Some("[DONE]") => said.push(Said::Done),
-        Some(data) => {
-            if let Ok(json) = serde_json::from_str::<Value>(data) {
-                read(&json, "delta", &mut said);
+/// Who answers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) created: i64,
+}
+
+impl Reader {
+    /// For a reply by whom `head` names, unless the reply itself names somebody.
+    pub(super) fn new(head: Head) -> Reader {
+        Reader { head: Some(head), finished: false, over: false, said: Vec::new() }
+    }
+
+    /// A whole chat completion. It came whole, so it ended in order.
+    pub(super) fn whole(mut self, json: &Value) -> Vec<Said> {
+        self.read(json, "message");
+        self.finish();
+        self.done();
+        self.said
+    }
+
+    /// One event of a stream.
+    pub(super) fn event(&mut self, event: &[u8]) -> Vec<Said> {
+        match sse::data(event) {
+            None => {}
+            Some("[DONE]") => {
+                // Who says that all is said has said something.
+                if self.head.is_none() {
+                    self.finish();
+                }
+                self.done();
+            }
+            Some(data) => {
+                if let Ok(json) = serde_json::from_str::<Value>(data) {
+                    self.read(&json, "delta");
+                }
             }
         }
+        std::mem::take(&mut self.said)
     }
-    said
+
+    /// The stream is over, whether or not it said so.
+    pub(super) fn end(&mut self) -> Vec<Said> {
+        self.done();
+        std::mem::take(&mut self.said)
+    }
+
+    fn read(&mut self, json: &Value, part: &str) {
+        if json["error"].is_object() {
+            return self.fail(json["error"].clone());
+        }
+        self.name(json);
+        let choices = json["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let first = choices.iter().find(|choice| choice["index"].as_u64().unwrap_or(0) == 0);
+        if let Some(choice) = first {
+            self.choice(choice, part);
+        }
+        if json["usage"].is_object() {
+            self.say(Said::Usage(count(&json["usage"])));
+        }
+    }
+
+    /// Learns who answers. Some servers begin with events that name nobody, and some name nobody at all.
+    fn name(&mut self, json: &Value) {
+        let Some(head) = &mut self.head else { return };
+        if let Some(model) = filled(&json["model"]) {
+            head.model = model;
+        }
+        if let Some(created) = json["created"].as_i64().filter(|created| *created > 0) {
+            head.created = created;
+        }
+        if let Some(id) = filled(&json["id"]) {
+            head.id = id.strip_prefix("chatcmpl-").unwrap_or(&id).to_owned();
+            self.begin();
+        }
+    }
+
+    fn begin(&mut self) {
+        self.said.extend(self.head.take().map(Said::Head));
+    }
+
+    fn say(&mut self, said: Said) {
+        if !self.over {
+            self.begin();
+            self.said.push(said);
+        }
+    }
+
+    fn fail(&mut self, error: Value) {
+        self.say(Said::Failed(error));
+        self.over = true;
+    }
+
+    /// A reply that ends without a reason came to its end.
+    fn finish(&mut self) {
+        if !self.finished {
+            self.end_with("stop", None);
+        }
+    }
+
+    fn end_with(&mut self, reason: &str, stop: Option<String>) {
+        self.finished = true;
+        self.say(Said::Finish { reason: reason.to_owned(), stop });
+    }
+
+    fn done(&mut self) {
+        if !self.finished {
+            return self.fail(broke_off());
+        }
+        self.say(Said::Done);
+        self.over = true;
+    }
+
+    fn choice(&mut self, choice: &Value, part: &str) {
+        let from = &choice[part];
+        let piece = |name: &str| filled(&from[name]);
+        let list = |name: &str| from[name].as_array().into_iter().flatten();
+        if let Some(thought) = piece("reasoning_content").or_else(|| piece("reasoning")) {
+            self.say(Said::Thought(thought));
+        }
+        for block in list("thinking_blocks") {
+            self.say(Said::Signed(block.clone()));
+        }
+        if let Some(tokens) = choice["logprobs"]["content"].as_array() {
+            self.say(Said::Logprobs(tokens.clone()));
+        }
+        if let Some(text) = piece("content") {
+            self.say(Said::Text(text));
+        }
+        if let Some(refusal) = piece("refusal") {
+            self.say(Said::Refusal(refusal));
+        }
+        for (place, call) in list("tool_calls").enumerate() {
+            let function = &call["function"];
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            self.say(Said::Call {
+                index: call["index"].as_u64().unwrap_or(place as u64),
+                id: text(&call["id"]),
+                name: text(&function["name"]),
+                arguments: text(&function["arguments"]).unwrap_or_default(),
+            });
+        }
+        if let Some(reason) = filled(&choice["finish_reason"]) {
+            self.end_with(&reason, filled(&choice["stop_reason"]));
+        }
+    }
 }
 
-fn read(json: &Value, part: &str, said: &mut Vec<Said>) {
-    if json["error"].is_object() {
-        said.push(Said::Failed(json["error"].clone()));
-        return;
-    }
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    if let Some(id) = json["id"].as_str() {
-        let id = id.strip_prefix("chatcmpl-").unwrap_or(id).to_owned();
-        let created = json["created"].as_i64().unwrap_or_default();
-        said.push(Said::Head { id, model: text(&json["model"]), created });
-    }
-    let choices = json["choices"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let first = choices.iter().find(|choice| choice["index"].as_u64().unwrap_or(0) == 0);
-    if let Some(choice) = first {
-        read_choice(choice, part, said);
-    }
-    if json["usage"].is_object() {
-        said.push(Said::Usage(count(&json["usage"])));
-    }
-}
-
-fn read_choice(choice: &Value, part: &str, said: &mut Vec<Said>) {
-    let from = &choice[part];
-    let piece = |name: &str| from[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    said.extend(piece("reasoning_content").or_else(|| piece("reasoning")).map(Said::Thought));
-    said.extend(
-        from["thinking_blocks"].as_array().into_iter().flatten().cloned().map(Said::Signed),
-    );
-    if let Some(tokens) = choice["logprobs"]["content"].as_array() {
-        said.push(Said::Logprobs(tokens.clone()));
-    }
-    said.extend(piece("content").map(Said::Text));
-    said.extend(piece("refusal").map(Said::Refusal));
-    for (place, call) in from["tool_calls"].as_array().into_iter().flatten().enumerate() {
-        let function = &call["function"];
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        said.push(Said::Call {
-            index: call["index"].as_u64().unwrap_or(place as u64),
-            id: text(&call["id"]),
-            name: text(&function["name"]),
-            arguments: text(&function["arguments"]).unwrap_or_default(),
-        });
-    }
-    if let Some(reason) = choice["finish_reason"].as_str() {
-        let stop = choice["stop_reason"].as_str().map(str::to_owned);
-        said.push(Said::Finish { reason: reason.to_owned(), stop });
-    }
+/// A text that is there and is not empty.
+fn filled(value: &Value) -> Option<String> {
+    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 fn count(usage: &Value) -> Count {
@@ -125,7 +223,7 @@ fn count(usage: &Value) -> Count {
 }
 
 /// The error that ends a stream which ended without a word.
-pub(super) fn broke_off() -> Value {
+fn broke_off() -> Value {
     json!({
         "message": "failed to finish the answer: the upstream broke off",
         "type": "server_error", "param": null, "code": "upstream_broke_off",
@@ -135,6 +233,28 @@ pub(super) fn broke_off() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::testing::reader;
+
+    fn whole(json: &Value) -> Vec<Said> {
+        reader().whole(json)
+    }
+
+    /// What a stream of these events says, to its end.
+    fn streamed(events: &[&str]) -> Vec<Said> {
+        let mut reader = reader();
+        let event = |event: &&str| reader.event(format!("data: {event}\n\n").as_bytes());
+        let mut said: Vec<Said> = events.iter().flat_map(event).collect();
+        said.extend(reader.end());
+        said
+    }
+
+    fn head(id: &str, model: &str, created: i64) -> Said {
+        Said::Head(Head { id: id.into(), model: model.into(), created })
+    }
+
+    fn ends(reason: &str) -> Said {
+        Said::Finish { reason: reason.into(), stop: None }
+    }
 
     #[test]
     fn a_whole_reply_and_its_events_say_the_same() {
@@ -146,21 +266,57 @@ mod tests {
         let mut chunk = whole_reply.clone();
         let choice = &mut chunk["choices"][0];
         choice["delta"] = choice["message"].take();
-        assert_eq!(event(format!("data: {chunk}\n\n").as_bytes()), whole(&whole_reply));
-        assert_eq!(
-            whole(&whole_reply)[0],
-            Said::Head { id: "1".into(), model: "m".into(), created: 7 }
-        );
-        assert_eq!(whole(&whole_reply).len(), 6);
+        assert_eq!(streamed(&[&chunk.to_string()]), whole(&whole_reply));
+        assert_eq!(whole(&whole_reply)[0], head("1", "m", 7));
+        assert_eq!(whole(&whole_reply).len(), 7);
     }
 
     #[test]
     fn other_choices_and_comments_say_nothing_and_an_error_says_itself() {
-        assert_eq!(event(b": ping\n\n"), []);
-        let other = json!({"choices": [{"index": 1, "delta": {"content": "x"}}]});
-        assert_eq!(event(format!("data: {other}\n\n").as_bytes()), []);
-        assert_eq!(event(b"data: [DONE]\n\n"), [Said::Done]);
-        let failed = event(b"data: {\"error\":{\"message\":\"m\"}}\n\n");
-        assert_eq!(failed, [Said::Failed(json!({"message": "m"}))]);
+        let other = r#"{"choices": [{"index": 1, "delta": {"content": "x"}}]}"#;
+        assert_eq!(reader().event(b": ping\n\n"), []);
+        assert_eq!(reader().event(format!("data: {other}\n\n").as_bytes()), []);
+        let failed = Said::Failed(json!({"message": "m"}));
+        let error = r#"{"error":{"message":"m"}}"#;
+        // Nothing follows it.
+        let expected = [head("ours", "asked", 5), failed];
+        assert_eq!(streamed(&[error, error, "[DONE]"]), expected);
+    }
+
+    #[test]
+    fn who_answers_is_named_once_and_before_anything_else() {
+        let text = |text: &str| Said::Text(text.into());
+        let azure = r#"{"choices": [], "id": "", "model": "", "created": 0}"#;
+        let role = r#""choices": [{"delta": {"role": "assistant", "content": ""}}]"#;
+        let named = &format!(r#"{{"id": "chatcmpl-1", "model": "m", "created": 7, {role}}}"#);
+        let says = |id: &str| format!(r#"{{{id} "choices": [{{"delta": {{"content": "a"}}}}]}}"#);
+        let (unnamed, late) = (says(""), says(r#""id": "2","#));
+        for (events, expected) in [
+            (vec![azure, named], vec![head("1", "m", 7)]),
+            (vec![azure, &unnamed], vec![head("ours", "asked", 5), text("a")]),
+            (vec![&unnamed, &late], vec![head("ours", "asked", 5), text("a"), text("a")]),
+            (vec![&late, &unnamed], vec![head("2", "asked", 5), text("a"), text("a")]),
+        ] {
+            let mut reader = reader();
+            let event = |event: &&str| reader.event(format!("data: {event}\n\n").as_bytes());
+            assert_eq!(events.iter().flat_map(event).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_reply_that_came_to_its_end_ends_and_another_fails() {
+        let first = || head("ours", "asked", 5);
+        let text = || Said::Text("a".into());
+        let (ended, failed) = ([ends("stop"), Said::Done], [Said::Failed(broke_off())]);
+        let says = r#"{"choices": [{"delta": {"content": "a"}, "finish_reason": null}]}"#;
+        let cut = r#"{"choices": [{"delta": {}, "finish_reason": "length"}]}"#;
+        assert_eq!(streamed(&[says, "[DONE]"]), [vec![first(), text()], ended.to_vec()].concat());
+        assert_eq!(streamed(&[says]), [vec![first(), text()], failed.to_vec()].concat());
+        assert_eq!(streamed(&[cut]), [first(), ends("length"), Said::Done]);
+        assert_eq!(streamed(&["[DONE]"]), [vec![first()], failed.to_vec()].concat());
+        assert_eq!(streamed(&[]), [vec![first()], failed.to_vec()].concat());
+        let whole_reply =
+            json!({"choices": [{"message": {"content": "a"}, "finish_reason": null}]});
+        assert_eq!(whole(&whole_reply), [vec![first(), text()], ended.to_vec()].concat());
     }
 }

@@ -8,18 +8,16 @@
 
 use serde_json::{Value, json};
 
-use crate::api::said::{self, Count, Said};
+use crate::api::said::{Count, Head, Said};
 use crate::upstream::sse;
 
 /// A whole message.
-pub(in crate::api) fn whole(json: &Value) -> Value {
-    let mut message = head("", "");
+pub(in crate::api) fn whole(said: Vec<Said>) -> Value {
+    let mut message = Value::Null;
     let mut blocks = Blocks::default();
-    for said in said::whole(json) {
+    for said in said {
         match said {
-            Said::Head { id, model, .. } => {
-                (message["id"], message["model"]) = (message_id(&id).into(), model.into());
-            }
+            Said::Head(by) => message = head(&by),
             Said::Thought(text) => blocks.last("thinking", "thinking", &text),
             Said::Signed(block) => blocks.signed(block),
             Said::Text(text) | Said::Refusal(text) => blocks.last("text", "text", &text),
@@ -78,9 +76,9 @@ fn block(kind: &str) -> Value {
     }
 }
 
-fn head(id: &str, model: &str) -> Value {
+fn head(by: &Head) -> Value {
     json!({
-        "id": message_id(id), "type": "message", "role": "assistant", "model": model,
+        "id": message_id(&by.id), "type": "message", "role": "assistant", "model": by.model,
         "content": [], "stop_reason": null, "stop_sequence": null,
         "usage": usage(Count::default()),
     })
@@ -113,13 +111,11 @@ fn usage(count: Count) -> Value {
 /// Writes the events of one reply.
 #[derive(Default)]
 pub(in crate::api) struct EventWriter {
-    started: bool,
     /// The block that is open: its index and what it is.
     open: Option<(u64, Block)>,
     blocks: u64,
     finish: Option<(String, Option<String>)>,
     count: Count,
-    over: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -133,16 +129,9 @@ enum Block {
 impl EventWriter {
     /// Writes what an event of the internal form says.
     pub(in crate::api) fn write(&mut self, said: Said, out: &mut Vec<u8>) {
-        if self.over {
-            return;
-        }
         match said {
-            Said::Head { id, model, .. } if !self.started => {
-                self.started = true;
-                let message = head(&id, &model);
-                event(out, &json!({"type": "message_start", "message": message}));
-            }
-            Said::Head { .. } | Said::Logprobs(_) => {}
+            Said::Head(by) => event(out, &json!({"type": "message_start", "message": head(&by)})),
+            Said::Logprobs(_) => {}
             Said::Thought(text) => {
                 let delta = json!({"type": "thinking_delta", "thinking": text});
                 self.delta(Block::Thinking, || block("thinking"), delta, out);
@@ -168,7 +157,6 @@ impl EventWriter {
             Said::Finish { reason, stop } => self.finish = Some((reason, stop)),
             Said::Usage(count) => self.count = count,
             Said::Failed(failed) => {
-                self.over = true;
                 let error = error_of(status_of(&failed), &failed);
                 event(out, &json!({"type": "error", "error": error}));
             }
@@ -176,17 +164,9 @@ impl EventWriter {
         }
     }
 
-    /// The stream is over, whether or not it said so.
-    pub(in crate::api) fn end(&mut self, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.over, true) || !self.started {
-            return;
-        }
+    fn end(&mut self, out: &mut Vec<u8>) {
         self.close(out);
-        let Some((reason, stop)) = self.finish.take() else {
-            let error = error_of(500, &said::broke_off());
-            event(out, &json!({"type": "error", "error": error}));
-            return;
-        };
+        let (reason, stop) = self.finish.take().unwrap_or_default();
         let reason = stop_reason(&reason, stop.as_deref());
         let delta = json!({"stop_reason": reason, "stop_sequence": stop});
         let usage = usage(self.count);

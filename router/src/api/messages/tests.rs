@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use sluice_policies::ContentKind;
 
 use super::*;
-use crate::api::said;
-use crate::api::testing::words;
+use crate::api::testing::{reader, words};
 use crate::api::translation::is_sorted;
 
 fn asked(body: &Value) -> Result<Request, ApiError> {
@@ -224,12 +223,13 @@ fn wrong_bodies_are_turned_away_by_the_field() {
 /// All events of a reply that comes in these chunks, by type.
 fn told(chunks: &[Value]) -> Vec<Value> {
     let mut writer = EventWriter::default();
+    let mut reader = reader();
     let mut out = Vec::new();
     for chunk in chunks {
         let event = format!("data: {chunk}\n\n");
-        said::event(event.as_bytes()).into_iter().for_each(|said| writer.write(said, &mut out));
+        reader.event(event.as_bytes()).into_iter().for_each(|said| writer.write(said, &mut out));
     }
-    writer.end(&mut out);
+    reader.end().into_iter().for_each(|said| writer.write(said, &mut out));
     let text = String::from_utf8(out).unwrap();
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap()).collect()

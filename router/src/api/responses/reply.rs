@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::said::{self, Count, Said};
+use crate::api::said::{Count, Head, Said};
 use crate::api::translation::Fields;
 use crate::upstream::sse;
 
@@ -45,10 +45,7 @@ fn echo(fields: &Fields) -> Map<String, Value> {
 pub struct ReplyWriter {
     echo: Map<String, Value>,
     customs: BTreeSet<String>,
-    id: String,
-    model: String,
-    created: i64,
-    started: bool,
+    by: Head,
     sequence: u64,
     output: Vec<Item>,
     /// The last item is not done.
@@ -84,10 +81,7 @@ impl ReplyWriter {
         ReplyWriter {
             echo: echo(fields),
             customs,
-            id: String::new(),
-            model: String::new(),
-            created: 0,
-            started: false,
+            by: Head::default(),
             sequence: 0,
             output: Vec::new(),
             open: false,
@@ -101,13 +95,12 @@ impl ReplyWriter {
     }
 
     /// A whole reply.
-    pub(in crate::api) fn whole(mut self, json: &Value) -> Value {
+    pub(in crate::api) fn whole(mut self, said: Vec<Said>) -> Value {
         let mut events = Vec::new();
-        for said in said::whole(json) {
+        for said in said {
             self.write(said, &mut events);
             events.clear();
         }
-        self.end(&mut events);
         self.response(self.status())
     }
 
@@ -117,7 +110,7 @@ impl ReplyWriter {
             return;
         }
         match said {
-            Said::Head { id, model, created } => self.start(id, model, created, out),
+            Said::Head(by) => self.start(by, out),
             Said::Thought(text) => self.thought(&text, out),
             Said::Logprobs(tokens) => self.scores.extend(tokens),
             Said::Text(text) => self.text(&text, out),
@@ -142,14 +135,8 @@ impl ReplyWriter {
         }
     }
 
-    /// The stream is over, whether or not it said so.
-    pub(in crate::api) fn end(&mut self, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.over, true) {
-            return;
-        }
-        if self.finish.is_none() && self.failed.is_none() {
-            self.failed = Some(said::broke_off());
-        }
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.over = true;
         if let Some(error) = self.failed.clone() {
             let (message, code) = (&error["message"], &error["code"]);
             let event = json!({"message": message, "code": code, "param": null});
@@ -190,10 +177,10 @@ impl ReplyWriter {
             .collect();
         let mut response = self.echo.clone();
         let mut put = |name: &str, value: Value| drop(response.insert(name.to_owned(), value));
-        put("id", format!("resp_{}", self.id).into());
+        put("id", format!("resp_{}", self.by.id).into());
         put("object", "response".into());
-        put("created_at", self.created.into());
-        put("model", self.model.as_str().into());
+        put("created_at", self.by.created.into());
+        put("model", self.by.model.as_str().into());
         put("status", status.into());
         put("error", error.into());
         put("incomplete_details", incomplete);
@@ -202,11 +189,8 @@ impl ReplyWriter {
         Value::Object(response)
     }
 
-    fn start(&mut self, id: String, model: String, created: i64, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.started, true) {
-            return;
-        }
-        (self.id, self.model, self.created) = (id, model, created);
+    fn start(&mut self, by: Head, out: &mut Vec<u8>) {
+        self.by = by;
         for name in ["response.created", "response.in_progress"] {
             let response = self.response("in_progress");
             self.event(out, name, json!({"response": response}));
@@ -366,7 +350,7 @@ impl ReplyWriter {
             Item::Call(call) if call.is_custom => "ctc",
             Item::Call(_) => "fc",
         };
-        format!("{prefix}_{}_{index}", self.id)
+        format!("{prefix}_{}_{index}", self.by.id)
     }
 
     fn item(&self, index: usize, item: &Item, status: &str) -> Value {
