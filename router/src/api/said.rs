@@ -4,14 +4,21 @@
 //! the first choice is read: the dialects that use this have no others.
 //!
 //! Servers leave out what OpenAI's always say: who answers, why a reply ends. A [`Reader`] makes up for it,
-//! so that the writers need not.
+//! so that the writers need not. Inside: `order` (one call after another).
 //!
 //! Invariants: the first step is the head, and there is one; the last is `Done`, behind a `Finish`, or
 //! `Failed`.
 
+mod order;
+
 use serde_json::{Value, json};
 
 use crate::upstream::sse;
+use order::{Order, Piece};
+
+/// Longest part of a reply that is held until another part is whole, bytes; whole replies have the same
+/// limit.
+pub(super) const HELD_BYTES_MAX: usize = 32 << 20;
 
 /// One step of a reply.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +35,10 @@ pub(super) enum Said {
     Refusal(String),
     /// Log probabilities of the piece of text that follows.
     Logprobs(Vec<Value>),
-    /// A call, or a piece of its arguments.
-    Call { index: u64, id: Option<String>, name: Option<String>, arguments: String },
+    /// A call begins; its arguments follow at once.
+    Call { id: String, name: String },
+    /// A piece of the arguments of the call that was said last.
+    Arguments(String),
     /// Why the reply ends, and the client's text that ended it.
     Finish { reason: String, stop: Option<String> },
     /// What was counted.
@@ -53,6 +62,8 @@ pub(super) struct Count {
 pub(super) struct Reader {
     /// Who answers, as far as the upstream does not say; `None` once it was said.
     head: Option<Head>,
+    id: String,
+    order: Order,
     finished: bool,
     over: bool,
     said: Vec<Said>,
@@ -69,7 +80,14 @@ pub(super) struct Head {
 impl Reader {
     /// For a reply by whom `head` names, unless the reply itself names somebody.
     pub(super) fn new(head: Head) -> Reader {
-        Reader { head: Some(head), finished: false, over: false, said: Vec::new() }
+        Reader {
+            head: Some(head),
+            id: String::new(),
+            order: Order::default(),
+            finished: false,
+            over: false,
+            said: Vec::new(),
+        }
     }
 
     /// A whole chat completion. It came whole, so it ended in order.
@@ -117,7 +135,7 @@ impl Reader {
             self.choice(choice, part);
         }
         if json["usage"].is_object() {
-            self.say(Said::Usage(count(&json["usage"])));
+            self.tell(Said::Usage(count(&json["usage"])));
         }
     }
 
@@ -137,18 +155,38 @@ impl Reader {
     }
 
     fn begin(&mut self) {
-        self.said.extend(self.head.take().map(Said::Head));
+        if let Some(head) = self.head.take() {
+            self.id.clone_from(&head.id);
+            self.said.push(Said::Head(head));
+        }
     }
 
-    fn say(&mut self, said: Said) {
+    /// Says something at once.
+    fn tell(&mut self, said: Said) {
         if !self.over {
             self.begin();
             self.said.push(said);
         }
     }
 
+    /// Says something in its turn.
+    fn say(&mut self, said: Said) {
+        self.in_turn(|order, _, out| order.push(said, out));
+    }
+
+    fn in_turn(&mut self, say: impl FnOnce(&mut Order, &str, &mut Vec<Said>)) {
+        if self.over {
+            return;
+        }
+        self.begin();
+        say(&mut self.order, &self.id, &mut self.said);
+        if self.order.held_bytes() > HELD_BYTES_MAX {
+            self.fail(too_long());
+        }
+    }
+
     fn fail(&mut self, error: Value) {
-        self.say(Said::Failed(error));
+        self.tell(Said::Failed(error));
         self.over = true;
     }
 
@@ -161,14 +199,15 @@ impl Reader {
 
     fn end_with(&mut self, reason: &str, stop: Option<String>) {
         self.finished = true;
-        self.say(Said::Finish { reason: reason.to_owned(), stop });
+        self.in_turn(|order, _, out| order.finish(out));
+        self.tell(Said::Finish { reason: reason.to_owned(), stop });
     }
 
     fn done(&mut self) {
         if !self.finished {
             return self.fail(broke_off());
         }
-        self.say(Said::Done);
+        self.tell(Said::Done);
         self.over = true;
     }
 
@@ -193,13 +232,15 @@ impl Reader {
         }
         for (place, call) in list("tool_calls").enumerate() {
             let function = &call["function"];
-            let text = |value: &Value| value.as_str().map(str::to_owned);
-            self.say(Said::Call {
-                index: call["index"].as_u64().unwrap_or(place as u64),
-                id: text(&call["id"]),
-                name: text(&function["name"]),
-                arguments: text(&function["arguments"]).unwrap_or_default(),
-            });
+            // Those of a whole reply are whole: each stands for itself.
+            let index = call["index"].as_u64().filter(|_| part == "delta");
+            let piece = Piece {
+                index: index.unwrap_or(place as u64),
+                id: filled(&call["id"]),
+                name: filled(&function["name"]),
+                arguments: filled(&function["arguments"]).unwrap_or_default(),
+            };
+            self.in_turn(|order, reply_id, out| order.call(piece, reply_id, out));
         }
         if let Some(reason) = filled(&choice["finish_reason"]) {
             self.end_with(&reason, filled(&choice["stop_reason"]));
@@ -227,6 +268,14 @@ fn broke_off() -> Value {
     json!({
         "message": "failed to finish the answer: the upstream broke off",
         "type": "server_error", "param": null, "code": "upstream_broke_off",
+    })
+}
+
+/// The error that ends a stream of which too much would have to be kept.
+pub(super) fn too_long() -> Value {
+    json!({
+        "message": "failed to finish the answer: it is too long to be kept",
+        "type": "server_error", "param": null, "code": "reply_too_long",
     })
 }
 
@@ -268,7 +317,7 @@ mod tests {
         choice["delta"] = choice["message"].take();
         assert_eq!(streamed(&[&chunk.to_string()]), whole(&whole_reply));
         assert_eq!(whole(&whole_reply)[0], head("1", "m", 7));
-        assert_eq!(whole(&whole_reply).len(), 7);
+        assert_eq!(whole(&whole_reply).len(), 8);
     }
 
     #[test]

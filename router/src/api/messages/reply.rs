@@ -21,11 +21,8 @@ pub(in crate::api) fn whole(said: Vec<Said>) -> Value {
             Said::Thought(text) => blocks.last("thinking", "thinking", &text),
             Said::Signed(block) => blocks.signed(block),
             Said::Text(text) | Said::Refusal(text) => blocks.last("text", "text", &text),
-            Said::Call { id, name, arguments, .. } => {
-                let input = serde_json::from_str(&arguments).unwrap_or_else(|_| json!({}));
-                let (id, name) = (id.unwrap_or_default(), name.unwrap_or_default());
-                blocks.0.push(json!({"type": "tool_use", "id": id, "name": name, "input": input}));
-            }
+            Said::Call { id, name } => blocks.0.push(tool_use(&id, &name)),
+            Said::Arguments(arguments) => blocks.input(&arguments),
             Said::Finish { reason, stop } => {
                 message["stop_reason"] = stop_reason(&reason, stop.as_deref()).into();
                 message["stop_sequence"] = stop.into();
@@ -54,6 +51,13 @@ impl Blocks {
         }
     }
 
+    /// What the last block calls its tool with.
+    fn input(&mut self, arguments: &str) {
+        if let (Some(call), Ok(input)) = (self.0.last_mut(), serde_json::from_str(arguments)) {
+            call["input"] = input;
+        }
+    }
+
     /// A signature goes to the thought that it signs.
     fn signed(&mut self, signed: Value) {
         match self.0.last_mut().filter(|block| block["type"] == "thinking") {
@@ -74,6 +78,10 @@ fn block(kind: &str) -> Value {
         "thinking" => json!({"type": "thinking", "thinking": "", "signature": ""}),
         _ => json!({"type": "text", "text": ""}),
     }
+}
+
+fn tool_use(id: &str, name: &str) -> Value {
+    json!({"type": "tool_use", "id": id, "name": name, "input": {}})
 }
 
 fn head(by: &Head) -> Value {
@@ -122,8 +130,7 @@ pub(in crate::api) struct EventWriter {
 enum Block {
     Thinking,
     Text,
-    /// A call, by its number.
-    Call(u64),
+    Call,
 }
 
 impl EventWriter {
@@ -149,10 +156,13 @@ impl EventWriter {
                 let delta = json!({"type": "text_delta", "text": text});
                 self.delta(Block::Text, || block("text"), delta, out);
             }
-            Said::Call { index, id, name, arguments } => {
-                let begun = || json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-                let delta = json!({"type": "input_json_delta", "partial_json": arguments});
-                self.delta(Block::Call(index), begun, delta, out);
+            Said::Call { id, name } => {
+                self.close(out);
+                self.begin(Block::Call, &tool_use(&id, &name), out);
+            }
+            Said::Arguments(piece) => {
+                let delta = json!({"type": "input_json_delta", "partial_json": piece});
+                self.piece(&delta, out);
             }
             Said::Finish { reason, stop } => self.finish = Some((reason, stop)),
             Said::Usage(count) => self.count = count,
@@ -185,10 +195,13 @@ impl EventWriter {
             self.close(out);
             self.begin(kind, &begun(), out);
         }
+        self.piece(&delta, out);
+    }
+
+    /// A piece of the open block.
+    fn piece(&mut self, delta: &Value, out: &mut Vec<u8>) {
         let index = self.open.map_or(0, |(index, _)| index);
-        if delta["partial_json"] != "" {
-            event(out, &json!({"type": "content_block_delta", "index": index, "delta": delta}));
-        }
+        event(out, &json!({"type": "content_block_delta", "index": index, "delta": delta}));
     }
 
     fn begin(&mut self, kind: Block, block: &Value, out: &mut Vec<u8>) {

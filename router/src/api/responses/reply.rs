@@ -1,7 +1,7 @@
 //! Replies as OpenAI's responses: the object, and the events that lead to it.
 //!
 //! The last event of a stream holds the whole response, so a reply is kept while it goes by, up to
-//! [`HELD_BYTES_MAX`]. A whole reply is put together by the same steps, and its events are thrown away.
+//! [`said::HELD_BYTES_MAX`]. A whole reply is put together by the same steps, and its events are thrown away.
 //!
 //! Source: OpenAI's published API schema (its Python SDK 3.54), as of November 2026.
 
@@ -9,12 +9,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::said::{Count, Head, Said};
+use crate::api::said::{self, Count, Head, Said};
 use crate::api::translation::Fields;
 use crate::upstream::sse;
-
-/// Longest reply that is kept, bytes; whole replies have the same limit.
-const HELD_BYTES_MAX: usize = 32 << 20;
 
 /// Settings of a request that its response repeats, and what they are where it has none.
 fn echo(fields: &Fields) -> Map<String, Value> {
@@ -67,7 +64,6 @@ enum Item {
 }
 
 struct Call {
-    number: u64,
     id: String,
     name: String,
     arguments: String,
@@ -115,9 +111,11 @@ impl ReplyWriter {
             Said::Logprobs(tokens) => self.scores.extend(tokens),
             Said::Text(text) => self.text(&text, out),
             Said::Refusal(text) => self.refusal(&text, out),
-            Said::Call { index, id, name, arguments } => {
-                self.call(index, id, name, &arguments, out);
+            Said::Call { id, name } => {
+                let (is_custom, arguments) = (self.customs.contains(&name), String::new());
+                self.begin(Item::Call(Call { id, name, arguments, is_custom }), out);
             }
+            Said::Arguments(piece) => self.arguments(&piece, out),
             Said::Finish { reason, .. } => self.finish = Some(reason),
             Said::Usage(count) => self.count = Some(count),
             Said::Failed(error) => {
@@ -128,9 +126,8 @@ impl ReplyWriter {
             // Only their own provider could read them.
             Said::Signed(_) => {}
         }
-        if self.held_bytes > HELD_BYTES_MAX && !self.over {
-            let message = "failed to finish the answer: it is too long to be kept";
-            self.failed = Some(json!({"message": message, "code": "reply_too_long"}));
+        if self.held_bytes > said::HELD_BYTES_MAX && !self.over {
+            self.failed = Some(said::too_long());
             self.end(out);
         }
     }
@@ -237,27 +234,13 @@ impl ReplyWriter {
         self.of_part(out, "response.refusal.delta", json!({"delta": text}));
     }
 
-    fn call(
-        &mut self,
-        number: u64,
-        id: Option<String>,
-        name: Option<String>,
-        arguments: &str,
-        out: &mut Vec<u8>,
-    ) {
-        if !self.last_is(|item| matches!(item, Item::Call(call) if call.number == number)) {
-            let name = name.unwrap_or_default();
-            let is_custom = self.customs.contains(&name);
-            let (id, arguments) = (id.unwrap_or_default(), String::new());
-            self.begin(Item::Call(Call { number, id, name, arguments, is_custom }), out);
-        }
-        self.held_bytes += arguments.len();
+    fn arguments(&mut self, piece: &str, out: &mut Vec<u8>) {
+        self.held_bytes += piece.len();
         let Some(Item::Call(call)) = self.output.last_mut() else { return };
-        call.arguments.push_str(arguments);
+        call.arguments.push_str(piece);
         // The text of a custom tool is inside its arguments, and is told once they are whole.
-        if !call.is_custom && !arguments.is_empty() {
-            let delta = json!({"delta": arguments});
-            self.of_item(out, "response.function_call_arguments.delta", delta);
+        if !call.is_custom {
+            self.of_item(out, "response.function_call_arguments.delta", json!({"delta": piece}));
         }
     }
 
