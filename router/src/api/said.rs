@@ -200,6 +200,11 @@ impl Reader {
     fn end_with(&mut self, reason: &str, stop: Option<String>) {
         self.finished = true;
         self.in_turn(|order, _, out| order.finish(out));
+        // OpenAI's servers say `stop` of a call that was forced.
+        let (reason, stop) = match reason {
+            "stop" if self.order.has_calls() => ("tool_calls", None),
+            reason => (reason, stop),
+        };
         self.tell(Said::Finish { reason: reason.to_owned(), stop });
     }
 
@@ -349,6 +354,23 @@ mod tests {
             let mut reader = reader();
             let event = |event: &&str| reader.event(format!("data: {event}\n\n").as_bytes());
             assert_eq!(events.iter().flat_map(event).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_reply_that_calls_ends_for_that_reason() {
+        for (told, expected) in [
+            ("stop", "tool_calls"),
+            ("tool_calls", "tool_calls"),
+            ("length", "length"),
+            ("content_filter", "content_filter"),
+        ] {
+            let call = json!({"id": "c", "function": {"name": "f", "arguments": "{}"}});
+            let mut reply = json!({"choices": [{"finish_reason": told, "message": {
+                "content": null, "tool_calls": [call]}}]});
+            assert!(whole(&reply).contains(&ends(expected)), "{told}");
+            reply["choices"][0]["delta"] = reply["choices"][0]["message"].take();
+            assert!(streamed(&[&reply.to_string()]).contains(&ends(expected)), "{told}");
         }
     }
 

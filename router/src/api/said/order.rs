@@ -47,6 +47,10 @@ struct Call {
 }
 
 impl Order {
+    pub(super) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
     /// About how much waits.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
