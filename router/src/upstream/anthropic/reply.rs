@@ -134,8 +134,16 @@ pub(in crate::upstream) struct EventReader {
     model: Value,
     created: i64,
     counted: Counted,
-    /// The block of each call, in the order of the calls.
-    calls: Vec<u64>,
+    /// In the order of the calls.
+    calls: Vec<Call>,
+}
+
+/// A call that is read.
+struct Call {
+    block: u64,
+    /// What its first event says of its arguments.
+    input: Value,
+    has_arguments: bool,
 }
 
 impl EventReader {
@@ -162,6 +170,7 @@ impl EventReader {
             }
             Some("content_block_start") => self.block(event, out),
             Some("content_block_delta") => self.piece(event, out),
+            Some("content_block_stop") => self.end_block(event, out),
             Some("message_delta") => {
                 self.counted = self.counted.with(&event["usage"]);
                 if event["delta"]["stop_reason"].is_string() {
@@ -183,7 +192,8 @@ impl EventReader {
         match block["type"].as_str() {
             Some("tool_use") => {
                 let index = self.calls.len();
-                self.calls.push(event["index"].as_u64().unwrap_or_default());
+                let (block_index, input) = (index_of(event), block["input"].clone());
+                self.calls.push(Call { block: block_index, input, has_arguments: false });
                 self.delta(out, json!({"tool_calls": [call(Some(index), block, "")]}));
             }
             Some("redacted_thinking") => self.delta(out, json!({"thinking_blocks": [block]})),
@@ -203,13 +213,33 @@ impl EventReader {
                 }
             }
             Some("input_json_delta") => {
-                let block = event["index"].as_u64().unwrap_or_default();
-                let Some(index) = self.calls.iter().position(|of| *of == block) else { return };
-                let function = json!({"arguments": delta["partial_json"]});
-                self.delta(out, json!({"tool_calls": [{"index": index, "function": function}]}));
+                let Some(index) = self.call_of(event) else { return };
+                let arguments = &delta["partial_json"];
+                self.calls[index].has_arguments |= *arguments != "";
+                self.arguments(out, index, arguments);
             }
             _ => {}
         }
+    }
+
+    /// Arguments that never came in pieces stood in the block's first event, or there are none.
+    fn end_block(&self, event: &Value, out: &mut Vec<u8>) {
+        let Some(index) = self.call_of(event) else { return };
+        let call = &self.calls[index];
+        if !call.has_arguments {
+            let input = if call.input.is_object() { call.input.to_string() } else { "{}".into() };
+            self.arguments(out, index, &input.into());
+        }
+    }
+
+    /// The call that an event's block is.
+    fn call_of(&self, event: &Value) -> Option<usize> {
+        self.calls.iter().position(|call| call.block == index_of(event))
+    }
+
+    fn arguments(&self, out: &mut Vec<u8>, index: usize, arguments: &Value) {
+        let function = json!({"arguments": arguments});
+        self.delta(out, json!({"tool_calls": [{"index": index, "function": function}]}));
     }
 
     fn text(&self, out: &mut Vec<u8>, name: &str, text: &Value) {
@@ -235,4 +265,9 @@ impl EventReader {
         }
         sse::write(out, None, &chunk);
     }
+}
+
+/// The block that an event is about.
+fn index_of(event: &Value) -> u64 {
+    event["index"].as_u64().unwrap_or_default()
 }

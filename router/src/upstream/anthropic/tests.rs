@@ -141,3 +141,39 @@ fn its_words_come_back_as_openais() {
     assert!(completion(&json!({"type": "error"})).is_none());
     assert!(error(b"<html>").is_none() && error(b"{\"detail\": 1}").is_none());
 }
+
+/// What the chunks of these events say.
+fn streamed(events: &[Value]) -> Vec<Value> {
+    let event = |event: &Value| format!("data: {event}\n\n");
+    let bytes =
+        EventReader::default().push(events.iter().map(event).collect::<String>().as_bytes());
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let json = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    json.map(|mut chunk| chunk["choices"][0]["delta"].take()).collect()
+}
+
+#[test]
+fn arguments_of_a_streamed_call_are_json_even_if_none_came() {
+    let piece = |json: &str| {
+        json!({"type": "content_block_delta", "index": 1,
+               "delta": {"type": "input_json_delta", "partial_json": json}})
+    };
+    for (input, pieces, expected) in [
+        (json!({}), vec![], "{}"),
+        (json!({}), vec![""], "{}"),
+        (json!({"a": 1}), vec![], "{\"a\":1}"),
+        (json!({"a": 1}), vec!["", "{\"a\"", ":2}"], "{\"a\":2}"),
+    ] {
+        let block = json!({"type": "tool_use", "id": "c", "name": "f", "input": input});
+        let mut events = vec![json!({"type": "content_block_start", "index": 1,
+                                     "content_block": block})];
+        events.extend(pieces.into_iter().map(piece));
+        events.push(json!({"type": "content_block_stop", "index": 1}));
+        let said = streamed(&events);
+        let arguments = |delta: &Value| {
+            delta["tool_calls"][0]["function"]["arguments"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(said.iter().map(arguments).collect::<String>(), expected, "{events:?}");
+    }
+}
