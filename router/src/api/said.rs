@@ -53,7 +53,10 @@ pub(super) enum Said {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) prompt: u64,
+    /// Of the prompt, what came from a cache.
     pub(super) cached: u64,
+    /// Of the prompt, what was written to a cache.
+    pub(super) written: u64,
     pub(super) completion: u64,
     pub(super) reasoning: u64,
 }
@@ -263,6 +266,7 @@ fn count(usage: &Value) -> Count {
     Count {
         prompt: number(&usage["prompt_tokens"]),
         cached: number(&usage["prompt_tokens_details"]["cached_tokens"]),
+        written: number(&usage["prompt_tokens_details"]["cache_write_tokens"]),
         completion: number(&usage["completion_tokens"]),
         reasoning: number(&usage["completion_tokens_details"]["reasoning_tokens"]),
     }

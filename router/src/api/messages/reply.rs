@@ -106,12 +106,12 @@ fn stop_reason(reason: &str, stop: Option<&str>) -> &'static str {
     }
 }
 
-/// What came from a cache is counted apart here.
+/// What came from a cache, or was written to one, is counted apart here.
 fn usage(count: Count) -> Value {
     json!({
-        "input_tokens": count.prompt.saturating_sub(count.cached),
+        "input_tokens": count.prompt.saturating_sub(count.cached + count.written),
         "output_tokens": count.completion,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": count.written,
         "cache_read_input_tokens": count.cached,
     })
 }

@@ -256,7 +256,8 @@ fn a_stream_begins_and_ends_each_block_once() {
         chunk(call(Value::Null, "{\"a\""), Value::Null),
         chunk(call(Value::Null, ":1}"), Value::Null),
         chunk(json!({}), "tool_calls".into()),
-        json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}),
+        json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3,
+            "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2}}}),
     ]);
     let types: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     let expected = [
@@ -278,8 +279,9 @@ fn a_stream_begins_and_ends_each_block_once() {
     assert_eq!(types, expected);
     assert_eq!(events[8]["content_block"]["id"], "c1");
     assert_eq!(events[12]["delta"]["stop_reason"], "tool_use");
-    assert_eq!(events[12]["usage"]["input_tokens"], 7);
-    assert_eq!(events[12]["usage"]["output_tokens"], 3);
+    let usage = json!({"input_tokens": 4, "output_tokens": 3, "cache_read_input_tokens": 1,
+        "cache_creation_input_tokens": 2});
+    assert_eq!(events[12]["usage"], usage);
 }
 
 #[test]

@@ -382,7 +382,9 @@ fn text_part(text: &str, scores: &[Value]) -> Value {
 fn usage(count: Count) -> Value {
     json!({
         "input_tokens": count.prompt,
-        "input_tokens_details": {"cached_tokens": count.cached, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": count.cached, "cache_write_tokens": count.written,
+        },
         "output_tokens": count.completion,
         "output_tokens_details": {"reasoning_tokens": count.reasoning},
         "total_tokens": count.prompt + count.completion,

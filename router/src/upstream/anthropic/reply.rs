@@ -115,14 +115,18 @@ impl Counted {
         self
     }
 
-    /// OpenAI counts what came from a cache as part of the prompt.
+    /// OpenAI counts what came from a cache, or was written to one, as part of the prompt.
     fn usage(self) -> Value {
         let prompt = self.input + self.cached + self.written;
+        let mut details = json!({"cached_tokens": self.cached});
+        if self.written > 0 {
+            details["cache_write_tokens"] = self.written.into();
+        }
         json!({
             "prompt_tokens": prompt,
             "completion_tokens": self.output,
             "total_tokens": prompt + self.output,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "prompt_tokens_details": details,
         })
     }
 }

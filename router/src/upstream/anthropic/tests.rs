@@ -136,7 +136,9 @@ fn its_words_come_back_as_openais() {
     ] {
         assert_eq!(message(theirs)["choices"][0]["finish_reason"], ours);
     }
-    assert_eq!(message("end_turn")["usage"]["total_tokens"], 6);
+    let expected = json!({"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 2}});
+    assert_eq!(message("end_turn")["usage"], expected);
     assert_eq!(message("end_turn")["choices"][0]["message"]["content"], "a");
     assert!(completion(&json!({"type": "error"})).is_none());
     assert!(error(b"<html>").is_none() && error(b"{\"detail\": 1}").is_none());
