@@ -4,12 +4,14 @@
 //! the first choice is read: the dialects that use this have no others.
 //!
 //! Servers leave out what OpenAI's always say: who answers, why a reply ends. A [`Reader`] makes up for it,
-//! so that the writers need not. Inside: `order` (one call after another).
+//! so that the writers need not. Inside: `order` (one call after another),
+//! `thoughts` (where they stood).
 //!
 //! Invariants: the first step is the head, and there is one; the last is `Done`, behind a `Finish`, or
 //! `Failed`.
 
 mod order;
+mod thoughts;
 
 use serde_json::{Value, json};
 
@@ -222,37 +224,78 @@ impl Reader {
     fn choice(&mut self, choice: &Value, part: &str) {
         let from = &choice[part];
         let piece = |name: &str| filled(&from[name]);
-        let list = |name: &str| from[name].as_array().into_iter().flatten();
-        if let Some(thought) = piece("reasoning_content").or_else(|| piece("reasoning")) {
-            self.say(Said::Thought(thought));
-        }
-        for block in list("thinking_blocks") {
-            self.say(Said::Signed(block.clone()));
+        let thought = piece("reasoning_content").or_else(|| piece("reasoning")).unwrap_or_default();
+        let content = piece("content").unwrap_or_default();
+        let calls = from["tool_calls"].as_array().into_iter().flatten().enumerate();
+        // Those of a whole reply are whole: each stands for itself.
+        let index = |call: &Value| call["index"].as_u64().filter(|_| part == "delta");
+        let mut calls =
+            calls.map(|(place, call)| piece_of(call, index(call).unwrap_or(place as u64)));
+        let mut text: &str = &content;
+        match thoughts::placed(&from["thinking_blocks"], &thought, text) {
+            Some((placed, rest)) => {
+                for block in placed {
+                    self.text(block.text_before);
+                    calls.by_ref().take(block.calls_before).for_each(|call| self.call(call));
+                    self.thought(block.thought);
+                    self.say(Said::Signed(block.block));
+                }
+                text = rest;
+            }
+            None => {
+                self.thought(&thought);
+                self.signed(&from["thinking_blocks"]);
+            }
         }
         if let Some(tokens) = choice["logprobs"]["content"].as_array() {
             self.say(Said::Logprobs(tokens.clone()));
         }
-        if let Some(text) = piece("content") {
-            self.say(Said::Text(text));
-        }
+        self.text(text);
         if let Some(refusal) = piece("refusal") {
             self.say(Said::Refusal(refusal));
         }
-        for (place, call) in list("tool_calls").enumerate() {
-            let function = &call["function"];
-            // Those of a whole reply are whole: each stands for itself.
-            let index = call["index"].as_u64().filter(|_| part == "delta");
-            let piece = Piece {
-                index: index.unwrap_or(place as u64),
-                id: filled(&call["id"]),
-                name: filled(&function["name"]),
-                arguments: filled(&function["arguments"]).unwrap_or_default(),
-            };
-            self.in_turn(|order, reply_id, out| order.call(piece, reply_id, out));
-        }
+        calls.for_each(|call| self.call(call));
         if let Some(reason) = filled(&choice["finish_reason"]) {
             self.end_with(&reason, filled(&choice["stop_reason"]));
         }
+    }
+
+    fn thought(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.say(Said::Thought(text.to_owned()));
+        }
+    }
+
+    /// Signatures of what was thought. Where a block is for another text than was thought, or is a piece
+    /// of one, as other servers tell their thoughts, there is none.
+    fn signed(&mut self, blocks: &Value) {
+        for block in blocks.as_array().into_iter().flatten() {
+            let is_signature = filled(&block["signature"]).is_some() && block["bytes"].is_null();
+            if block["type"] != "thinking" || is_signature {
+                self.say(Said::Signed(thoughts::without_place(block)));
+            }
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.say(Said::Text(text.to_owned()));
+        }
+    }
+
+    fn call(&mut self, piece: Piece) {
+        self.in_turn(|order, reply_id, out| order.call(piece, reply_id, out));
+    }
+}
+
+/// A call of a reply, or a piece of one.
+fn piece_of(call: &Value, index: u64) -> Piece {
+    let function = &call["function"];
+    Piece {
+        index,
+        id: filled(&call["id"]),
+        name: filled(&function["name"]),
+        arguments: filled(&function["arguments"]).unwrap_or_default(),
     }
 }
 
@@ -359,6 +402,55 @@ mod tests {
             let event = |event: &&str| reader.event(format!("data: {event}\n\n").as_bytes());
             assert_eq!(events.iter().flat_map(event).collect::<Vec<_>>(), expected);
         }
+    }
+
+    /// What a whole reply with these thoughts, texts and calls says, in short.
+    fn told(thought: &str, content: &str, blocks: Value) -> Vec<String> {
+        let call = |id: &str| json!({"id": id, "function": {"name": "f", "arguments": "{}"}});
+        let message = json!({"reasoning_content": thought, "content": content,
+            "thinking_blocks": blocks, "tool_calls": [call("c1"), call("c2")]});
+        let said = whole(&json!({"choices": [{"message": message}]}));
+        let short = |said: Said| match said {
+            Said::Thought(text) => Some(format!("thinks {text}")),
+            Said::Signed(block) if block["type"] == "thinking" => {
+                Some(format!("signs {}", block["signature"].as_str().unwrap()))
+            }
+            Said::Signed(block) => Some(block.to_string()),
+            Said::Text(text) => Some(text),
+            Said::Call { id, .. } => Some(id),
+            _ => None,
+        };
+        said.into_iter().filter_map(short).collect()
+    }
+
+    #[test]
+    fn thoughts_stand_where_they_stood_with_their_signatures() {
+        let at = |bytes: u64, content: u64, calls: u64, mut block: Value| {
+            (block["bytes"], block["content_before"]) = (bytes.into(), content.into());
+            block["calls_before"] = calls.into();
+            block
+        };
+        let signed = |signature: &str| json!({"type": "thinking", "signature": signature});
+        let hidden = json!({"type": "redacted_thinking", "data": "d"});
+        let blocks = json!([
+            at(2, 0, 0, signed("s1")),
+            at(0, 3, 0, hidden.clone()),
+            at(4, 3, 1, signed("s2"))
+        ]);
+        let hidden = hidden.to_string();
+        let placed =
+            ["thinks T1", "signs s1", "abc", &hidden, "c1", "thinks T2é", "signs s2", "def", "c2"];
+        assert_eq!(told("T1T2é", "abcdef", blocks.clone()), placed);
+        // The content was changed: it may be cut elsewhere.
+        assert_eq!(
+            told("T1T2é", "a", blocks.clone())[..4],
+            ["thinks T1", "signs s1", "a", &hidden]
+        );
+        // The thought was changed: nobody knows what was signed of it.
+        let merged = ["thinks T1T2", &hidden, "abc", "c1", "c2"];
+        assert_eq!(told("T1T2", "abc", blocks), merged);
+        let one = json!([signed("s"), {"type": "thinking", "thinking": "T", "signature": null}]);
+        assert_eq!(told("T", "abc", one), ["thinks T", "signs s", "abc", "c1", "c2"]);
     }
 
     #[test]

@@ -18,10 +18,10 @@ pub(in crate::api) fn whole(said: Vec<Said>) -> Value {
     for said in said {
         match said {
             Said::Head(by) => message = head(&by),
-            Said::Thought(text) => blocks.last("thinking", "thinking", &text),
+            Said::Thought(text) => blocks.add("thinking", "thinking", &text),
             Said::Signed(block) => blocks.signed(block),
-            Said::Text(text) | Said::Refusal(text) => blocks.last("text", "text", &text),
-            Said::Call { id, name } => blocks.0.push(tool_use(&id, &name)),
+            Said::Text(text) | Said::Refusal(text) => blocks.add("text", "text", &text),
+            Said::Call { id, name } => blocks.push(tool_use(&id, &name)),
             Said::Arguments(arguments) => blocks.input(&arguments),
             Said::Finish { reason, stop } => {
                 message["stop_reason"] = stop_reason(&reason, stop.as_deref()).into();
@@ -31,21 +31,36 @@ pub(in crate::api) fn whole(said: Vec<Said>) -> Value {
             Said::Logprobs(_) | Said::Failed(_) | Said::Done => {}
         }
     }
-    message["content"] = blocks.0.into();
+    message["content"] = blocks.list.into();
     message
 }
 
 /// Blocks of a message that is put together.
 #[derive(Default)]
-struct Blocks(Vec<Value>);
+struct Blocks {
+    list: Vec<Value>,
+    /// The last one is a thought that was signed: what follows is another.
+    is_signed: bool,
+}
 
 impl Blocks {
-    /// Adds text to the last block, or begins one.
-    fn last(&mut self, kind: &str, field: &str, text: &str) {
-        if !self.0.last().is_some_and(|block| block["type"] == kind) {
-            self.0.push(block(kind));
+    fn push(&mut self, block: Value) {
+        self.list.push(block);
+        self.is_signed = false;
+    }
+
+    /// The last block if it is of a kind and not yet signed, or a new one.
+    fn last(&mut self, kind: &str) -> Option<&mut Value> {
+        let goes_on = self.list.last().is_some_and(|block| block["type"] == kind);
+        if !goes_on || self.is_signed {
+            self.push(block(kind));
         }
-        if let Some(block) = self.0.last_mut() {
+        self.list.last_mut()
+    }
+
+    /// Adds text to the last block, or begins one.
+    fn add(&mut self, kind: &str, field: &str, text: &str) {
+        if let Some(block) = self.last(kind) {
             let whole = format!("{}{text}", block[field].as_str().unwrap_or_default());
             block[field] = whole.into();
         }
@@ -53,23 +68,20 @@ impl Blocks {
 
     /// What the last block calls its tool with.
     fn input(&mut self, arguments: &str) {
-        if let (Some(call), Ok(input)) = (self.0.last_mut(), serde_json::from_str(arguments)) {
+        if let (Some(call), Ok(input)) = (self.list.last_mut(), serde_json::from_str(arguments)) {
             call["input"] = input;
         }
     }
 
     /// A signature goes to the thought that it signs.
     fn signed(&mut self, signed: Value) {
-        match self.0.last_mut().filter(|block| block["type"] == "thinking") {
-            Some(thought) if signed["type"] == "thinking" => {
-                thought["signature"] = signed["signature"].clone();
-            }
-            _ if signed["type"] == "thinking" => {
-                let signature = &signed["signature"];
-                self.0.push(json!({"type": "thinking", "thinking": "", "signature": signature}));
-            }
-            _ => self.0.push(signed),
+        if signed["type"] != "thinking" {
+            return self.push(signed);
         }
+        if let Some(thought) = self.last("thinking") {
+            thought["signature"] = signed["signature"].clone();
+        }
+        self.is_signed = true;
     }
 }
 
@@ -109,7 +121,7 @@ fn stop_reason(reason: &str, stop: Option<&str>) -> &'static str {
 /// What came from a cache, or was written to one, is counted apart here.
 fn usage(count: Count) -> Value {
     json!({
-        "input_tokens": count.prompt.saturating_sub(count.cached + count.written),
+        "input_tokens": count.prompt.saturating_sub(count.cached.saturating_add(count.written)),
         "output_tokens": count.completion,
         "cache_creation_input_tokens": count.written,
         "cache_read_input_tokens": count.cached,
@@ -129,6 +141,8 @@ pub(in crate::api) struct EventWriter {
 #[derive(Clone, Copy, PartialEq)]
 enum Block {
     Thinking,
+    /// A thought that was signed: what follows is another.
+    Signed,
     Text,
     Call,
 }
@@ -146,10 +160,11 @@ impl EventWriter {
             Said::Signed(signed) if signed["type"] == "thinking" => {
                 let delta = json!({"type": "signature_delta", "signature": signed["signature"]});
                 self.delta(Block::Thinking, || block("thinking"), delta, out);
+                self.open = self.open.map(|(index, _)| (index, Block::Signed));
             }
             Said::Signed(signed) => {
                 self.close(out);
-                self.begin(Block::Thinking, &signed, out);
+                self.begin(Block::Signed, &signed, out);
                 self.close(out);
             }
             Said::Text(text) | Said::Refusal(text) => {

@@ -285,6 +285,62 @@ fn a_stream_begins_and_ends_each_block_once() {
 }
 
 #[test]
+fn each_thought_keeps_its_signature() {
+    let signed = |signature: &str| json!([{"type": "thinking", "signature": signature}]);
+    let thinks = |text: &str| json!({"reasoning_content": text});
+    let deltas = [
+        thinks("T"),
+        thinks("1"),
+        json!({"thinking_blocks": signed("s1")}),
+        thinks("T2"),
+        json!({"thinking_blocks": signed("s2")}),
+        json!({"thinking_blocks": signed("s3")}),
+        json!({"thinking_blocks": [{"type": "redacted_thinking", "data": "d"}]}),
+        json!({"content": "Hi"}),
+        thinks("T4"),
+    ];
+    let block = |text: &str, signature: &str| json!({"type": "thinking", "thinking": text, "signature": signature});
+    let expected = json!([
+        block("T1", "s1"),
+        block("T2", "s2"),
+        block("", "s3"),
+        {"type": "redacted_thinking", "data": "d"},
+        {"type": "text", "text": "Hi"},
+        block("T4", ""),
+    ]);
+    let mut chunks: Vec<_> = deltas.into_iter().map(|it| chunk(it, Value::Null)).collect();
+    chunks.push(chunk(json!({}), "stop".into()));
+    assert_eq!(blocks_of(&told(&chunks)), expected);
+
+    let mut reader = reader();
+    let event = |chunk: &Value| reader.event(format!("data: {chunk}\n\n").as_bytes());
+    let mut said: Vec<_> = chunks.iter().flat_map(event).collect();
+    said.extend(reader.end());
+    assert_eq!(whole(said)["content"], expected);
+}
+
+/// The blocks that a client puts together of a stream's events.
+fn blocks_of(events: &[Value]) -> Value {
+    let mut blocks: Vec<Value> = Vec::new();
+    for event in events {
+        let Some(index) = event["index"].as_u64() else { continue };
+        let delta = &event["delta"];
+        match event["type"].as_str() {
+            Some("content_block_start") => blocks.push(event["content_block"].clone()),
+            Some("content_block_delta") => {
+                let kind = delta["type"].as_str().unwrap().strip_suffix("_delta").unwrap();
+                let block = &mut blocks[index as usize];
+                let text =
+                    format!("{}{}", block[kind].as_str().unwrap(), delta[kind].as_str().unwrap());
+                block[kind] = text.into();
+            }
+            _ => assert_eq!(index as usize + 1, blocks.len()),
+        }
+    }
+    blocks.into()
+}
+
+#[test]
 fn a_stream_that_breaks_off_ends_with_an_error_event() {
     let first = chunk(json!({"content": "Hi"}), Value::Null);
     let error = json!({"error": {"message": "m", "type": "permission_error", "code": "c"}});

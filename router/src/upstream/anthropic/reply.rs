@@ -3,7 +3,9 @@
 //! Blocks become what OpenAI has: text is content, thoughts are `reasoning_content`, uses of tools are
 //! `tool_calls`. The signatures of thoughts, which the provider wants back with the next turn, ride
 //! along as `thinking_blocks` without the thoughts' text, so that each text is there once, where the
-//! scan looks for it. Events of types that are not known are left out; the error event is, too, since the
+//! scan looks for it. Where there are several thoughts, or some behind what was said, the blocks of a whole
+//! reply say what of the texts was theirs (`bytes`), and how much of the content and how many calls came
+//! before them (`content_before`, `calls_before`). Events of types that are not known are left out; the error event is, too, since the
 //! gateway ends a broken stream with an error of its own.
 
 use bytes::Bytes;
@@ -15,15 +17,21 @@ use crate::upstream::sse;
 pub(in crate::upstream) fn completion(message: &Value) -> Option<Value> {
     let blocks = message["content"].as_array()?;
     let (mut content, mut reasoning) = (String::new(), String::new());
-    let (mut calls, mut signatures) = (Vec::new(), Vec::new());
+    let (mut calls, mut thoughts) = (Vec::new(), Vec::new());
     for block in blocks {
         match block["type"].as_str() {
             Some("text") => content.push_str(block["text"].as_str().unwrap_or_default()),
-            Some("thinking") => {
-                reasoning.push_str(block["thinking"].as_str().unwrap_or_default());
-                signatures.extend(signature(&block["signature"]));
+            Some(kind @ ("thinking" | "redacted_thinking")) => {
+                let text = block["thinking"].as_str().filter(|_| kind == "thinking");
+                let text = text.unwrap_or_default();
+                reasoning.push_str(text);
+                thoughts.push(Thought {
+                    block,
+                    bytes: text.len(),
+                    content_before: content.len(),
+                    calls_before: calls.len(),
+                });
             }
-            Some("redacted_thinking") => signatures.push(block.clone()),
             Some("tool_use") => calls.push(call(None, block, &block["input"].to_string())),
             _ => {}
         }
@@ -36,6 +44,7 @@ pub(in crate::upstream) fn completion(message: &Value) -> Option<Value> {
             said[name] = value;
         }
     };
+    let signatures = thinking_blocks(&thoughts);
     let (thought, signed, called) =
         (!reasoning.is_empty(), !signatures.is_empty(), !calls.is_empty());
     put("reasoning_content", reasoning.into(), thought);
@@ -61,6 +70,42 @@ pub(in crate::upstream) fn error(bytes: &[u8]) -> Option<Bytes> {
     let (message, kind) = (field("message"), field("type"));
     let error = json!({"message": message, "type": kind, "param": null, "code": null});
     Some(json!({"error": error}).to_string().into())
+}
+
+/// A block of thoughts, and where it stood.
+struct Thought<'a> {
+    block: &'a Value,
+    bytes: usize,
+    content_before: usize,
+    calls_before: usize,
+}
+
+/// The blocks without their texts. One thought before everything else needs no place.
+fn thinking_blocks(thoughts: &[Thought<'_>]) -> Vec<Value> {
+    let is_first = |it: &Thought<'_>| it.content_before + it.calls_before == 0;
+    let is_redacted = |it: &Thought<'_>| it.block["type"] == "redacted_thinking";
+    if thoughts.iter().all(is_first) && thoughts.iter().skip(1).all(is_redacted) {
+        return thoughts.iter().filter_map(Thought::signed).collect();
+    }
+    thoughts.iter().map(Thought::placed).collect()
+}
+
+impl Thought<'_> {
+    fn signed(&self) -> Option<Value> {
+        match self.block["type"].as_str() {
+            Some("thinking") => signature(&self.block["signature"]),
+            _ => Some(self.block.clone()),
+        }
+    }
+
+    fn placed(&self) -> Value {
+        let unsigned = || json!({"type": "thinking", "signature": ""});
+        let mut placed = self.signed().unwrap_or_else(unsigned);
+        placed["bytes"] = self.bytes.into();
+        placed["content_before"] = self.content_before.into();
+        placed["calls_before"] = self.calls_before.into();
+        placed
+    }
 }
 
 fn signature(signature: &Value) -> Option<Value> {

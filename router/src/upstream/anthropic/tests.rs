@@ -118,6 +118,46 @@ fn arguments_that_are_no_object_are_the_client_s_fault() {
 }
 
 #[test]
+fn thoughts_go_back_to_where_they_stood() {
+    let call = |id: &str| json!({"id": id, "function": {"name": "f", "arguments": "{}"}});
+    let thought = |signature: &str, parts: u64, calls: u64| {
+        json!({"type": "thinking", "thinking": "T", "signature": signature,
+               "parts_before": parts, "calls_before": calls})
+    };
+    let messages = json!([{"role": "assistant", "content": "a", "tool_calls": [call("c1"), call("c2")],
+        "thinking_blocks": [{"type": "thinking", "thinking": "T", "signature": "s0"},
+            thought("", 0, 0), thought("s1", 1, 0), thought("s2", 1, 1), thought("s3", 9, 9)]}]);
+    let got = sent(json!({"messages": messages})).unwrap();
+    let kind = |block: &Value| {
+        ["signature", "id", "text"].iter().find_map(|it| block[it].as_str()).unwrap().to_owned()
+    };
+    let content = got["messages"][0]["content"].as_array().unwrap();
+    let order: Vec<_> = content.iter().map(kind).collect();
+    assert_eq!(order, ["s0", "a", "s1", "c1", "s2", "c2", "s3"]);
+    assert_eq!(content[2], json!({"type": "thinking", "thinking": "T", "signature": "s1"}));
+}
+
+#[test]
+fn thoughts_come_back_with_their_places_where_they_need_them() {
+    let thought = |text: &str, signature: &str| json!({"type": "thinking", "thinking": text, "signature": signature});
+    let hidden = json!({"type": "redacted_thinking", "data": "d"});
+    let text = json!({"type": "text", "text": "abc"});
+    let blocks = |content: Value| {
+        let said = completion(&json!({"id": "msg_1", "model": "m", "content": content})).unwrap();
+        said["choices"][0]["message"]["thinking_blocks"].clone()
+    };
+    let plain = json!([{"type": "thinking", "signature": "s1"}, hidden]);
+    assert_eq!(blocks(json!([thought("T1", "s1"), hidden, text])), plain);
+    assert_eq!(blocks(json!([thought("T1", ""), text])), Value::Null);
+    let placed = |signature: &str, bytes: u64, content: u64| {
+        json!({"type": "thinking", "signature": signature, "bytes": bytes,
+               "content_before": content, "calls_before": 0})
+    };
+    let expected = json!([placed("s1", 2, 0), placed("", 4, 3)]);
+    assert_eq!(blocks(json!([thought("T1", "s1"), text, thought("T2é", "")])), expected);
+}
+
+#[test]
 fn its_words_come_back_as_openais() {
     let message = |stop_reason: &str| {
         completion(&json!({"id": "msg_1", "model": "m", "stop_reason": stop_reason,
