@@ -286,6 +286,51 @@ async fn findings_in_replies_are_masked_or_cut_in_every_dialect() {
     }
 }
 
+/// A server that names nobody, numbers all calls alike, and says `stop` of them.
+#[tokio::test]
+async fn what_a_server_leaves_out_is_made_up_for() {
+    let call = |id: &str, arguments: &str| {
+        let function = json!({"name": "clock", "arguments": arguments});
+        json!({"tool_calls": [{"index": 0, "id": id, "function": function}]})
+    };
+    let chunk = |delta: Value, finish: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
+    let nobody = json!({"choices": [], "id": "", "model": "", "created": 0});
+    let chunks = [
+        nobody,
+        chunk(call("c1", "{\"a\":1}"), Value::Null),
+        chunk(call("c2", ""), Value::Null),
+        chunk(json!({}), "stop".into()),
+    ];
+    let events: String = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
+    let events = format!("{events}data: [DONE]\n\n");
+    let cloud =
+        Cloud::start(Script::Raw(http("200 OK", "text/event-stream", events.as_bytes()))).await;
+    let gateway = Gateway::with_cloud(cloud.address).await;
+
+    let reply = ask(&gateway, MESSAGES, &message("Hello", true)).await;
+    reply.came_from("cloud", 200);
+    let decision = reply.header("x-sluice-decision").to_owned();
+    let told = data(&reply);
+    let (first, last) = (&told[0]["message"], &told[told.len() - 2]);
+    assert_eq!((&first["id"], &first["model"]), (&json!(format!("msg_{decision}")), &json!("m")));
+    assert_eq!(last["delta"]["stop_reason"], "tool_use");
+    let started = told.iter().filter(|event| event["type"] == "content_block_start");
+    let ids: Vec<_> = started.map(|event| event["content_block"]["id"].clone()).collect();
+    assert_eq!(ids, ["c1", "c2"]);
+    assert_eq!(said(&reply, "partial_json"), "{\"a\":1}{}");
+
+    let reply = ask(&gateway, RESPONSES, &response("Hello", true)).await;
+    let decision = reply.header("x-sluice-decision").to_owned();
+    let told = data(&reply);
+    assert_eq!(told[0]["type"], "response.created");
+    let last = told.last().unwrap();
+    assert_eq!(last["type"], "response.completed");
+    assert_eq!(last["response"]["id"], format!("resp_{decision}"));
+    let output = last["response"]["output"].as_array().unwrap();
+    let calls: Vec<_> = output.iter().map(|it| (&it["call_id"], &it["arguments"])).collect();
+    assert_eq!(calls, [(&json!("c1"), &json!("{\"a\":1}")), (&json!("c2"), &json!("{}"))]);
+}
+
 #[tokio::test]
 async fn a_cloud_that_breaks_off_ends_in_the_dialect_s_error_event() {
     let cloud = Cloud::start(Script::BreakMidEvent).await;

@@ -36,9 +36,17 @@ pub enum Voice {
     /// OpenAI's legacy completions.
     Completions,
     /// OpenAI's responses, which repeat settings of the request.
-    Responses(Box<responses::ReplyWriter>),
+    Responses {
+        /// What was asked for.
+        model: String,
+        /// Knows the settings.
+        writer: Box<responses::ReplyWriter>,
+    },
     /// Anthropic's messages.
-    Messages,
+    Messages {
+        /// What was asked for.
+        model: String,
+    },
 }
 
 impl Dialect {
@@ -82,10 +90,15 @@ impl Dialect {
             Dialect::Chat => (chat::read(body, hints, caller)?, Voice::Plain),
             Dialect::Embeddings => (embeddings::read(body, hints, caller)?, Voice::Plain),
             Dialect::Completions => (completions::read(body, hints, caller)?, Voice::Completions),
-            Dialect::Messages => (messages::read(body, hints, caller)?, Voice::Messages),
+            Dialect::Messages => {
+                let request = messages::read(body, hints, caller)?;
+                let model = request.chat.model.clone();
+                (request, Voice::Messages { model })
+            }
             Dialect::Responses => {
                 let (request, writer) = responses::read(body, hints, caller)?;
-                (request, Voice::Responses(Box::new(writer)))
+                let (model, writer) = (request.chat.model.clone(), Box::new(writer));
+                (request, Voice::Responses { model, writer })
             }
         })
     }
@@ -153,20 +166,35 @@ impl Voice {
         if !reply.status.is_success() {
             return self.naming_the_field(reply);
         }
+        let reader = said::Reader::new(self.head(&reply.headers));
         reply.body = match (reply.body, self) {
             (body, Voice::Plain) => body,
-            (ReplyBody::Whole(bytes), voice) => ReplyBody::Whole(voice.whole(bytes)),
-            (ReplyBody::Stream(events), voice) => ReplyBody::Stream(voice.events(events)),
+            (ReplyBody::Whole(bytes), voice) => ReplyBody::Whole(voice.whole(bytes, reader)),
+            (ReplyBody::Stream(events), voice) => ReplyBody::Stream(voice.events(events, reader)),
         };
         reply
+    }
+
+    /// Who answers if the upstream does not say: the model that was asked for, by the decision's name.
+    fn head(&self, headers: &HeaderMap) -> said::Head {
+        let model = match self {
+            Voice::Plain | Voice::Completions => "",
+            Voice::Responses { model, .. } | Voice::Messages { model } => model,
+        };
+        let id = headers.get("x-sluice-decision").and_then(|id| id.to_str().ok());
+        said::Head {
+            id: id.unwrap_or_default().to_owned(),
+            model: model.to_owned(),
+            created: jiff::Timestamp::now().as_second(),
+        }
     }
 
     fn naming_the_field(&self, mut reply: Reply) -> Reply {
         let names = match self {
             Voice::Plain => return reply,
             Voice::Completions => completions::NAMES,
-            Voice::Responses(_) => responses::NAMES,
-            Voice::Messages => messages::NAMES,
+            Voice::Responses { .. } => responses::NAMES,
+            Voice::Messages { .. } => messages::NAMES,
         };
         let ReplyBody::Whole(bytes) = &reply.body else { return reply };
         let Ok(mut json) = serde_json::from_slice::<Value>(bytes) else { return reply };
@@ -178,23 +206,23 @@ impl Voice {
         reply
     }
 
-    fn whole(self, bytes: Bytes) -> Bytes {
+    fn whole(self, bytes: Bytes, reader: said::Reader) -> Bytes {
         let Ok(json) = serde_json::from_slice::<Value>(&bytes) else { return bytes };
         let said = match self {
             Voice::Plain => return bytes,
             Voice::Completions => completions::ReplyWriter::default().whole(json),
-            Voice::Messages => messages::whole(&json),
-            Voice::Responses(writer) => writer.whole(&json),
+            Voice::Messages { .. } => messages::whole(reader.whole(&json)),
+            Voice::Responses { writer, .. } => writer.whole(reader.whole(&json)),
         };
         said.to_string().into()
     }
 
-    fn events(self, events: ByteStream) -> ByteStream {
+    fn events(self, events: ByteStream, reader: said::Reader) -> ByteStream {
         let writer = match self {
             Voice::Plain => return events,
             Voice::Completions => Writer::Completions(completions::ReplyWriter::default()),
-            Voice::Messages => Writer::Messages(messages::EventWriter::default()),
-            Voice::Responses(writer) => Writer::Responses(writer),
+            Voice::Messages { .. } => Writer::Messages(reader, messages::EventWriter::default()),
+            Voice::Responses { writer, .. } => Writer::Responses(reader, writer),
         };
         Box::pin(stream::unfold((events, Some(writer)), |(mut events, writer)| async move {
             let mut writer = writer?;
@@ -217,21 +245,25 @@ impl Voice {
 /// What writes the events of one stream.
 enum Writer {
     Completions(completions::ReplyWriter),
-    Messages(messages::EventWriter),
-    Responses(Box<responses::ReplyWriter>),
+    Messages(said::Reader, messages::EventWriter),
+    Responses(said::Reader, Box<responses::ReplyWriter>),
 }
 
 impl Writer {
     /// Whole events.
     fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        if let Writer::Completions(writer) = self {
-            return writer.push(bytes, out);
-        }
-        for said in sse::events(bytes).flat_map(said::event) {
-            match self {
-                Writer::Completions(_) => {}
-                Writer::Messages(writer) => writer.write(said, out),
-                Writer::Responses(writer) => writer.write(said, out),
+        let events = sse::events(bytes);
+        match self {
+            Writer::Completions(writer) => writer.push(bytes, out),
+            Writer::Messages(reader, writer) => {
+                events
+                    .flat_map(|event| reader.event(event))
+                    .for_each(|said| writer.write(said, out));
+            }
+            Writer::Responses(reader, writer) => {
+                events
+                    .flat_map(|event| reader.event(event))
+                    .for_each(|said| writer.write(said, out));
             }
         }
     }
@@ -240,8 +272,12 @@ impl Writer {
     fn end(&mut self, out: &mut Vec<u8>) {
         match self {
             Writer::Completions(_) => {}
-            Writer::Messages(writer) => writer.end(out),
-            Writer::Responses(writer) => writer.end(out),
+            Writer::Messages(reader, writer) => {
+                reader.end().into_iter().for_each(|said| writer.write(said, out));
+            }
+            Writer::Responses(reader, writer) => {
+                reader.end().into_iter().for_each(|said| writer.write(said, out));
+            }
         }
     }
 }

@@ -273,11 +273,15 @@ fn assistant(place: &str, at: &str, said: &Value, to: &mut Translation) -> Resul
             Some("thinking") => {
                 to.survey(&at, block, THINKING);
                 reasoning.push_str(text(block, "thinking", &at)?);
-                thoughts.push(only(block, &["type", "thinking", "signature"]));
+                thoughts.push(placed(
+                    only(block, &["type", "thinking", "signature"]),
+                    &parts,
+                    &calls,
+                ));
             }
             Some("redacted_thinking") => {
                 to.survey(&at, block, REDACTED_THINKING);
-                thoughts.push(only(block, &["type", "data"]));
+                thoughts.push(placed(only(block, &["type", "data"]), &parts, &calls));
             }
             _ => parts.extend(part(&at, block, to)?),
         }
@@ -295,6 +299,19 @@ fn assistant(place: &str, at: &str, said: &Value, to: &mut Translation) -> Resul
     }
     to.message(place, message);
     Ok(())
+}
+
+/// A block of thoughts that says how much was said before it, if anything was: a provider wants its own
+/// back in their order.
+fn placed(mut block: Value, parts: &[Value], calls: &[Value]) -> Value {
+    // Empty texts are not sent on.
+    let parts = parts.iter().filter(|part| part["text"] != "").count();
+    for (name, count) in [("parts_before", parts), ("calls_before", calls.len())] {
+        if count > 0 {
+            block[name] = count.into();
+        }
+    }
+    block
 }
 
 /// The fields of an object that go as they are.

@@ -1,8 +1,10 @@
-//! What tests of several dialects need: every word that a body holds.
+//! What tests of several dialects need: every word that a body holds, and a reader of replies.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+
+use super::said::{Head, Reader};
 
 /// Every string of a body, keys included.
 pub(super) fn words(value: &Value, out: &mut BTreeSet<String>) {
@@ -15,4 +17,9 @@ pub(super) fn words(value: &Value, out: &mut BTreeSet<String>) {
         }),
         _ => {}
     }
+}
+
+/// A reader for replies that may name nobody.
+pub(super) fn reader() -> Reader {
+    Reader::new(Head { id: "ours".into(), model: "asked".into(), created: 5 })
 }

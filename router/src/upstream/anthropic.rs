@@ -174,19 +174,41 @@ impl Conversation {
     }
 }
 
-/// What an assistant thought, said and called.
+/// What an assistant thought, said and called: thoughts where they stood, first if they do not say so.
 fn said(index: usize, message: &Value) -> Result<Vec<Value>, UpstreamError> {
-    let signed = |block: &&Value| {
-        let signature = block["signature"].as_str().is_some_and(|signature| !signature.is_empty());
-        signature || block["type"] == "redacted_thinking"
-    };
-    let thoughts = message["thinking_blocks"].as_array().into_iter().flatten().filter(signed);
-    let mut out: Vec<Value> = thoughts.cloned().collect();
-    out.extend(blocks(&message["content"])?);
-    for call in message["tool_calls"].as_array().into_iter().flatten() {
-        out.push(tool_use(index, call)?);
+    let list = |name: &str| message[name].as_array().into_iter().flatten();
+    let parts = blocks(&message["content"])?;
+    let calls =
+        list("tool_calls").map(|call| tool_use(index, call)).collect::<Result<Vec<_>, _>>()?;
+    let (mut parts, mut calls) = (parts.into_iter(), calls.into_iter());
+    let (part_count, call_count) = (parts.len(), calls.len());
+    let mut out = Vec::new();
+    for block in list("thinking_blocks").filter(|block| is_signed(block)) {
+        let before = |name: &str| block[name].as_u64().map_or(0, |n| n as usize);
+        let parts_said = part_count - parts.len();
+        out.extend(parts.by_ref().take(before("parts_before").saturating_sub(parts_said)));
+        let calls_said = call_count - calls.len();
+        out.extend(calls.by_ref().take(before("calls_before").saturating_sub(calls_said)));
+        out.push(thought(block));
     }
+    out.extend(parts);
+    out.extend(calls);
     Ok(out)
+}
+
+fn is_signed(block: &Value) -> bool {
+    let signature = block["signature"].as_str().is_some_and(|signature| !signature.is_empty());
+    signature || block["type"] == "redacted_thinking"
+}
+
+/// A block as it came from here, without what says where it stood.
+fn thought(block: &Value) -> Value {
+    let fields = block.as_object().into_iter().flatten();
+    let its = |name: &str| matches!(name, "type" | "thinking" | "signature" | "data");
+    fields
+        .filter(|(name, _)| its(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 fn tool_use(index: usize, call: &Value) -> Result<Value, UpstreamError> {

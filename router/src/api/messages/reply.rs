@@ -8,26 +8,21 @@
 
 use serde_json::{Value, json};
 
-use crate::api::said::{self, Count, Said};
+use crate::api::said::{Count, Head, Said};
 use crate::upstream::sse;
 
 /// A whole message.
-pub(in crate::api) fn whole(json: &Value) -> Value {
-    let mut message = head("", "");
+pub(in crate::api) fn whole(said: Vec<Said>) -> Value {
+    let mut message = Value::Null;
     let mut blocks = Blocks::default();
-    for said in said::whole(json) {
+    for said in said {
         match said {
-            Said::Head { id, model, .. } => {
-                (message["id"], message["model"]) = (message_id(&id).into(), model.into());
-            }
-            Said::Thought(text) => blocks.last("thinking", "thinking", &text),
+            Said::Head(by) => message = head(&by),
+            Said::Thought(text) => blocks.add("thinking", "thinking", &text),
             Said::Signed(block) => blocks.signed(block),
-            Said::Text(text) | Said::Refusal(text) => blocks.last("text", "text", &text),
-            Said::Call { id, name, arguments, .. } => {
-                let input = serde_json::from_str(&arguments).unwrap_or_else(|_| json!({}));
-                let (id, name) = (id.unwrap_or_default(), name.unwrap_or_default());
-                blocks.0.push(json!({"type": "tool_use", "id": id, "name": name, "input": input}));
-            }
+            Said::Text(text) | Said::Refusal(text) => blocks.add("text", "text", &text),
+            Said::Call { id, name } => blocks.push(tool_use(&id, &name)),
+            Said::Arguments(arguments) => blocks.input(&arguments),
             Said::Finish { reason, stop } => {
                 message["stop_reason"] = stop_reason(&reason, stop.as_deref()).into();
                 message["stop_sequence"] = stop.into();
@@ -36,38 +31,57 @@ pub(in crate::api) fn whole(json: &Value) -> Value {
             Said::Logprobs(_) | Said::Failed(_) | Said::Done => {}
         }
     }
-    message["content"] = blocks.0.into();
+    message["content"] = blocks.list.into();
     message
 }
 
 /// Blocks of a message that is put together.
 #[derive(Default)]
-struct Blocks(Vec<Value>);
+struct Blocks {
+    list: Vec<Value>,
+    /// The last one is a thought that was signed: what follows is another.
+    is_signed: bool,
+}
 
 impl Blocks {
-    /// Adds text to the last block, or begins one.
-    fn last(&mut self, kind: &str, field: &str, text: &str) {
-        if !self.0.last().is_some_and(|block| block["type"] == kind) {
-            self.0.push(block(kind));
+    fn push(&mut self, block: Value) {
+        self.list.push(block);
+        self.is_signed = false;
+    }
+
+    /// The last block if it is of a kind and not yet signed, or a new one.
+    fn last(&mut self, kind: &str) -> Option<&mut Value> {
+        let goes_on = self.list.last().is_some_and(|block| block["type"] == kind);
+        if !goes_on || self.is_signed {
+            self.push(block(kind));
         }
-        if let Some(block) = self.0.last_mut() {
+        self.list.last_mut()
+    }
+
+    /// Adds text to the last block, or begins one.
+    fn add(&mut self, kind: &str, field: &str, text: &str) {
+        if let Some(block) = self.last(kind) {
             let whole = format!("{}{text}", block[field].as_str().unwrap_or_default());
             block[field] = whole.into();
         }
     }
 
+    /// What the last block calls its tool with.
+    fn input(&mut self, arguments: &str) {
+        if let (Some(call), Ok(input)) = (self.list.last_mut(), serde_json::from_str(arguments)) {
+            call["input"] = input;
+        }
+    }
+
     /// A signature goes to the thought that it signs.
     fn signed(&mut self, signed: Value) {
-        match self.0.last_mut().filter(|block| block["type"] == "thinking") {
-            Some(thought) if signed["type"] == "thinking" => {
-                thought["signature"] = signed["signature"].clone();
-            }
-            _ if signed["type"] == "thinking" => {
-                let signature = &signed["signature"];
-                self.0.push(json!({"type": "thinking", "thinking": "", "signature": signature}));
-            }
-            _ => self.0.push(signed),
+        if signed["type"] != "thinking" {
+            return self.push(signed);
         }
+        if let Some(thought) = self.last("thinking") {
+            thought["signature"] = signed["signature"].clone();
+        }
+        self.is_signed = true;
     }
 }
 
@@ -78,9 +92,13 @@ fn block(kind: &str) -> Value {
     }
 }
 
-fn head(id: &str, model: &str) -> Value {
+fn tool_use(id: &str, name: &str) -> Value {
+    json!({"type": "tool_use", "id": id, "name": name, "input": {}})
+}
+
+fn head(by: &Head) -> Value {
     json!({
-        "id": message_id(id), "type": "message", "role": "assistant", "model": model,
+        "id": message_id(&by.id), "type": "message", "role": "assistant", "model": by.model,
         "content": [], "stop_reason": null, "stop_sequence": null,
         "usage": usage(Count::default()),
     })
@@ -100,12 +118,12 @@ fn stop_reason(reason: &str, stop: Option<&str>) -> &'static str {
     }
 }
 
-/// What came from a cache is counted apart here.
+/// What came from a cache, or was written to one, is counted apart here.
 fn usage(count: Count) -> Value {
     json!({
-        "input_tokens": count.prompt.saturating_sub(count.cached),
+        "input_tokens": count.prompt.saturating_sub(count.cached.saturating_add(count.written)),
         "output_tokens": count.completion,
-        "cache_creation_input_tokens": 0,
+        "cache_creation_input_tokens": count.written,
         "cache_read_input_tokens": count.cached,
     })
 }
@@ -113,36 +131,28 @@ fn usage(count: Count) -> Value {
 /// Writes the events of one reply.
 #[derive(Default)]
 pub(in crate::api) struct EventWriter {
-    started: bool,
     /// The block that is open: its index and what it is.
     open: Option<(u64, Block)>,
     blocks: u64,
     finish: Option<(String, Option<String>)>,
     count: Count,
-    over: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Block {
     Thinking,
+    /// A thought that was signed: what follows is another.
+    Signed,
     Text,
-    /// A call, by its number.
-    Call(u64),
+    Call,
 }
 
 impl EventWriter {
     /// Writes what an event of the internal form says.
     pub(in crate::api) fn write(&mut self, said: Said, out: &mut Vec<u8>) {
-        if self.over {
-            return;
-        }
         match said {
-            Said::Head { id, model, .. } if !self.started => {
-                self.started = true;
-                let message = head(&id, &model);
-                event(out, &json!({"type": "message_start", "message": message}));
-            }
-            Said::Head { .. } | Said::Logprobs(_) => {}
+            Said::Head(by) => event(out, &json!({"type": "message_start", "message": head(&by)})),
+            Said::Logprobs(_) => {}
             Said::Thought(text) => {
                 let delta = json!({"type": "thinking_delta", "thinking": text});
                 self.delta(Block::Thinking, || block("thinking"), delta, out);
@@ -150,25 +160,28 @@ impl EventWriter {
             Said::Signed(signed) if signed["type"] == "thinking" => {
                 let delta = json!({"type": "signature_delta", "signature": signed["signature"]});
                 self.delta(Block::Thinking, || block("thinking"), delta, out);
+                self.open = self.open.map(|(index, _)| (index, Block::Signed));
             }
             Said::Signed(signed) => {
                 self.close(out);
-                self.begin(Block::Thinking, &signed, out);
+                self.begin(Block::Signed, &signed, out);
                 self.close(out);
             }
             Said::Text(text) | Said::Refusal(text) => {
                 let delta = json!({"type": "text_delta", "text": text});
                 self.delta(Block::Text, || block("text"), delta, out);
             }
-            Said::Call { index, id, name, arguments } => {
-                let begun = || json!({"type": "tool_use", "id": id, "name": name, "input": {}});
-                let delta = json!({"type": "input_json_delta", "partial_json": arguments});
-                self.delta(Block::Call(index), begun, delta, out);
+            Said::Call { id, name } => {
+                self.close(out);
+                self.begin(Block::Call, &tool_use(&id, &name), out);
+            }
+            Said::Arguments(piece) => {
+                let delta = json!({"type": "input_json_delta", "partial_json": piece});
+                self.piece(&delta, out);
             }
             Said::Finish { reason, stop } => self.finish = Some((reason, stop)),
             Said::Usage(count) => self.count = count,
             Said::Failed(failed) => {
-                self.over = true;
                 let error = error_of(status_of(&failed), &failed);
                 event(out, &json!({"type": "error", "error": error}));
             }
@@ -176,17 +189,9 @@ impl EventWriter {
         }
     }
 
-    /// The stream is over, whether or not it said so.
-    pub(in crate::api) fn end(&mut self, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.over, true) || !self.started {
-            return;
-        }
+    fn end(&mut self, out: &mut Vec<u8>) {
         self.close(out);
-        let Some((reason, stop)) = self.finish.take() else {
-            let error = error_of(500, &said::broke_off());
-            event(out, &json!({"type": "error", "error": error}));
-            return;
-        };
+        let (reason, stop) = self.finish.take().unwrap_or_default();
         let reason = stop_reason(&reason, stop.as_deref());
         let delta = json!({"stop_reason": reason, "stop_sequence": stop});
         let usage = usage(self.count);
@@ -205,10 +210,13 @@ impl EventWriter {
             self.close(out);
             self.begin(kind, &begun(), out);
         }
+        self.piece(&delta, out);
+    }
+
+    /// A piece of the open block.
+    fn piece(&mut self, delta: &Value, out: &mut Vec<u8>) {
         let index = self.open.map_or(0, |(index, _)| index);
-        if delta["partial_json"] != "" {
-            event(out, &json!({"type": "content_block_delta", "index": index, "delta": delta}));
-        }
+        event(out, &json!({"type": "content_block_delta", "index": index, "delta": delta}));
     }
 
     fn begin(&mut self, kind: Block, block: &Value, out: &mut Vec<u8>) {

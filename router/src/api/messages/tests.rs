@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use sluice_policies::ContentKind;
 
 use super::*;
-use crate::api::said;
-use crate::api::testing::words;
+use crate::api::testing::{reader, words};
 use crate::api::translation::is_sorted;
 
 fn asked(body: &Value) -> Result<Request, ApiError> {
@@ -224,12 +223,13 @@ fn wrong_bodies_are_turned_away_by_the_field() {
 /// All events of a reply that comes in these chunks, by type.
 fn told(chunks: &[Value]) -> Vec<Value> {
     let mut writer = EventWriter::default();
+    let mut reader = reader();
     let mut out = Vec::new();
     for chunk in chunks {
         let event = format!("data: {chunk}\n\n");
-        said::event(event.as_bytes()).into_iter().for_each(|said| writer.write(said, &mut out));
+        reader.event(event.as_bytes()).into_iter().for_each(|said| writer.write(said, &mut out));
     }
-    writer.end(&mut out);
+    reader.end().into_iter().for_each(|said| writer.write(said, &mut out));
     let text = String::from_utf8(out).unwrap();
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap()).collect()
@@ -256,7 +256,8 @@ fn a_stream_begins_and_ends_each_block_once() {
         chunk(call(Value::Null, "{\"a\""), Value::Null),
         chunk(call(Value::Null, ":1}"), Value::Null),
         chunk(json!({}), "tool_calls".into()),
-        json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}),
+        json!({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3,
+            "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2}}}),
     ]);
     let types: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
     let expected = [
@@ -278,8 +279,65 @@ fn a_stream_begins_and_ends_each_block_once() {
     assert_eq!(types, expected);
     assert_eq!(events[8]["content_block"]["id"], "c1");
     assert_eq!(events[12]["delta"]["stop_reason"], "tool_use");
-    assert_eq!(events[12]["usage"]["input_tokens"], 7);
-    assert_eq!(events[12]["usage"]["output_tokens"], 3);
+    let usage = json!({"input_tokens": 4, "output_tokens": 3, "cache_read_input_tokens": 1,
+        "cache_creation_input_tokens": 2});
+    assert_eq!(events[12]["usage"], usage);
+}
+
+#[test]
+fn each_thought_keeps_its_signature() {
+    let signed = |signature: &str| json!([{"type": "thinking", "signature": signature}]);
+    let thinks = |text: &str| json!({"reasoning_content": text});
+    let deltas = [
+        thinks("T"),
+        thinks("1"),
+        json!({"thinking_blocks": signed("s1")}),
+        thinks("T2"),
+        json!({"thinking_blocks": signed("s2")}),
+        json!({"thinking_blocks": signed("s3")}),
+        json!({"thinking_blocks": [{"type": "redacted_thinking", "data": "d"}]}),
+        json!({"content": "Hi"}),
+        thinks("T4"),
+    ];
+    let block = |text: &str, signature: &str| json!({"type": "thinking", "thinking": text, "signature": signature});
+    let expected = json!([
+        block("T1", "s1"),
+        block("T2", "s2"),
+        block("", "s3"),
+        {"type": "redacted_thinking", "data": "d"},
+        {"type": "text", "text": "Hi"},
+        block("T4", ""),
+    ]);
+    let mut chunks: Vec<_> = deltas.into_iter().map(|it| chunk(it, Value::Null)).collect();
+    chunks.push(chunk(json!({}), "stop".into()));
+    assert_eq!(blocks_of(&told(&chunks)), expected);
+
+    let mut reader = reader();
+    let event = |chunk: &Value| reader.event(format!("data: {chunk}\n\n").as_bytes());
+    let mut said: Vec<_> = chunks.iter().flat_map(event).collect();
+    said.extend(reader.end());
+    assert_eq!(whole(said)["content"], expected);
+}
+
+/// The blocks that a client puts together of a stream's events.
+fn blocks_of(events: &[Value]) -> Value {
+    let mut blocks: Vec<Value> = Vec::new();
+    for event in events {
+        let Some(index) = event["index"].as_u64() else { continue };
+        let delta = &event["delta"];
+        match event["type"].as_str() {
+            Some("content_block_start") => blocks.push(event["content_block"].clone()),
+            Some("content_block_delta") => {
+                let kind = delta["type"].as_str().unwrap().strip_suffix("_delta").unwrap();
+                let block = &mut blocks[index as usize];
+                let text =
+                    format!("{}{}", block[kind].as_str().unwrap(), delta[kind].as_str().unwrap());
+                block[kind] = text.into();
+            }
+            _ => assert_eq!(index as usize + 1, blocks.len()),
+        }
+    }
+    blocks.into()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Replies as OpenAI's responses: the object, and the events that lead to it.
 //!
 //! The last event of a stream holds the whole response, so a reply is kept while it goes by, up to
-//! [`HELD_BYTES_MAX`]. A whole reply is put together by the same steps, and its events are thrown away.
+//! [`said::HELD_BYTES_MAX`]. A whole reply is put together by the same steps, and its events are thrown away.
 //!
 //! Source: OpenAI's published API schema (its Python SDK 3.54), as of November 2026.
 
@@ -9,12 +9,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::said::{self, Count, Said};
+use crate::api::said::{self, Count, Head, Said};
 use crate::api::translation::Fields;
 use crate::upstream::sse;
-
-/// Longest reply that is kept, bytes; whole replies have the same limit.
-const HELD_BYTES_MAX: usize = 32 << 20;
 
 /// Settings of a request that its response repeats, and what they are where it has none.
 fn echo(fields: &Fields) -> Map<String, Value> {
@@ -45,10 +42,7 @@ fn echo(fields: &Fields) -> Map<String, Value> {
 pub struct ReplyWriter {
     echo: Map<String, Value>,
     customs: BTreeSet<String>,
-    id: String,
-    model: String,
-    created: i64,
-    started: bool,
+    by: Head,
     sequence: u64,
     output: Vec<Item>,
     /// The last item is not done.
@@ -70,7 +64,6 @@ enum Item {
 }
 
 struct Call {
-    number: u64,
     id: String,
     name: String,
     arguments: String,
@@ -84,10 +77,7 @@ impl ReplyWriter {
         ReplyWriter {
             echo: echo(fields),
             customs,
-            id: String::new(),
-            model: String::new(),
-            created: 0,
-            started: false,
+            by: Head::default(),
             sequence: 0,
             output: Vec::new(),
             open: false,
@@ -101,13 +91,12 @@ impl ReplyWriter {
     }
 
     /// A whole reply.
-    pub(in crate::api) fn whole(mut self, json: &Value) -> Value {
+    pub(in crate::api) fn whole(mut self, said: Vec<Said>) -> Value {
         let mut events = Vec::new();
-        for said in said::whole(json) {
+        for said in said {
             self.write(said, &mut events);
             events.clear();
         }
-        self.end(&mut events);
         self.response(self.status())
     }
 
@@ -117,14 +106,16 @@ impl ReplyWriter {
             return;
         }
         match said {
-            Said::Head { id, model, created } => self.start(id, model, created, out),
+            Said::Head(by) => self.start(by, out),
             Said::Thought(text) => self.thought(&text, out),
             Said::Logprobs(tokens) => self.scores.extend(tokens),
             Said::Text(text) => self.text(&text, out),
             Said::Refusal(text) => self.refusal(&text, out),
-            Said::Call { index, id, name, arguments } => {
-                self.call(index, id, name, &arguments, out);
+            Said::Call { id, name } => {
+                let (is_custom, arguments) = (self.customs.contains(&name), String::new());
+                self.begin(Item::Call(Call { id, name, arguments, is_custom }), out);
             }
+            Said::Arguments(piece) => self.arguments(&piece, out),
             Said::Finish { reason, .. } => self.finish = Some(reason),
             Said::Usage(count) => self.count = Some(count),
             Said::Failed(error) => {
@@ -135,21 +126,14 @@ impl ReplyWriter {
             // Only their own provider could read them.
             Said::Signed(_) => {}
         }
-        if self.held_bytes > HELD_BYTES_MAX && !self.over {
-            let message = "failed to finish the answer: it is too long to be kept";
-            self.failed = Some(json!({"message": message, "code": "reply_too_long"}));
+        if self.held_bytes > said::HELD_BYTES_MAX && !self.over {
+            self.failed = Some(said::too_long());
             self.end(out);
         }
     }
 
-    /// The stream is over, whether or not it said so.
-    pub(in crate::api) fn end(&mut self, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.over, true) {
-            return;
-        }
-        if self.finish.is_none() && self.failed.is_none() {
-            self.failed = Some(said::broke_off());
-        }
+    fn end(&mut self, out: &mut Vec<u8>) {
+        self.over = true;
         if let Some(error) = self.failed.clone() {
             let (message, code) = (&error["message"], &error["code"]);
             let event = json!({"message": message, "code": code, "param": null});
@@ -190,10 +174,10 @@ impl ReplyWriter {
             .collect();
         let mut response = self.echo.clone();
         let mut put = |name: &str, value: Value| drop(response.insert(name.to_owned(), value));
-        put("id", format!("resp_{}", self.id).into());
+        put("id", format!("resp_{}", self.by.id).into());
         put("object", "response".into());
-        put("created_at", self.created.into());
-        put("model", self.model.as_str().into());
+        put("created_at", self.by.created.into());
+        put("model", self.by.model.as_str().into());
         put("status", status.into());
         put("error", error.into());
         put("incomplete_details", incomplete);
@@ -202,11 +186,8 @@ impl ReplyWriter {
         Value::Object(response)
     }
 
-    fn start(&mut self, id: String, model: String, created: i64, out: &mut Vec<u8>) {
-        if std::mem::replace(&mut self.started, true) {
-            return;
-        }
-        (self.id, self.model, self.created) = (id, model, created);
+    fn start(&mut self, by: Head, out: &mut Vec<u8>) {
+        self.by = by;
         for name in ["response.created", "response.in_progress"] {
             let response = self.response("in_progress");
             self.event(out, name, json!({"response": response}));
@@ -253,27 +234,13 @@ impl ReplyWriter {
         self.of_part(out, "response.refusal.delta", json!({"delta": text}));
     }
 
-    fn call(
-        &mut self,
-        number: u64,
-        id: Option<String>,
-        name: Option<String>,
-        arguments: &str,
-        out: &mut Vec<u8>,
-    ) {
-        if !self.last_is(|item| matches!(item, Item::Call(call) if call.number == number)) {
-            let name = name.unwrap_or_default();
-            let is_custom = self.customs.contains(&name);
-            let (id, arguments) = (id.unwrap_or_default(), String::new());
-            self.begin(Item::Call(Call { number, id, name, arguments, is_custom }), out);
-        }
-        self.held_bytes += arguments.len();
+    fn arguments(&mut self, piece: &str, out: &mut Vec<u8>) {
+        self.held_bytes += piece.len();
         let Some(Item::Call(call)) = self.output.last_mut() else { return };
-        call.arguments.push_str(arguments);
+        call.arguments.push_str(piece);
         // The text of a custom tool is inside its arguments, and is told once they are whole.
-        if !call.is_custom && !arguments.is_empty() {
-            let delta = json!({"delta": arguments});
-            self.of_item(out, "response.function_call_arguments.delta", delta);
+        if !call.is_custom {
+            self.of_item(out, "response.function_call_arguments.delta", json!({"delta": piece}));
         }
     }
 
@@ -366,7 +333,7 @@ impl ReplyWriter {
             Item::Call(call) if call.is_custom => "ctc",
             Item::Call(_) => "fc",
         };
-        format!("{prefix}_{}_{index}", self.id)
+        format!("{prefix}_{}_{index}", self.by.id)
     }
 
     fn item(&self, index: usize, item: &Item, status: &str) -> Value {
@@ -415,7 +382,9 @@ fn text_part(text: &str, scores: &[Value]) -> Value {
 fn usage(count: Count) -> Value {
     json!({
         "input_tokens": count.prompt,
-        "input_tokens_details": {"cached_tokens": count.cached, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": count.cached, "cache_write_tokens": count.written,
+        },
         "output_tokens": count.completion,
         "output_tokens_details": {"reasoning_tokens": count.reasoning},
         "total_tokens": count.prompt + count.completion,

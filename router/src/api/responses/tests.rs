@@ -3,8 +3,7 @@
 use sluice_policies::ContentKind;
 
 use super::*;
-use crate::api::said;
-use crate::api::testing::words;
+use crate::api::testing::{reader, words};
 use crate::api::translation::is_sorted;
 
 fn asked(body: &Value) -> Result<(Request, ReplyWriter), ApiError> {
@@ -192,12 +191,13 @@ fn a_configuration_holds_until_the_next_one() {
 /// The events of a reply to this body that comes in these chunks.
 fn told(body: &Value, chunks: &[Value]) -> Vec<Value> {
     let mut writer = asked(body).ok().unwrap().1;
+    let mut reader = reader();
     let mut out = Vec::new();
     for chunk in chunks {
         let event = format!("data: {chunk}\n\n");
-        said::event(event.as_bytes()).into_iter().for_each(|said| writer.write(said, &mut out));
+        reader.event(event.as_bytes()).into_iter().for_each(|said| writer.write(said, &mut out));
     }
-    writer.end(&mut out);
+    reader.end().into_iter().for_each(|said| writer.write(said, &mut out));
     let text = String::from_utf8(out).unwrap();
     let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap()).collect()

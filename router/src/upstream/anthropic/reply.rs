@@ -3,7 +3,9 @@
 //! Blocks become what OpenAI has: text is content, thoughts are `reasoning_content`, uses of tools are
 //! `tool_calls`. The signatures of thoughts, which the provider wants back with the next turn, ride
 //! along as `thinking_blocks` without the thoughts' text, so that each text is there once, where the
-//! scan looks for it. Events of types that are not known are left out; the error event is, too, since the
+//! scan looks for it. Where there are several thoughts, or some behind what was said, the blocks of a whole
+//! reply say what of the texts was theirs (`bytes`), and how much of the content and how many calls came
+//! before them (`content_before`, `calls_before`). Events of types that are not known are left out; the error event is, too, since the
 //! gateway ends a broken stream with an error of its own.
 
 use bytes::Bytes;
@@ -15,15 +17,21 @@ use crate::upstream::sse;
 pub(in crate::upstream) fn completion(message: &Value) -> Option<Value> {
     let blocks = message["content"].as_array()?;
     let (mut content, mut reasoning) = (String::new(), String::new());
-    let (mut calls, mut signatures) = (Vec::new(), Vec::new());
+    let (mut calls, mut thoughts) = (Vec::new(), Vec::new());
     for block in blocks {
         match block["type"].as_str() {
             Some("text") => content.push_str(block["text"].as_str().unwrap_or_default()),
-            Some("thinking") => {
-                reasoning.push_str(block["thinking"].as_str().unwrap_or_default());
-                signatures.extend(signature(&block["signature"]));
+            Some(kind @ ("thinking" | "redacted_thinking")) => {
+                let text = block["thinking"].as_str().filter(|_| kind == "thinking");
+                let text = text.unwrap_or_default();
+                reasoning.push_str(text);
+                thoughts.push(Thought {
+                    block,
+                    bytes: text.len(),
+                    content_before: content.len(),
+                    calls_before: calls.len(),
+                });
             }
-            Some("redacted_thinking") => signatures.push(block.clone()),
             Some("tool_use") => calls.push(call(None, block, &block["input"].to_string())),
             _ => {}
         }
@@ -36,6 +44,7 @@ pub(in crate::upstream) fn completion(message: &Value) -> Option<Value> {
             said[name] = value;
         }
     };
+    let signatures = thinking_blocks(&thoughts);
     let (thought, signed, called) =
         (!reasoning.is_empty(), !signatures.is_empty(), !calls.is_empty());
     put("reasoning_content", reasoning.into(), thought);
@@ -61,6 +70,42 @@ pub(in crate::upstream) fn error(bytes: &[u8]) -> Option<Bytes> {
     let (message, kind) = (field("message"), field("type"));
     let error = json!({"message": message, "type": kind, "param": null, "code": null});
     Some(json!({"error": error}).to_string().into())
+}
+
+/// A block of thoughts, and where it stood.
+struct Thought<'a> {
+    block: &'a Value,
+    bytes: usize,
+    content_before: usize,
+    calls_before: usize,
+}
+
+/// The blocks without their texts. One thought before everything else needs no place.
+fn thinking_blocks(thoughts: &[Thought<'_>]) -> Vec<Value> {
+    let is_first = |it: &Thought<'_>| it.content_before + it.calls_before == 0;
+    let is_redacted = |it: &Thought<'_>| it.block["type"] == "redacted_thinking";
+    if thoughts.iter().all(is_first) && thoughts.iter().skip(1).all(is_redacted) {
+        return thoughts.iter().filter_map(Thought::signed).collect();
+    }
+    thoughts.iter().map(Thought::placed).collect()
+}
+
+impl Thought<'_> {
+    fn signed(&self) -> Option<Value> {
+        match self.block["type"].as_str() {
+            Some("thinking") => signature(&self.block["signature"]),
+            _ => Some(self.block.clone()),
+        }
+    }
+
+    fn placed(&self) -> Value {
+        let unsigned = || json!({"type": "thinking", "signature": ""});
+        let mut placed = self.signed().unwrap_or_else(unsigned);
+        placed["bytes"] = self.bytes.into();
+        placed["content_before"] = self.content_before.into();
+        placed["calls_before"] = self.calls_before.into();
+        placed
+    }
 }
 
 fn signature(signature: &Value) -> Option<Value> {
@@ -115,14 +160,18 @@ impl Counted {
         self
     }
 
-    /// OpenAI counts what came from a cache as part of the prompt.
+    /// OpenAI counts what came from a cache, or was written to one, as part of the prompt.
     fn usage(self) -> Value {
         let prompt = self.input + self.cached + self.written;
+        let mut details = json!({"cached_tokens": self.cached});
+        if self.written > 0 {
+            details["cache_write_tokens"] = self.written.into();
+        }
         json!({
             "prompt_tokens": prompt,
             "completion_tokens": self.output,
             "total_tokens": prompt + self.output,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "prompt_tokens_details": details,
         })
     }
 }
@@ -134,8 +183,16 @@ pub(in crate::upstream) struct EventReader {
     model: Value,
     created: i64,
     counted: Counted,
-    /// The block of each call, in the order of the calls.
-    calls: Vec<u64>,
+    /// In the order of the calls.
+    calls: Vec<Call>,
+}
+
+/// A call that is read.
+struct Call {
+    block: u64,
+    /// What its first event says of its arguments.
+    input: Value,
+    has_arguments: bool,
 }
 
 impl EventReader {
@@ -162,6 +219,7 @@ impl EventReader {
             }
             Some("content_block_start") => self.block(event, out),
             Some("content_block_delta") => self.piece(event, out),
+            Some("content_block_stop") => self.end_block(event, out),
             Some("message_delta") => {
                 self.counted = self.counted.with(&event["usage"]);
                 if event["delta"]["stop_reason"].is_string() {
@@ -183,7 +241,8 @@ impl EventReader {
         match block["type"].as_str() {
             Some("tool_use") => {
                 let index = self.calls.len();
-                self.calls.push(event["index"].as_u64().unwrap_or_default());
+                let (block_index, input) = (index_of(event), block["input"].clone());
+                self.calls.push(Call { block: block_index, input, has_arguments: false });
                 self.delta(out, json!({"tool_calls": [call(Some(index), block, "")]}));
             }
             Some("redacted_thinking") => self.delta(out, json!({"thinking_blocks": [block]})),
@@ -203,13 +262,33 @@ impl EventReader {
                 }
             }
             Some("input_json_delta") => {
-                let block = event["index"].as_u64().unwrap_or_default();
-                let Some(index) = self.calls.iter().position(|of| *of == block) else { return };
-                let function = json!({"arguments": delta["partial_json"]});
-                self.delta(out, json!({"tool_calls": [{"index": index, "function": function}]}));
+                let Some(index) = self.call_of(event) else { return };
+                let arguments = &delta["partial_json"];
+                self.calls[index].has_arguments |= *arguments != "";
+                self.arguments(out, index, arguments);
             }
             _ => {}
         }
+    }
+
+    /// Arguments that never came in pieces stood in the block's first event, or there are none.
+    fn end_block(&self, event: &Value, out: &mut Vec<u8>) {
+        let Some(index) = self.call_of(event) else { return };
+        let call = &self.calls[index];
+        if !call.has_arguments {
+            let input = if call.input.is_object() { call.input.to_string() } else { "{}".into() };
+            self.arguments(out, index, &input.into());
+        }
+    }
+
+    /// The call that an event's block is.
+    fn call_of(&self, event: &Value) -> Option<usize> {
+        self.calls.iter().position(|call| call.block == index_of(event))
+    }
+
+    fn arguments(&self, out: &mut Vec<u8>, index: usize, arguments: &Value) {
+        let function = json!({"arguments": arguments});
+        self.delta(out, json!({"tool_calls": [{"index": index, "function": function}]}));
     }
 
     fn text(&self, out: &mut Vec<u8>, name: &str, text: &Value) {
@@ -235,4 +314,9 @@ impl EventReader {
         }
         sse::write(out, None, &chunk);
     }
+}
+
+/// The block that an event is about.
+fn index_of(event: &Value) -> u64 {
+    event["index"].as_u64().unwrap_or_default()
 }

@@ -118,6 +118,46 @@ fn arguments_that_are_no_object_are_the_client_s_fault() {
 }
 
 #[test]
+fn thoughts_go_back_to_where_they_stood() {
+    let call = |id: &str| json!({"id": id, "function": {"name": "f", "arguments": "{}"}});
+    let thought = |signature: &str, parts: u64, calls: u64| {
+        json!({"type": "thinking", "thinking": "T", "signature": signature,
+               "parts_before": parts, "calls_before": calls})
+    };
+    let messages = json!([{"role": "assistant", "content": "a", "tool_calls": [call("c1"), call("c2")],
+        "thinking_blocks": [{"type": "thinking", "thinking": "T", "signature": "s0"},
+            thought("", 0, 0), thought("s1", 1, 0), thought("s2", 1, 1), thought("s3", 9, 9)]}]);
+    let got = sent(json!({"messages": messages})).unwrap();
+    let kind = |block: &Value| {
+        ["signature", "id", "text"].iter().find_map(|it| block[it].as_str()).unwrap().to_owned()
+    };
+    let content = got["messages"][0]["content"].as_array().unwrap();
+    let order: Vec<_> = content.iter().map(kind).collect();
+    assert_eq!(order, ["s0", "a", "s1", "c1", "s2", "c2", "s3"]);
+    assert_eq!(content[2], json!({"type": "thinking", "thinking": "T", "signature": "s1"}));
+}
+
+#[test]
+fn thoughts_come_back_with_their_places_where_they_need_them() {
+    let thought = |text: &str, signature: &str| json!({"type": "thinking", "thinking": text, "signature": signature});
+    let hidden = json!({"type": "redacted_thinking", "data": "d"});
+    let text = json!({"type": "text", "text": "abc"});
+    let blocks = |content: Value| {
+        let said = completion(&json!({"id": "msg_1", "model": "m", "content": content})).unwrap();
+        said["choices"][0]["message"]["thinking_blocks"].clone()
+    };
+    let plain = json!([{"type": "thinking", "signature": "s1"}, hidden]);
+    assert_eq!(blocks(json!([thought("T1", "s1"), hidden, text])), plain);
+    assert_eq!(blocks(json!([thought("T1", ""), text])), Value::Null);
+    let placed = |signature: &str, bytes: u64, content: u64| {
+        json!({"type": "thinking", "signature": signature, "bytes": bytes,
+               "content_before": content, "calls_before": 0})
+    };
+    let expected = json!([placed("s1", 2, 0), placed("", 4, 3)]);
+    assert_eq!(blocks(json!([thought("T1", "s1"), text, thought("T2é", "")])), expected);
+}
+
+#[test]
 fn its_words_come_back_as_openais() {
     let message = |stop_reason: &str| {
         completion(&json!({"id": "msg_1", "model": "m", "stop_reason": stop_reason,
@@ -136,8 +176,46 @@ fn its_words_come_back_as_openais() {
     ] {
         assert_eq!(message(theirs)["choices"][0]["finish_reason"], ours);
     }
-    assert_eq!(message("end_turn")["usage"]["total_tokens"], 6);
+    let expected = json!({"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 2}});
+    assert_eq!(message("end_turn")["usage"], expected);
     assert_eq!(message("end_turn")["choices"][0]["message"]["content"], "a");
     assert!(completion(&json!({"type": "error"})).is_none());
     assert!(error(b"<html>").is_none() && error(b"{\"detail\": 1}").is_none());
+}
+
+/// What the chunks of these events say.
+fn streamed(events: &[Value]) -> Vec<Value> {
+    let event = |event: &Value| format!("data: {event}\n\n");
+    let bytes =
+        EventReader::default().push(events.iter().map(event).collect::<String>().as_bytes());
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let json = data.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    json.map(|mut chunk| chunk["choices"][0]["delta"].take()).collect()
+}
+
+#[test]
+fn arguments_of_a_streamed_call_are_json_even_if_none_came() {
+    let piece = |json: &str| {
+        json!({"type": "content_block_delta", "index": 1,
+               "delta": {"type": "input_json_delta", "partial_json": json}})
+    };
+    for (input, pieces, expected) in [
+        (json!({}), vec![], "{}"),
+        (json!({}), vec![""], "{}"),
+        (json!({"a": 1}), vec![], "{\"a\":1}"),
+        (json!({"a": 1}), vec!["", "{\"a\"", ":2}"], "{\"a\":2}"),
+    ] {
+        let block = json!({"type": "tool_use", "id": "c", "name": "f", "input": input});
+        let mut events = vec![json!({"type": "content_block_start", "index": 1,
+                                     "content_block": block})];
+        events.extend(pieces.into_iter().map(piece));
+        events.push(json!({"type": "content_block_stop", "index": 1}));
+        let said = streamed(&events);
+        let arguments = |delta: &Value| {
+            delta["tool_calls"][0]["function"]["arguments"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(said.iter().map(arguments).collect::<String>(), expected, "{events:?}");
+    }
 }
