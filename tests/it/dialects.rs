@@ -344,6 +344,11 @@ async fn what_an_anthropic_upstream_cannot_say_is_answered_by_another() {
     let reply = gateway.chat(body).await;
     reply.came_from("edge", 200);
     assert_eq!(reply.json()["choices"].as_array().unwrap().len(), 2);
+    let call = json!({"name": "f", "arguments": "{}"});
+    let body = json!({"model": "m", "max_tokens": 4, "messages": [
+        {"role": "assistant", "content": null, "function_call": call},
+        {"role": "user", "content": "Hello"}]});
+    gateway.chat(body).await.came_from("edge", 200);
     assert_eq!(cloud.seen(), "");
 }
 

@@ -9,6 +9,8 @@
 
 mod reply;
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::UpstreamError;
@@ -81,7 +83,7 @@ pub(super) fn body(
     Ok(serde_json::to_vec(&out).expect("JSON can be written back"))
 }
 
-fn unsupported(param: &'static str, what: &'static str) -> UpstreamError {
+fn unsupported(param: impl Into<Cow<'static, str>>, what: &'static str) -> UpstreamError {
     UpstreamError::Unsupported { param: param.into(), what: what.into() }
 }
 
@@ -160,10 +162,27 @@ impl Conversation {
                 _ => conversation.push("user", blocks(&message["content"])?),
             }
         }
-        Ok(conversation)
+        conversation.with_a_turn()
     }
 
+    /// This protocol answers nobody who says nothing. Where the system speaks alone, its words are the
+    /// user's turn: none are lost, and none are made up.
+    fn with_a_turn(mut self) -> Result<Conversation, UpstreamError> {
+        if self.turns.is_empty() {
+            let said = std::mem::take(&mut self.system);
+            self.push("user", said);
+        }
+        match self.turns.is_empty() {
+            true => Err(unsupported("messages", "this upstream answers no empty messages")),
+            false => Ok(self),
+        }
+    }
+
+    /// Adds to the conversation; a turn of nothing is refused there, and left out.
     fn push(&mut self, role: &str, blocks: Vec<Value>) {
+        if blocks.is_empty() {
+            return;
+        }
         if let Some(last) = self.turns.last_mut().filter(|turn| turn["role"] == role)
             && let Some(content) = last["content"].as_array_mut()
         {
@@ -176,6 +195,14 @@ impl Conversation {
 
 /// What an assistant thought, said and called.
 fn said(index: usize, message: &Value) -> Result<Vec<Value>, UpstreamError> {
+    for (name, what) in [
+        ("audio", "this upstream keeps no sound"),
+        ("function_call", "this upstream takes calls as \"tool_calls\""),
+    ] {
+        if !message[name].is_null() {
+            return Err(unsupported(format!("messages[{index}].{name}"), what));
+        }
+    }
     let signed = |block: &&Value| {
         let signature = block["signature"].as_str().is_some_and(|signature| !signature.is_empty());
         signature || block["type"] == "redacted_thinking"
@@ -183,25 +210,29 @@ fn said(index: usize, message: &Value) -> Result<Vec<Value>, UpstreamError> {
     let thoughts = message["thinking_blocks"].as_array().into_iter().flatten().filter(signed);
     let mut out: Vec<Value> = thoughts.cloned().collect();
     out.extend(blocks(&message["content"])?);
+    out.extend(blocks(&message["refusal"])?);
     for call in message["tool_calls"].as_array().into_iter().flatten() {
         out.push(tool_use(index, call)?);
     }
     Ok(out)
 }
 
+/// A call. Other protocols have calls of other kinds, and take arguments as a model wrote them, JSON or not.
 fn tool_use(index: usize, call: &Value) -> Result<Value, UpstreamError> {
-    let wrong = || {
-        let what = "expected functions with a name and arguments that are a JSON object";
-        invalid(format!("messages[{index}].tool_calls"), what)
-    };
+    let place = || format!("messages[{index}].tool_calls");
+    if call["type"].as_str().is_some_and(|kind| kind != "function") {
+        return Err(unsupported(place(), "this upstream calls functions only"));
+    }
     let function = &call["function"];
-    let name = function["name"].as_str().ok_or_else(wrong)?;
+    let name = function["name"].as_str();
+    let name = name.ok_or_else(|| invalid(place(), "expected functions with a name"))?;
     let input = match function["arguments"].as_str() {
         None | Some("") => json!({}),
-        Some(text) => serde_json::from_str(text).map_err(|_| wrong())?,
+        Some(text) => serde_json::from_str(text).unwrap_or_default(),
     };
     if !input.is_object() {
-        return Err(wrong());
+        let what = "this upstream takes arguments that are a JSON object";
+        return Err(unsupported(place(), what));
     }
     Ok(json!({"type": "tool_use", "id": call["id"], "name": name, "input": input}))
 }
@@ -219,16 +250,14 @@ fn tool_result(message: &Value) -> Result<Value, UpstreamError> {
     Ok(block)
 }
 
-/// The content of a message. Empty texts are left out: this protocol refuses them.
+/// The content of a message. Texts of nothing but white space are left out: this protocol refuses them.
 fn blocks(content: &Value) -> Result<Vec<Value>, UpstreamError> {
+    let is_blank = |text: &str| text.trim().is_empty();
     match content {
-        Value::String(text) if !text.is_empty() => Ok(vec![json!({"type": "text", "text": text})]),
+        Value::String(text) if !is_blank(text) => Ok(vec![json!({"type": "text", "text": text})]),
         Value::Array(parts) => {
-            let mut out = Vec::with_capacity(parts.len());
-            for part in parts.iter().filter(|part| part["text"] != "") {
-                out.push(block(part)?);
-            }
-            Ok(out)
+            let said = parts.iter().filter(|part| !part["text"].as_str().is_some_and(is_blank));
+            said.map(block).collect()
         }
         _ => Ok(Vec::new()),
     }

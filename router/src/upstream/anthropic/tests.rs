@@ -100,20 +100,59 @@ fn messages_are_turns_and_what_the_system_says_comes_first() {
     assert_eq!(got["messages"], expected);
 }
 
+/// What a history becomes, or which field of it cannot be told.
+fn told(messages: Value) -> Result<Value, String> {
+    match sent(json!({"messages": messages})) {
+        Ok(mut got) => Ok(got["messages"].take()),
+        Err(UpstreamError::Unsupported { param, .. }) => Err(param.into_owned()),
+        Err(UpstreamError::Invalid { param, .. }) => Err(format!("invalid: {param}")),
+        Err(other) => panic!("{other}"),
+    }
+}
+
 #[test]
-fn arguments_that_are_no_object_are_the_client_s_fault() {
+fn a_turn_of_nothing_is_left_out() {
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let user = |content: Value| json!({"role": "user", "content": content});
+    for nothing in [json!(""), json!(" \n"), json!([]), json!([text("\n\n")]), Value::Null] {
+        let messages = json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": nothing},
+            {"role": "user", "content": "b"},
+        ]);
+        assert_eq!(told(messages), Ok(json!([user(json!([text("a"), text("b")]))])), "{nothing}");
+    }
+    let alone = json!([{"role": "system", "content": "s"}, {"role": "user", "content": ""}]);
+    assert_eq!(told(alone), Ok(json!([user(json!([text("s")]))])));
+    assert_eq!(told(json!([{"role": "user", "content": ""}])), Err("messages".to_owned()));
+}
+
+#[test]
+fn what_an_assistant_did_is_told_or_another_upstream_is_asked() {
+    let refusal = json!({"role": "assistant", "content": null, "refusal": "no"});
+    let expected = json!([{"role": "assistant", "content": [{"type": "text", "text": "no"}]}]);
+    assert_eq!(told(json!([refusal])), Ok(expected));
+    let call = |call: Value| json!({"role": "assistant", "tool_calls": [call]});
+    for (message, place) in [
+        (json!({"role": "assistant", "function_call": {"name": "f"}}), "messages[0].function_call"),
+        (json!({"role": "assistant", "audio": {"id": "a"}}), "messages[0].audio"),
+        (call(json!({"type": "custom", "custom": {"name": "f"}})), "messages[0].tool_calls"),
+        (call(json!({"function": {"arguments": "{}"}})), "invalid: messages[0].tool_calls"),
+    ] {
+        assert_eq!(told(json!([message])), Err(place.to_owned()), "{message}");
+    }
+}
+
+/// Models write arguments that are none, and OpenAI's server takes a history of them.
+#[test]
+fn arguments_that_are_no_object_are_another_upstream_s() {
     for (arguments, input) in
         [("", Some(json!({}))), ("{\"a\":1}", Some(json!({"a": 1}))), ("{\"a\"", None), ("1", None)]
     {
         let call = json!([{"id": "c", "function": {"name": "f", "arguments": arguments}}]);
-        let messages = json!([{"role": "assistant", "tool_calls": call}]);
-        match (sent(json!({"messages": messages})), input) {
-            (Ok(got), Some(input)) => assert_eq!(got["messages"][0]["content"][0]["input"], input),
-            (Err(UpstreamError::Invalid { param, .. }), None) => {
-                assert_eq!(param, "messages[0].tool_calls");
-            }
-            _ => panic!("{arguments}"),
-        }
+        let got = told(json!([{"role": "assistant", "tool_calls": call}]));
+        let got = got.map(|mut messages| messages[0]["content"][0]["input"].take());
+        assert_eq!(got, input.ok_or("messages[0].tool_calls".to_owned()), "{arguments}");
     }
 }
 
