@@ -50,7 +50,7 @@ pub(super) fn body(
     if !system.is_empty() {
         put("system", system.into());
     }
-    for name in ["top_p", "top_k", "thinking"] {
+    for name in ["cache_control", "top_p", "top_k", "thinking"] {
         if let Some(value) = fields.get(name).filter(|value| !value.is_null()) {
             put(name, value.clone());
         }
@@ -237,17 +237,39 @@ fn tool_use(index: usize, call: &Value) -> Result<Value, UpstreamError> {
     Ok(json!({"type": "tool_use", "id": call["id"], "name": name, "input": input}))
 }
 
+/// The result of a call. A mark on its last part is the result's own: both end at the same place.
 fn tool_result(message: &Value) -> Result<Value, UpstreamError> {
-    let content = match &message["content"] {
-        text @ Value::String(_) => text.clone(),
-        parts => blocks(parts)?.into(),
-    };
     let id = &message["tool_call_id"];
-    let mut block = json!({"type": "tool_result", "tool_use_id": id, "content": content});
+    let mut block = json!({"type": "tool_result", "tool_use_id": id});
+    block["content"] = match &message["content"] {
+        text @ Value::String(_) => text.clone(),
+        content => {
+            let last = content.as_array().and_then(|parts| parts.last());
+            let mark = last.map_or(&Value::Null, |last| &last["cache_control"]);
+            let mut blocks = blocks(content)?;
+            if !mark.is_null() {
+                block["cache_control"] = mark.clone();
+                if let Some(last) = blocks.last_mut().filter(|last| last["cache_control"] == *mark)
+                {
+                    last.as_object_mut().map(|last| last.remove("cache_control"));
+                }
+            }
+            // A text is told in the same form with a mark as without: what is cached must not change with it.
+            match &mut blocks[..] {
+                [only] if is_plain(only) => only["text"].take(),
+                _ => blocks.into(),
+            }
+        }
+    };
     if message["is_error"] == true {
         block["is_error"] = true.into();
     }
     Ok(block)
+}
+
+fn is_plain(block: &Value) -> bool {
+    let known = |name: &String| matches!(name.as_str(), "text" | "type");
+    block["type"] == "text" && block.as_object().is_some_and(|fields| fields.keys().all(known))
 }
 
 /// The content of a message. Texts of nothing but white space are left out: this protocol refuses them.

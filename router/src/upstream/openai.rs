@@ -22,8 +22,8 @@ use crate::api::ChatBody;
 use crate::config::{Connection, PassField};
 use messages::{List, Messages};
 
-/// What never leaves: nothing is stored, and `thinking` is Anthropic's.
-const LEFT_OUT: [&str; 2] = ["store", "thinking"];
+/// What never leaves: nothing is stored, and the others are Anthropic's.
+const LEFT_OUT: [&str; 3] = ["cache_control", "store", "thinking"];
 
 /// Whether a field goes along. Those that name persons (`metadata` describes stored completions, mostly by
 /// who asked) go where the upstream's section lists them.

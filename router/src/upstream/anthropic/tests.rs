@@ -80,6 +80,25 @@ fn settings_are_said_in_its_words() {
 }
 
 #[test]
+fn a_result_s_mark_and_the_body_s_are_said_where_they_were() {
+    let mark = json!({"type": "ephemeral", "ttl": "1h"});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let marked = |text: &str| json!({"type": "text", "text": text, "cache_control": mark});
+    for (content, expected) in [
+        (json!([text("a"), marked("b")]), json!([text("a"), text("b")])),
+        (json!([marked("")]), json!([])),
+        (json!([marked("a")]), json!("a")),
+    ] {
+        let result = json!({"role": "tool", "tool_call_id": "c", "content": content});
+        let got = told(json!([result])).unwrap();
+        let expected = json!({"type": "tool_result", "tool_use_id": "c", "content": expected,
+                              "cache_control": mark});
+        assert_eq!(got[0]["content"], json!([expected]));
+    }
+    assert_eq!(sent(json!({"cache_control": mark})).unwrap()["cache_control"], mark);
+}
+
+#[test]
 fn messages_are_turns_and_what_the_system_says_comes_first() {
     let url = |url: &str| json!({"type": "image_url", "image_url": {"url": url}});
     let messages = json!([
