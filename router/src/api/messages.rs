@@ -488,11 +488,7 @@ fn output(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
     if let Some(config) = fields.get("output_config").filter(|it| !it.is_null()) {
         let config = object(config, "output_config")?;
         to.survey("output_config", config, OUTPUT_CONFIG);
-        match config.get("effort").and_then(Value::as_str) {
-            // OpenAI's scale has another word for its end.
-            Some("max") => to.put("reasoning_effort", "xhigh"),
-            _ => to.carry(config, "effort", "reasoning_effort"),
-        }
+        to.carry(config, "effort", "reasoning_effort");
         format = config.get("format").map(|it| ("output_config.format", it)).or(format);
     }
     let Some((place, format)) = format.filter(|(_, format)| !format.is_null()) else {

@@ -63,6 +63,7 @@ fn settings_are_said_in_its_words() {
         (json!({"user": "somebody"}), "metadata", Value::Null),
         (json!({"reasoning_effort": "minimal"}), "output_config", json!({"effort": "low"})),
         (json!({"reasoning_effort": "none"}), "output_config", Value::Null),
+        (json!({"reasoning_effort": "max"}), "output_config", json!({"effort": "max"})),
         (json!({"tool_choice": "none", "tools": tool}), "tool_choice", json!({"type": "none"})),
         (
             json!({"parallel_tool_calls": false, "tools": tool}),
