@@ -70,7 +70,10 @@ pub(super) fn body(
             put("metadata", json!({"user_id": user}));
         }
     }
-    let tools = tools(fields)?;
+    let (servers, tools) = tools(fields)?;
+    if !servers.is_empty() {
+        put("mcp_servers", servers.into());
+    }
     if !tools.is_empty() {
         put("tools", tools.into());
         if let Some(choice) = tool_choice(fields)? {
@@ -331,9 +334,16 @@ fn document(file: &Value) -> Value {
     block
 }
 
-fn tools(fields: &Fields) -> Result<Vec<Value>, UpstreamError> {
-    let list = fields.get("tools").and_then(Value::as_array);
-    list.into_iter().flatten().map(tool).collect()
+/// The servers whose tools the provider uses, which have a field of their own there, and the tools.
+fn tools(fields: &Fields) -> Result<(Vec<Value>, Vec<Value>), UpstreamError> {
+    let (mut servers, mut tools) = (Vec::new(), Vec::new());
+    for given in fields.get("tools").and_then(Value::as_array).into_iter().flatten() {
+        match given["type"] == "mcp_server" {
+            true => servers.push(given["server"].clone()),
+            false => tools.push(tool(given)?),
+        }
+    }
+    Ok((servers, tools))
 }
 
 fn tool(tool: &Value) -> Result<Value, UpstreamError> {

@@ -100,6 +100,18 @@ fn a_result_s_mark_and_the_body_s_are_said_where_they_were() {
 }
 
 #[test]
+fn servers_of_tools_have_a_field_of_their_own() {
+    let server = json!({"type": "url", "name": "s", "url": "https://s.example/mcp"});
+    let tools = json!([{"type": "mcp_toolset", "mcp_server_name": "s"}]);
+    let mut given = tools.clone();
+    given.as_array_mut().unwrap().push(json!({"type": "mcp_server", "server": server}));
+    let got = sent(json!({"tools": given})).unwrap();
+    assert_eq!((&got["tools"], &got["mcp_servers"]), (&tools, &json!([server])));
+    let alone = sent(json!({"tools": [{"type": "mcp_server", "server": server}]})).unwrap();
+    assert_eq!((&alone["tools"], &alone["mcp_servers"]), (&Value::Null, &json!([server])));
+}
+
+#[test]
 fn messages_are_turns_and_what_the_system_says_comes_first() {
     let url = |url: &str| json!({"type": "image_url", "image_url": {"url": url}});
     let messages = json!([
