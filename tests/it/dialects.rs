@@ -175,6 +175,14 @@ async fn errors_are_told_in_the_dialect_s_words() {
         assert_eq!(reply.status, 404);
         assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
     }
+    for (path, code) in
+        [("/v1/responses/resp_1", "not_stored"), ("/v1/responses/compact", "unknown_url")]
+    {
+        let reply = gateway.send(Method::POST, path, &[], "{}").await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]["code"]), (404, &json!(code)));
+    }
+    let deleted = gateway.send(Method::DELETE, "/v1/models/nano", &[], "").await;
+    assert_eq!(deleted.status, 405);
 }
 
 #[tokio::test]
