@@ -161,6 +161,12 @@ async fn errors_are_told_in_the_dialect_s_words() {
     anthropics(&got, 405, "invalid_request_error");
     let batches = gateway.send(Method::POST, "/v1/messages/batches", &[], "{}").await;
     anthropics(&batches, 404, "not_found_error");
+    let mut with_tool = message("Hello", false);
+    with_tool["tools"] = json!([{"name": "a b", "input_schema": {"type": "object"}}]);
+    let reply = ask(&gateway, MESSAGES, &with_tool).await;
+    anthropics(&reply, 400, "invalid_request_error");
+    let words = reply.json()["error"]["message"].to_string();
+    assert!(words.contains("tools[0].name: expected"), "{words}");
     let long = message("word ".repeat(20_000), false);
     anthropics(&ask(&gateway, MESSAGES, &long).await, 400, "invalid_request_error");
 

@@ -129,6 +129,7 @@ const TOOL_RESULT: Table = &[
 /// Names of the internal form, and the client's.
 pub(super) const NAMES: &[(&str, &str)] = &[
     ("max_completion_tokens", "max_tokens"),
+    ("parameters", "input_schema"),
     ("reasoning_effort", "output_config.effort"),
     ("response_format", "output_config.format"),
     ("stop", "stop_sequences"),

@@ -212,6 +212,24 @@ fn the_mark_of_a_result_stands_on_its_last_part() {
 }
 
 #[test]
+fn a_place_of_the_internal_form_is_told_as_the_client_s() {
+    let request = said_by(
+        "user",
+        json!([
+        {"type": "tool_result", "tool_use_id": "t", "content": "a"}, {"type": "text", "text": "b"}]),
+    );
+    for (place, expected) in [
+        ("tools[1].function.name", Some("tools[1].name")),
+        ("tools[1].function.parameters", Some("tools[1].input_schema")),
+        ("messages[1].content", Some("messages[0].content")),
+        ("stop", Some("stop_sequences")),
+        ("tools", None),
+    ] {
+        assert_eq!(request.chat.client_place(place).as_deref(), expected, "{place}");
+    }
+}
+
+#[test]
 fn wrong_bodies_are_turned_away_by_the_field() {
     let message = json!([{"role": "user", "content": "a"}]);
     for (body, param) in [
