@@ -154,6 +154,14 @@ impl Native {
             let native = self.messages.get(index.parse::<usize>().ok()?)?;
             return Some(format!("{native}{rest}"));
         }
+        // Other dialects say of a tool itself what describes its function.
+        if !self.names.is_empty()
+            && place.starts_with("tools[")
+            && let Some((tool, field)) = place.split_once(".function.")
+        {
+            let native = renamed(field, self.names);
+            return Some(format!("{tool}.{}", native.as_deref().unwrap_or(field)));
+        }
         renamed(place, self.names)
     }
 }
@@ -167,6 +175,11 @@ fn renamed(place: &str, names: &[(&str, &str)]) -> Option<String> {
 }
 
 impl ChatBody {
+    /// A place of the internal form as the client's dialect names it; `None` if it is the same.
+    pub(crate) fn client_place(&self, place: &str) -> Option<String> {
+        self.native.place(place)
+    }
+
     /// Removes the unknown fields at these places (`Classification::strip`) and returns the places
     /// that were removed.
     pub fn strip(&mut self, places: &[String]) -> Vec<String> {

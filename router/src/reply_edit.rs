@@ -131,7 +131,9 @@ impl<E: TextEdit> EventEditor<E> {
         for (index, choice) in choices(json) {
             let ends = choice["finish_reason"].is_string();
             let begins = channels(&choice["delta"], index);
-            if ends || !begins.is_empty() {
+            // A signature ends the thought before it.
+            let is_signed = !choice["delta"]["thinking_blocks"].is_null();
+            if ends || is_signed || !begins.is_empty() {
                 self.release(|held| choice_of(held) == index && !begins.contains(held), out);
             }
             changed |= self.edit.hides() && without_tokens(choice);

@@ -34,7 +34,7 @@ pub use edge::EdgeUpstream;
 pub(crate) use edge::{InQueue, Urgency};
 pub use server::{ServerUpstream, UpstreamSetupError};
 
-use crate::api::ApiError;
+use crate::api::{ApiError, ChatBody};
 use crate::capability::{Capabilities, Needs};
 use crate::reply_scan::ReplyText;
 
@@ -399,6 +399,23 @@ impl UpstreamError {
             UpstreamError::Credentials(status) => *status != StatusCode::FORBIDDEN,
             UpstreamError::Status { status, .. } => status.is_server_error(),
             _ => false,
+        }
+    }
+
+    /// The same, with the field at fault as the client of this body knows it.
+    pub(crate) fn naming_the_field_of(self, chat: &ChatBody) -> UpstreamError {
+        let named = |param: Cow<'static, str>| match chat.client_place(&param) {
+            Some(native) => native.into(),
+            None => param,
+        };
+        match self {
+            UpstreamError::Unsupported { param, what } => {
+                UpstreamError::Unsupported { param: named(param), what }
+            }
+            UpstreamError::Invalid { param, what } => {
+                UpstreamError::Invalid { param: named(param), what }
+            }
+            other => other,
         }
     }
 

@@ -161,6 +161,12 @@ async fn errors_are_told_in_the_dialect_s_words() {
     anthropics(&got, 405, "invalid_request_error");
     let batches = gateway.send(Method::POST, "/v1/messages/batches", &[], "{}").await;
     anthropics(&batches, 404, "not_found_error");
+    let mut with_tool = message("Hello", false);
+    with_tool["tools"] = json!([{"name": "a b", "input_schema": {"type": "object"}}]);
+    let reply = ask(&gateway, MESSAGES, &with_tool).await;
+    anthropics(&reply, 400, "invalid_request_error");
+    let words = reply.json()["error"]["message"].to_string();
+    assert!(words.contains("tools[0].name: expected"), "{words}");
     let long = message("word ".repeat(20_000), false);
     anthropics(&ask(&gateway, MESSAGES, &long).await, 400, "invalid_request_error");
 
@@ -175,6 +181,14 @@ async fn errors_are_told_in_the_dialect_s_words() {
         assert_eq!(reply.status, 404);
         assert_eq!(reply.json()["error"]["type"], "invalid_request_error");
     }
+    for (path, code) in
+        [("/v1/responses/resp_1", "not_stored"), ("/v1/responses/compact", "unknown_url")]
+    {
+        let reply = gateway.send(Method::POST, path, &[], "{}").await;
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]["code"]), (404, &json!(code)));
+    }
+    let deleted = gateway.send(Method::DELETE, "/v1/models/nano", &[], "").await;
+    assert_eq!(deleted.status, 405);
 }
 
 #[tokio::test]
@@ -389,6 +403,11 @@ async fn what_an_anthropic_upstream_cannot_say_is_answered_by_another() {
     let reply = gateway.chat(body).await;
     reply.came_from("edge", 200);
     assert_eq!(reply.json()["choices"].as_array().unwrap().len(), 2);
+    let call = json!({"name": "f", "arguments": "{}"});
+    let body = json!({"model": "m", "max_tokens": 4, "messages": [
+        {"role": "assistant", "content": null, "function_call": call},
+        {"role": "user", "content": "Hello"}]});
+    gateway.chat(body).await.came_from("edge", 200);
     assert_eq!(cloud.seen(), "");
 }
 

@@ -93,6 +93,7 @@ enum Kind {
 /// Every field of a chat completions body.
 const FIELDS: &[(&str, Kind)] = &[
     ("audio", Kind::Text),
+    ("cache_control", Kind::Inert),
     ("chat_template_kwargs", Kind::Text),
     ("enable_thinking", Kind::Inert),
     ("frequency_penalty", Kind::Inert),

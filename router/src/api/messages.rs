@@ -1,8 +1,9 @@
 //! Anthropic's messages: the tables of their fields, and the way of a body into the internal form.
 //!
 //! Results of tools, which stand in a user's message here, become messages of their own before the rest
-//! of it. Thoughts keep their signatures (`thinking_blocks`), marks for the cache stay where they are, and
-//! tools that run at the provider travel as they are: only an upstream of the same kind can take them.
+//! of it. Thoughts keep their signatures (`thinking_blocks`), marks for the cache stay where they are (a
+//! result's on its last part; a call's is left behind), and tools that run at the provider travel as they
+//! are: only an upstream of the same kind can take them.
 //! Inside: `reply` (the way back).
 //!
 //! Source: Anthropic's published API schema (its Python SDK 2.14), as of November 2026.
@@ -26,7 +27,7 @@ pub(super) use reply::{EventWriter, error, models, whole};
 
 const BODY: Table = &[
     ("billing_policy", Text),
-    ("cache_control", Inert),
+    ("cache_control", Moved),
     ("compaction", Text),
     ("container", Moved),
     ("context_management", Text),
@@ -117,7 +118,7 @@ const TOOL_USE: Table = &[
     ("type", Moved),
 ];
 const TOOL_RESULT: Table = &[
-    ("cache_control", Inert),
+    ("cache_control", Moved),
     ("content", Moved),
     ("is_error", Moved),
     ("tool_use_id", Moved),
@@ -128,6 +129,7 @@ const TOOL_RESULT: Table = &[
 /// Names of the internal form, and the client's.
 pub(super) const NAMES: &[(&str, &str)] = &[
     ("max_completion_tokens", "max_tokens"),
+    ("parameters", "input_schema"),
     ("reasoning_effort", "output_config.effort"),
     ("response_format", "output_config.format"),
     ("stop", "stop_sequences"),
@@ -162,7 +164,7 @@ fn translate(fields: &Fields, hints: Hints, caller: Caller) -> Result<Request, A
     }
     let mut to = Translation::new(NAMES);
     to.survey("", fields, BODY);
-    for name in ["model", "temperature", "thinking", "top_k", "top_p"] {
+    for name in ["cache_control", "model", "temperature", "thinking", "top_k", "top_p"] {
         to.carry(fields, name, name);
     }
     to.carry(fields, "max_tokens", "max_completion_tokens");
@@ -239,6 +241,7 @@ fn user(place: &str, at: &str, said: &Value, to: &mut Translation) -> Result<(),
             Value::Null => Value::from(""),
             said => content_of(&format!("{at}.content"), said, to)?,
         };
+        let content = marked(content, block.get("cache_control"));
         let mut message = json!({"role": "tool", "tool_call_id": id, "content": content});
         if let Some(is_error) = block.get("is_error") {
             message["is_error"] = is_error.clone();
@@ -249,6 +252,20 @@ fn user(place: &str, at: &str, said: &Value, to: &mut Translation) -> Result<(),
         to.message(place, json!({"role": "user", "content": content(parts)}));
     }
     Ok(())
+}
+
+/// A result with its mark for the cache, which its last part carries.
+fn marked(content: Value, mark: Option<&Value>) -> Value {
+    let Some(mark) = mark.filter(|mark| !mark.is_null()) else { return content };
+    let mut parts = match content {
+        Value::Array(parts) if !parts.is_empty() => parts,
+        Value::Array(_) => vec![json!({"type": "text", "text": ""})],
+        text => vec![json!({"type": "text", "text": text})],
+    };
+    if let Some(last) = parts.last_mut() {
+        last["cache_control"] = mark.clone();
+    }
+    parts.into()
 }
 
 /// An assistant's message: thoughts, text, calls.
@@ -489,11 +506,7 @@ fn output(fields: &Fields, to: &mut Translation) -> Result<(), ApiError> {
     if let Some(config) = fields.get("output_config").filter(|it| !it.is_null()) {
         let config = object(config, "output_config")?;
         to.survey("output_config", config, OUTPUT_CONFIG);
-        match config.get("effort").and_then(Value::as_str) {
-            // OpenAI's scale has another word for its end.
-            Some("max") => to.put("reasoning_effort", "xhigh"),
-            _ => to.carry(config, "effort", "reasoning_effort"),
-        }
+        to.carry(config, "effort", "reasoning_effort");
         format = config.get("format").map(|it| ("output_config.format", it)).or(format);
     }
     let Some((place, format)) = format.filter(|(_, format)| !format.is_null()) else {

@@ -416,7 +416,7 @@ fn item(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiError
             Err(ApiError::stored_state(place, "nothing is stored here; send the item itself"))
         }
         kind if is_hosted_part(kind) => {
-            to.message(place, json!({"role": "assistant", "content": [item]}));
+            says(place, json!([item]), to);
             Ok(())
         }
         _ => {
@@ -431,17 +431,43 @@ fn message(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiEr
     let role = text(item, "role", place)?;
     let said = item.get("content").unwrap_or(&Value::Null);
     let content = parts(&format!("{place}.content"), said, to)?;
-    // Thoughts that came just before belong to this turn.
-    if role == "assistant"
-        && let Some(last) = to.last_of_assistant()
-        && last.get("content") == Some(&Value::Null)
-        && !last.contains_key("tool_calls")
-    {
-        last.insert("content".to_owned(), content);
-        return Ok(());
+    match role {
+        "assistant" => says(place, content, to),
+        _ => to.message(place, json!({"role": role, "content": content})),
     }
-    to.message(place, json!({"role": role, "content": content}));
     Ok(())
+}
+
+/// The assistant's turn that goes on: it only thought so far, or nobody has answered its calls, between
+/// which and their results no upstream takes another message.
+fn unfinished(to: &mut Translation) -> Option<&mut Fields> {
+    to.last_of_assistant()
+        .filter(|turn| turn.get("content") == Some(&Value::Null) || turn.contains_key("tool_calls"))
+}
+
+/// What the assistant said.
+fn says(place: &str, content: Value, to: &mut Translation) {
+    match unfinished(to) {
+        None => to.message(place, json!({"role": "assistant", "content": content})),
+        Some(turn) => {
+            let before = turn.insert("content".to_owned(), Value::Null).unwrap_or_default();
+            turn.insert("content".to_owned(), joined(before, content));
+        }
+    }
+}
+
+/// Two contents as one.
+fn joined(first: Value, second: Value) -> Value {
+    if first.is_null() {
+        return second;
+    }
+    let parts = |content| match content {
+        Value::Array(parts) => parts,
+        text => vec![json!({"type": "text", "text": text})],
+    };
+    let mut all = parts(first);
+    all.extend(parts(second));
+    all.into()
 }
 
 /// A call joins the assistant's message that it followed.
@@ -481,10 +507,18 @@ fn thoughts(place: &str, item: &Fields, to: &mut Translation) -> Result<(), ApiE
             thought.push_str(text(part, "text", &at)?);
         }
     }
-    if !thought.is_empty() {
+    if thought.is_empty() {
+        return Ok(());
+    }
+    let Some(turn) = unfinished(to) else {
         let message = json!({"role": "assistant", "content": null, "reasoning_content": thought});
         to.message(place, message);
+        return Ok(());
+    };
+    if let Some(before) = turn.get("reasoning_content").and_then(Value::as_str) {
+        thought = format!("{before}\n\n{thought}");
     }
+    turn.insert("reasoning_content".to_owned(), thought.into());
     Ok(())
 }
 

@@ -116,10 +116,13 @@ impl Gateway {
             }
             Missed::Limited(error) => self.refuse(ask, decision, facts, &error).await,
             Missed::NotPermitted => self.refuse(ask, decision, facts, &ApiError::internal()).await,
-            Missed::Failed(error) if !error.falls_back() => {
+            Missed::Failed(error) => {
+                let error = error.naming_the_field_of(&ask.request.chat);
+                if error.falls_back() {
+                    return ControlFlow::Continue(error);
+                }
                 self.fail(ask, decision, facts, upstream, &error.to_api())
             }
-            Missed::Failed(error) => return ControlFlow::Continue(error),
         })
     }
 

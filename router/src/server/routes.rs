@@ -113,7 +113,10 @@ impl Exchange<'_> {
             };
         }
         if let Some(name) = path.strip_prefix("/v1/models/") {
-            return self.model(name);
+            return match *request.method() {
+                Method::GET => self.model(name),
+                _ => self.wrong_method("GET"),
+            };
         }
         if let Some(to) = self.now.gateway.passthrough(path) {
             return match is_post {
@@ -122,8 +125,8 @@ impl Exchange<'_> {
             };
         }
         let error = match path.strip_prefix("/v1/responses/") {
-            Some(_) => ApiError::not_stored(),
-            None => ApiError::unknown_endpoint(request.method().as_str()),
+            Some(id) if id != "compact" => ApiError::not_stored(),
+            _ => ApiError::unknown_endpoint(request.method().as_str()),
         };
         self.turned_away("endpoint", &error)
     }

@@ -9,6 +9,8 @@
 
 mod reply;
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::UpstreamError;
@@ -48,7 +50,7 @@ pub(super) fn body(
     if !system.is_empty() {
         put("system", system.into());
     }
-    for name in ["top_p", "top_k", "thinking"] {
+    for name in ["cache_control", "top_p", "top_k", "thinking"] {
         if let Some(value) = fields.get(name).filter(|value| !value.is_null()) {
             put(name, value.clone());
         }
@@ -68,7 +70,10 @@ pub(super) fn body(
             put("metadata", json!({"user_id": user}));
         }
     }
-    let tools = tools(fields)?;
+    let (servers, tools) = tools(fields)?;
+    if !servers.is_empty() {
+        put("mcp_servers", servers.into());
+    }
     if !tools.is_empty() {
         put("tools", tools.into());
         if let Some(choice) = tool_choice(fields)? {
@@ -81,7 +86,7 @@ pub(super) fn body(
     Ok(serde_json::to_vec(&out).expect("JSON can be written back"))
 }
 
-fn unsupported(param: &'static str, what: &'static str) -> UpstreamError {
+fn unsupported(param: impl Into<Cow<'static, str>>, what: &'static str) -> UpstreamError {
     UpstreamError::Unsupported { param: param.into(), what: what.into() }
 }
 
@@ -160,10 +165,27 @@ impl Conversation {
                 _ => conversation.push("user", blocks(&message["content"])?),
             }
         }
-        Ok(conversation)
+        conversation.with_a_turn()
     }
 
+    /// This protocol answers nobody who says nothing. Where the system speaks alone, its words are the
+    /// user's turn: none are lost, and none are made up.
+    fn with_a_turn(mut self) -> Result<Conversation, UpstreamError> {
+        if self.turns.is_empty() {
+            let said = std::mem::take(&mut self.system);
+            self.push("user", said);
+        }
+        match self.turns.is_empty() {
+            true => Err(unsupported("messages", "this upstream answers no empty messages")),
+            false => Ok(self),
+        }
+    }
+
+    /// Adds to the conversation; a turn of nothing is refused there, and left out.
     fn push(&mut self, role: &str, blocks: Vec<Value>) {
+        if blocks.is_empty() {
+            return;
+        }
         if let Some(last) = self.turns.last_mut().filter(|turn| turn["role"] == role)
             && let Some(content) = last["content"].as_array_mut()
         {
@@ -176,8 +198,17 @@ impl Conversation {
 
 /// What an assistant thought, said and called: thoughts where they stood, first if they do not say so.
 fn said(index: usize, message: &Value) -> Result<Vec<Value>, UpstreamError> {
+    for (name, what) in [
+        ("audio", "this upstream keeps no sound"),
+        ("function_call", "this upstream takes calls as \"tool_calls\""),
+    ] {
+        if !message[name].is_null() {
+            return Err(unsupported(format!("messages[{index}].{name}"), what));
+        }
+    }
     let list = |name: &str| message[name].as_array().into_iter().flatten();
-    let parts = blocks(&message["content"])?;
+    let mut parts = blocks(&message["content"])?;
+    parts.extend(blocks(&message["refusal"])?);
     let calls =
         list("tool_calls").map(|call| tool_use(index, call)).collect::<Result<Vec<_>, _>>()?;
     let (mut parts, mut calls) = (parts.into_iter(), calls.into_iter());
@@ -211,46 +242,69 @@ fn thought(block: &Value) -> Value {
         .collect()
 }
 
+/// A call. Other protocols have calls of other kinds, and take arguments as a model wrote them, JSON or not.
 fn tool_use(index: usize, call: &Value) -> Result<Value, UpstreamError> {
-    let wrong = || {
-        let what = "expected functions with a name and arguments that are a JSON object";
-        invalid(format!("messages[{index}].tool_calls"), what)
-    };
+    let place = || format!("messages[{index}].tool_calls");
+    if call["type"].as_str().is_some_and(|kind| kind != "function") {
+        return Err(unsupported(place(), "this upstream calls functions only"));
+    }
     let function = &call["function"];
-    let name = function["name"].as_str().ok_or_else(wrong)?;
+    let name = function["name"].as_str();
+    let name = name.ok_or_else(|| invalid(place(), "expected functions with a name"))?;
     let input = match function["arguments"].as_str() {
         None | Some("") => json!({}),
-        Some(text) => serde_json::from_str(text).map_err(|_| wrong())?,
+        Some(text) => serde_json::from_str(text).unwrap_or_default(),
     };
     if !input.is_object() {
-        return Err(wrong());
+        let what = "this upstream takes arguments that are a JSON object";
+        return Err(unsupported(place(), what));
     }
     Ok(json!({"type": "tool_use", "id": call["id"], "name": name, "input": input}))
 }
 
+/// The result of a call. A mark on its last part is the result's own: both end at the same place.
 fn tool_result(message: &Value) -> Result<Value, UpstreamError> {
-    let content = match &message["content"] {
-        text @ Value::String(_) => text.clone(),
-        parts => blocks(parts)?.into(),
-    };
     let id = &message["tool_call_id"];
-    let mut block = json!({"type": "tool_result", "tool_use_id": id, "content": content});
+    let mut block = json!({"type": "tool_result", "tool_use_id": id});
+    block["content"] = match &message["content"] {
+        text @ Value::String(_) => text.clone(),
+        content => {
+            let last = content.as_array().and_then(|parts| parts.last());
+            let mark = last.map_or(&Value::Null, |last| &last["cache_control"]);
+            let mut blocks = blocks(content)?;
+            if !mark.is_null() {
+                block["cache_control"] = mark.clone();
+                if let Some(last) = blocks.last_mut().filter(|last| last["cache_control"] == *mark)
+                {
+                    last.as_object_mut().map(|last| last.remove("cache_control"));
+                }
+            }
+            // A text is told in the same form with a mark as without: what is cached must not change with it.
+            match &mut blocks[..] {
+                [only] if is_plain(only) => only["text"].take(),
+                _ => blocks.into(),
+            }
+        }
+    };
     if message["is_error"] == true {
         block["is_error"] = true.into();
     }
     Ok(block)
 }
 
-/// The content of a message. Empty texts are left out: this protocol refuses them.
+fn is_plain(block: &Value) -> bool {
+    let known = |name: &String| matches!(name.as_str(), "text" | "type");
+    block["type"] == "text" && block.as_object().is_some_and(|fields| fields.keys().all(known))
+}
+
+/// The content of a message. Texts of nothing but white space are left out: this protocol refuses them.
 fn blocks(content: &Value) -> Result<Vec<Value>, UpstreamError> {
+    let is_blank = |text: &str| text.trim().is_empty();
     match content {
-        Value::String(text) if !text.is_empty() => Ok(vec![json!({"type": "text", "text": text})]),
+        Value::String(text) if !is_blank(text) => Ok(vec![json!({"type": "text", "text": text})]),
         Value::Array(parts) => {
-            let mut out = Vec::with_capacity(parts.len());
-            for part in parts.iter().filter(|part| part["text"] != "") {
-                out.push(block(part)?);
-            }
-            Ok(out)
+            let said = parts.iter().filter(|part| !part["text"].as_str().is_some_and(is_blank));
+            said.map(block).collect()
         }
         _ => Ok(Vec::new()),
     }
@@ -302,9 +356,16 @@ fn document(file: &Value) -> Value {
     block
 }
 
-fn tools(fields: &Fields) -> Result<Vec<Value>, UpstreamError> {
-    let list = fields.get("tools").and_then(Value::as_array);
-    list.into_iter().flatten().map(tool).collect()
+/// The servers whose tools the provider uses, which have a field of their own there, and the tools.
+fn tools(fields: &Fields) -> Result<(Vec<Value>, Vec<Value>), UpstreamError> {
+    let (mut servers, mut tools) = (Vec::new(), Vec::new());
+    for given in fields.get("tools").and_then(Value::as_array).into_iter().flatten() {
+        match given["type"] == "mcp_server" {
+            true => servers.push(given["server"].clone()),
+            false => tools.push(tool(given)?),
+        }
+    }
+    Ok((servers, tools))
 }
 
 fn tool(tool: &Value) -> Result<Value, UpstreamError> {

@@ -3,22 +3,28 @@
 //!
 //! The internal form is OpenAI's own, so nearly all of it goes as it is. Left out is what the gateway
 //! decides itself, what names persons to the provider, and what the internal form carries for other
-//! protocols only (thoughts with signatures, marks for a cache). A legacy completion travels inside as a
-//! conversation of one message, and is taken apart and put together again here.
+//! protocols only (thoughts with signatures, marks for a cache). What only some such servers know (`top_k`)
+//! goes along: a sampling that was asked for is not left out in silence, and `leave_out` is for a server
+//! that refuses it. A legacy completion travels inside as a
+//! conversation of one message, and is taken apart and put together again here. Inside: `messages` (what a
+//! strict server wants of a conversation).
 //!
 //! Source: OpenAI's published API schema, as of November 2026.
 
+mod messages;
+
 use bytes::Bytes;
-use serde::ser::{SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Value, json};
 use sluice_policies::Endpoint;
 
 use super::{UpstreamError, sse};
 use crate::api::ChatBody;
 use crate::config::{Connection, PassField};
+use messages::{List, Messages};
 
-/// What never leaves: nothing is stored, and `thinking` is Anthropic's.
-const LEFT_OUT: [&str; 2] = ["store", "thinking"];
+/// What never leaves: nothing is stored, and the others are Anthropic's.
+const LEFT_OUT: [&str; 3] = ["cache_control", "store", "thinking"];
 
 /// Whether a field goes along. Those that name persons (`metadata` describes stored completions, mostly by
 /// who asked) go where the upstream's section lists them.
@@ -36,6 +42,10 @@ pub(super) fn body(
     model: &str,
     way: &Connection,
 ) -> Result<Vec<u8>, UpstreamError> {
+    if let Some(place) = file_by_address(&chat.fields) {
+        let what = "this upstream takes no files by their address".into();
+        return Err(UpstreamError::Unsupported { param: place.into(), what });
+    }
     let mut bytes = Vec::with_capacity(1024);
     let written = match chat.endpoint {
         Endpoint::Chat => serde_json::to_writer(&mut bytes, &Translated { chat, model, way }),
@@ -44,6 +54,16 @@ pub(super) fn body(
     };
     written.expect("JSON can be written back");
     Ok(bytes)
+}
+
+/// Where a message holds a file by its address, which these servers do not fetch.
+fn file_by_address(fields: &Map<String, Value>) -> Option<String> {
+    let messages = fields.get("messages").and_then(Value::as_array)?;
+    let has_one = |message: &Value| {
+        let parts = message["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+        parts.iter().any(|part| !part["file"]["file_url"].is_null())
+    };
+    messages.iter().position(has_one).map(|index| format!("messages[{index}].content"))
 }
 
 /// The fields that stay, with the server's name of the model.
@@ -150,13 +170,10 @@ impl serde::Serialize for Translated<'_> {
             match name.as_str() {
                 "model" | "stream_options" => {}
                 name if !goes(name, self.way) => {}
-                "messages" => map.serialize_entry(
-                    name,
-                    &Part { value, level: Level::Messages, way: self.way },
-                )?,
-                "tools" => {
-                    map.serialize_entry(name, &Part { value, level: Level::Parts, way: self.way })?
+                "messages" => {
+                    map.serialize_entry(name, &Messages { list: value, way: self.way })?
                 }
+                "tools" => map.serialize_entry(name, &List(value))?,
                 _ => map.serialize_entry(name, value)?,
             }
         }
@@ -174,103 +191,5 @@ impl serde::Serialize for Translated<'_> {
     }
 }
 
-/// A part of a body, written without what only other protocols know or this server refuses.
-struct Part<'a> {
-    value: &'a Value,
-    level: Level,
-    way: &'a Connection,
-}
-
-impl Part<'_> {
-    fn leaves_out(&self, name: &str) -> bool {
-        self.level.leaves_out(name) || self.level == Level::Message && self.way.leaves_out(name)
-    }
-}
-
-/// How far down a part stands.
-#[derive(Clone, Copy, PartialEq)]
-enum Level {
-    /// The list of messages.
-    Messages,
-    /// One message.
-    Message,
-    /// The list of a message's parts, or of tools.
-    Parts,
-    /// One of them.
-    Part,
-}
-
-impl Level {
-    fn below(self) -> Level {
-        if self == Level::Messages { Level::Message } else { Level::Part }
-    }
-
-    fn leaves_out(self, name: &str) -> bool {
-        match self {
-            Level::Message => matches!(name, "thinking_blocks" | "is_error"),
-            Level::Part => name == "cache_control",
-            Level::Messages | Level::Parts => false,
-        }
-    }
-}
-
-impl serde::Serialize for Part<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.value {
-            Value::Array(list) => {
-                let mut written = serializer.serialize_seq(Some(list.len()))?;
-                for value in list {
-                    written.serialize_element(&Part {
-                        value,
-                        level: self.level.below(),
-                        way: self.way,
-                    })?;
-                }
-                written.end()
-            }
-            Value::Object(fields) => {
-                let mut written = serializer.serialize_map(None)?;
-                for (name, value) in fields.iter().filter(|(name, _)| !self.leaves_out(name)) {
-                    match (self.level, name.as_str()) {
-                        (Level::Message, "content") => {
-                            written.serialize_entry(
-                                name,
-                                &Part { value, level: Level::Parts, way: self.way },
-                            )?;
-                        }
-                        _ => written.serialize_entry(name, value)?,
-                    }
-                }
-                written.end()
-            }
-            other => other.serialize(serializer),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_of_any_shape_are_told_in_openais() {
-        let told = |body: &str| {
-            let error = error(Bytes::copy_from_slice(body.as_bytes()))?;
-            let json: Value = serde_json::from_slice(&error).unwrap();
-            Some(json["error"]["message"].as_str().unwrap().to_owned())
-        };
-        for (body, expected) in [
-            (r#"{"error":{"message":"no such model","type":"t","code":"c"}}"#, "no such model"),
-            (r#"{"object":"error","message":"too long","code":400}"#, "too long"),
-            (r#"{"detail":"Not Found"}"#, "Not Found"),
-            (r#"{"detail":[{"msg":"field required"}]}"#, r#"[{"msg":"field required"}]"#),
-            (r#"{"error":"model not found"}"#, "model not found"),
-            ("[1]", "[1]"),
-        ] {
-            assert_eq!(told(body).as_deref(), Some(expected), "{body}");
-        }
-        assert_eq!(told("<html>"), None);
-        let native = Bytes::from_static(br#"{"error":{"message":"m","kind":1}}"#);
-        assert_eq!(error(native.clone()), Some(native), "what has the shape stays as it is");
-    }
-}
+mod tests;

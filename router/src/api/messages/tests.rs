@@ -186,6 +186,49 @@ fn unknown_fields_never_reach_the_internal_form_and_count_as_stripped() {
 }
 
 #[test]
+fn the_mark_of_a_result_stands_on_its_last_part() {
+    let mark = json!({"type": "ephemeral"});
+    let picture = json!({"type": "image", "source": {"type": "url", "url": "u"}});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let marked = |mut part: Value| {
+        part["cache_control"] = mark.clone();
+        part
+    };
+    let url = json!({"type": "image_url", "image_url": {"url": "u"}});
+    for (content, expected) in [
+        (json!("a"), json!([marked(text("a"))])),
+        (Value::Null, json!([marked(text(""))])),
+        (json!([]), json!([marked(text(""))])),
+        (json!([text("a"), picture]), json!([text("a"), marked(url)])),
+    ] {
+        let result = json!({"type": "tool_result", "tool_use_id": "t", "content": content,
+                            "cache_control": mark});
+        let request = said_by("user", json!([result]));
+        assert_eq!(messages_of(&request)[0]["content"], expected);
+        let unknown = |kind| kind == ContentKind::UnknownField;
+        assert!(!request.prompt.unscanned.iter().any(|it| unknown(it.kind)));
+    }
+}
+
+#[test]
+fn a_place_of_the_internal_form_is_told_as_the_client_s() {
+    let request = said_by(
+        "user",
+        json!([
+        {"type": "tool_result", "tool_use_id": "t", "content": "a"}, {"type": "text", "text": "b"}]),
+    );
+    for (place, expected) in [
+        ("tools[1].function.name", Some("tools[1].name")),
+        ("tools[1].function.parameters", Some("tools[1].input_schema")),
+        ("messages[1].content", Some("messages[0].content")),
+        ("stop", Some("stop_sequences")),
+        ("tools", None),
+    ] {
+        assert_eq!(request.chat.client_place(place).as_deref(), expected, "{place}");
+    }
+}
+
+#[test]
 fn wrong_bodies_are_turned_away_by_the_field() {
     let message = json!([{"role": "user", "content": "a"}]);
     for (body, param) in [

@@ -163,6 +163,55 @@ fn items_of_one_turn_become_one_message() {
 }
 
 #[test]
+fn nothing_stands_between_calls_and_their_results() {
+    let call =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let result = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "r"});
+    let think = |text: &str| json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]});
+    let say = |text: &str| json!({"role": "assistant", "content": text});
+    let search = json!({"type": "web_search_call", "id": "w"});
+    for (input, content, thoughts) in [
+        (json!([call("1"), say("a"), result("1")]), json!("a"), Value::Null),
+        (
+            json!([call("1"), say("a"), say("b"), call("2"), result("1"), result("2")]),
+            json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+            Value::Null,
+        ),
+        (
+            json!([think("x"), call("1"), think("y"), call("2"), result("1"), result("2")]),
+            Value::Null,
+            json!("x\n\ny"),
+        ),
+        (
+            json!([think("x"), think("y"), say("a"), call("1"), result("1")]),
+            json!("a"),
+            json!("x\n\ny"),
+        ),
+        (json!([call("1"), search, result("1")]), json!([search]), Value::Null),
+    ] {
+        let read = request(input.clone());
+        let messages = read.chat.fields["messages"].as_array().unwrap();
+        let roles: Vec<_> = messages.iter().map(|it| it["role"].as_str().unwrap()).collect();
+        assert_eq!(roles[0], "assistant", "{input}");
+        assert!(roles[1..].iter().all(|role| *role == "tool"), "{input}: {roles:?}");
+        assert_eq!(
+            messages[0]["tool_calls"].as_array().unwrap().len(),
+            messages.len() - 1,
+            "{input}"
+        );
+        let turn = &messages[0];
+        assert_eq!(
+            (&turn["content"], &turn["reasoning_content"]),
+            (&content, &thoughts),
+            "{input}"
+        );
+    }
+    // Once they are answered, or without calls, it is another turn.
+    let read = request(json!([say("a"), say("b"), call("1"), result("1"), say("c"), think("x")]));
+    assert_eq!(read.chat.fields["messages"].as_array().unwrap().len(), 5);
+}
+
+#[test]
 fn thoughts_are_kept_apart() {
     let read = request(json!([{"type": "reasoning",
         "content": [{"type": "reasoning_text", "text": "one"}],

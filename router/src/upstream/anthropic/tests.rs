@@ -63,6 +63,7 @@ fn settings_are_said_in_its_words() {
         (json!({"user": "somebody"}), "metadata", Value::Null),
         (json!({"reasoning_effort": "minimal"}), "output_config", json!({"effort": "low"})),
         (json!({"reasoning_effort": "none"}), "output_config", Value::Null),
+        (json!({"reasoning_effort": "max"}), "output_config", json!({"effort": "max"})),
         (json!({"tool_choice": "none", "tools": tool}), "tool_choice", json!({"type": "none"})),
         (
             json!({"parallel_tool_calls": false, "tools": tool}),
@@ -77,6 +78,37 @@ fn settings_are_said_in_its_words() {
     ] {
         assert_eq!(sent(more.clone()).unwrap()[name], expected, "{more}");
     }
+}
+
+#[test]
+fn a_result_s_mark_and_the_body_s_are_said_where_they_were() {
+    let mark = json!({"type": "ephemeral", "ttl": "1h"});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let marked = |text: &str| json!({"type": "text", "text": text, "cache_control": mark});
+    for (content, expected) in [
+        (json!([text("a"), marked("b")]), json!([text("a"), text("b")])),
+        (json!([marked("")]), json!([])),
+        (json!([marked("a")]), json!("a")),
+    ] {
+        let result = json!({"role": "tool", "tool_call_id": "c", "content": content});
+        let got = told(json!([result])).unwrap();
+        let expected = json!({"type": "tool_result", "tool_use_id": "c", "content": expected,
+                              "cache_control": mark});
+        assert_eq!(got[0]["content"], json!([expected]));
+    }
+    assert_eq!(sent(json!({"cache_control": mark})).unwrap()["cache_control"], mark);
+}
+
+#[test]
+fn servers_of_tools_have_a_field_of_their_own() {
+    let server = json!({"type": "url", "name": "s", "url": "https://s.example/mcp"});
+    let tools = json!([{"type": "mcp_toolset", "mcp_server_name": "s"}]);
+    let mut given = tools.clone();
+    given.as_array_mut().unwrap().push(json!({"type": "mcp_server", "server": server}));
+    let got = sent(json!({"tools": given})).unwrap();
+    assert_eq!((&got["tools"], &got["mcp_servers"]), (&tools, &json!([server])));
+    let alone = sent(json!({"tools": [{"type": "mcp_server", "server": server}]})).unwrap();
+    assert_eq!((&alone["tools"], &alone["mcp_servers"]), (&Value::Null, &json!([server])));
 }
 
 #[test]
@@ -100,20 +132,59 @@ fn messages_are_turns_and_what_the_system_says_comes_first() {
     assert_eq!(got["messages"], expected);
 }
 
+/// What a history becomes, or which field of it cannot be told.
+fn told(messages: Value) -> Result<Value, String> {
+    match sent(json!({"messages": messages})) {
+        Ok(mut got) => Ok(got["messages"].take()),
+        Err(UpstreamError::Unsupported { param, .. }) => Err(param.into_owned()),
+        Err(UpstreamError::Invalid { param, .. }) => Err(format!("invalid: {param}")),
+        Err(other) => panic!("{other}"),
+    }
+}
+
 #[test]
-fn arguments_that_are_no_object_are_the_client_s_fault() {
+fn a_turn_of_nothing_is_left_out() {
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let user = |content: Value| json!({"role": "user", "content": content});
+    for nothing in [json!(""), json!(" \n"), json!([]), json!([text("\n\n")]), Value::Null] {
+        let messages = json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": nothing},
+            {"role": "user", "content": "b"},
+        ]);
+        assert_eq!(told(messages), Ok(json!([user(json!([text("a"), text("b")]))])), "{nothing}");
+    }
+    let alone = json!([{"role": "system", "content": "s"}, {"role": "user", "content": ""}]);
+    assert_eq!(told(alone), Ok(json!([user(json!([text("s")]))])));
+    assert_eq!(told(json!([{"role": "user", "content": ""}])), Err("messages".to_owned()));
+}
+
+#[test]
+fn what_an_assistant_did_is_told_or_another_upstream_is_asked() {
+    let refusal = json!({"role": "assistant", "content": null, "refusal": "no"});
+    let expected = json!([{"role": "assistant", "content": [{"type": "text", "text": "no"}]}]);
+    assert_eq!(told(json!([refusal])), Ok(expected));
+    let call = |call: Value| json!({"role": "assistant", "tool_calls": [call]});
+    for (message, place) in [
+        (json!({"role": "assistant", "function_call": {"name": "f"}}), "messages[0].function_call"),
+        (json!({"role": "assistant", "audio": {"id": "a"}}), "messages[0].audio"),
+        (call(json!({"type": "custom", "custom": {"name": "f"}})), "messages[0].tool_calls"),
+        (call(json!({"function": {"arguments": "{}"}})), "invalid: messages[0].tool_calls"),
+    ] {
+        assert_eq!(told(json!([message])), Err(place.to_owned()), "{message}");
+    }
+}
+
+/// Models write arguments that are none, and OpenAI's server takes a history of them.
+#[test]
+fn arguments_that_are_no_object_are_another_upstream_s() {
     for (arguments, input) in
         [("", Some(json!({}))), ("{\"a\":1}", Some(json!({"a": 1}))), ("{\"a\"", None), ("1", None)]
     {
         let call = json!([{"id": "c", "function": {"name": "f", "arguments": arguments}}]);
-        let messages = json!([{"role": "assistant", "tool_calls": call}]);
-        match (sent(json!({"messages": messages})), input) {
-            (Ok(got), Some(input)) => assert_eq!(got["messages"][0]["content"][0]["input"], input),
-            (Err(UpstreamError::Invalid { param, .. }), None) => {
-                assert_eq!(param, "messages[0].tool_calls");
-            }
-            _ => panic!("{arguments}"),
-        }
+        let got = told(json!([{"role": "assistant", "tool_calls": call}]));
+        let got = got.map(|mut messages| messages[0]["content"][0]["input"].take());
+        assert_eq!(got, input.ok_or("messages[0].tool_calls".to_owned()), "{arguments}");
     }
 }
 

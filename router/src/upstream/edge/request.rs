@@ -21,7 +21,7 @@ const STOP_TEXTS_MAX: usize = 16;
 const TOOLS_MAX: usize = 128;
 /// Longest name of a tool; OpenAI's own limit.
 const TOOL_NAME_BYTES_MAX: usize = 64;
-const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
+const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 type Fields = Map<String, Value>;
 

@@ -69,6 +69,7 @@ fn every_field_works_or_is_turned_away_by_name() {
         ("modalities", json!(["text", "audio"]), Some("!modalities")),
         ("web_search_options", json!({}), Some("!web_search_options")),
         ("reasoning_effort", json!("low"), None),
+        ("reasoning_effort", json!("max"), None),
         ("reasoning_effort", json!("much"), Some("reasoning_effort")),
         ("enable_thinking", json!(false), None),
         ("chat_template_kwargs", json!({"enable_thinking": true}), None),
