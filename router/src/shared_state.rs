@@ -25,11 +25,14 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 use ring::hmac;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::config::SharedStateConfig;
 
 /// How long the server is left alone after a failure.
 const REST: Duration = Duration::from_secs(1);
+/// How long an answer may take that nobody waits for any more, but which says what is to be given back.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pieces of work that may wait for the server.
 const WORK_MAX: usize = 16_384;
 /// Names what is ours among what else the server holds.
@@ -56,6 +59,8 @@ pub struct SharedState {
     config: SharedStateConfig,
     link: tokio::sync::Mutex<Link>,
     work: mpsc::Sender<Work>,
+    /// Questions that are not cut off.
+    asking: TaskTracker,
     /// The store's name; `None` before the first answer.
     name: Mutex<Option<String>>,
     /// Fingerprints were lost, and the store does not say so yet.
@@ -90,6 +95,7 @@ enum Work {
 }
 
 /// A script with what it is to work on.
+#[derive(Clone)]
 pub(crate) struct Script {
     /// The text, in Lua.
     pub(crate) script: redis::Script,
@@ -136,6 +142,7 @@ impl SharedState {
             config,
             link: tokio::sync::Mutex::default(),
             work,
+            asking: TaskTracker::new(),
             name: Mutex::default(),
             lost: AtomicBool::new(false),
             is_incomplete: AtomicBool::new(false),
@@ -244,6 +251,8 @@ impl SharedState {
     pub(crate) async fn settle(&self, patience: Duration) {
         let (done, finished) = oneshot::channel();
         let wait = async {
+            self.asking.close();
+            self.asking.wait().await;
             let _ = self.work.send(Work::Done(done)).await;
             let _ = finished.await;
         };
@@ -274,6 +283,23 @@ impl SharedState {
         }
     }
 
+    /// The same for a question that changes something at the server: whoever asks may leave or lose patience;
+    /// the answer still comes, and is dropped then.
+    pub(crate) async fn ask_whole<T, F>(
+        &self,
+        question: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        self.ask(async |link: MultiplexedConnection| {
+            let answer = self.asking.spawn(question(link)).await;
+            answer.unwrap_or_else(|ended| Err(std::io::Error::other(ended).into()))
+        })
+        .await
+    }
+
     async fn link(&self) -> Option<MultiplexedConnection> {
         let mut link = self.link.lock().await;
         if link.rests_until.is_some_and(|until| Instant::now() < until) {
@@ -282,7 +308,7 @@ impl SharedState {
         if link.open.is_none() {
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(self.config.timeout))
-                .set_response_timeout(Some(self.config.timeout));
+                .set_response_timeout(Some(ANSWER_TIME_MAX));
             let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
             link.open = opened.inspect_err(|e| self.failed(e)).ok();
         }
@@ -317,7 +343,12 @@ impl SharedState {
             Work::Taint(prints) => {
                 let mut pipe = redis::pipe();
                 for print in prints {
-                    pipe.cmd("SET").arg(taint_key(print)).arg(1).arg("EX").arg(self.keep_s()).ignore();
+                    pipe.cmd("SET")
+                        .arg(taint_key(print))
+                        .arg(1)
+                        .arg("EX")
+                        .arg(self.keep_s())
+                        .ignore();
                 }
                 let told = self
                     .ask(async |mut link: MultiplexedConnection| {
@@ -327,11 +358,15 @@ impl SharedState {
                 told.is_some()
             }
             Work::Usage(script) => {
-                // An estimate that stands is no reason to wait.
+                // Once: an answer that does not come leaves open what was done.
+                let (mut is_sent, script) = (false, script.clone());
                 let _ = self
-                    .ask(async |mut link: MultiplexedConnection| script.run::<()>(&mut link).await)
+                    .ask_whole(|mut link: MultiplexedConnection| {
+                        is_sent = true;
+                        async move { script.run::<()>(&mut link).await }
+                    })
                     .await;
-                true
+                is_sent
             }
             Work::Done(_) => true,
         }

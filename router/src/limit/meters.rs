@@ -35,28 +35,32 @@ impl Meters {
         Meters { entries: HashMap::new(), entries_max: ENTRIES_MAX }
     }
 
+    /// Counts a request as running under every claim, or under none.
+    pub(super) fn begin(&mut self, claims: &[Claim], now: &Now) -> Result<(), Denied> {
+        for claim in claims {
+            self.meter(&claim.key, now).check_running(claim, now)?;
+        }
+        for claim in claims {
+            self.meter(&claim.key, now).running += 1;
+        }
+        Ok(())
+    }
+
     /// Takes an amount from every claim, or from none.
-    ///
-    /// With `counted` another place keeps count, and only what runs is counted here.
     pub(super) fn take(
         &mut self,
         claims: &[Claim],
         amount: Amount,
         now: &Now,
-        counted: bool,
     ) -> Result<Levels, Denied> {
         for claim in claims {
-            let meter = self.meter(&claim.key, now);
-            meter.check(claim, amount, now, counted)?;
+            self.meter(&claim.key, now).check(claim, amount, now)?;
         }
         let mut levels = Levels::default();
         for claim in claims {
             let meter = self.meter(&claim.key, now);
-            meter.running += amount.requests;
-            if !counted {
-                meter.take(claim, amount, now);
-                meter.show(claim, now, &mut levels);
-            }
+            meter.take(claim, amount, now);
+            meter.show(claim, now, &mut levels);
         }
         Ok(levels)
     }
@@ -102,16 +106,16 @@ impl Meters {
 }
 
 impl Meter {
-    fn check(&self, claim: &Claim, amount: Amount, now: &Now, counted: bool) -> Result<(), Denied> {
-        let (quota, Amount { requests, tokens, cost }) = (&claim.quota, amount);
-        let is_full = |most: std::num::NonZeroU64| self.running >= most.get();
-        if requests > 0 && quota.concurrency.is_some_and(is_full) {
+    fn check_running(&self, claim: &Claim, now: &Now) -> Result<(), Denied> {
+        if claim.quota.concurrency.is_some_and(|most| self.running >= most.get()) {
             // Nobody knows when a running request ends.
             return Err(self.denied(claim, now, Reason::Concurrency, Duration::from_secs(1)));
         }
-        if counted {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    fn check(&self, claim: &Claim, amount: Amount, now: &Now) -> Result<(), Denied> {
+        let (quota, Amount { requests, tokens, cost }) = (&claim.quota, amount);
         if let Some(limit) = quota.requests_per_minute.filter(|_| requests > 0) {
             let wait = self.requests.wait(limit, requests, now.at);
             if !wait.is_zero() {
@@ -213,8 +217,8 @@ mod tests {
         let claims = [claim];
         let amount = Amount { tokens: 60, ..ONE };
         let (one, two) = (now(), Now { day: 2, ..now() });
-        meters.take(&claims, amount, &one, false).unwrap();
-        meters.take(&claims, amount, &two, false).unwrap();
+        meters.take(&claims, amount, &one).unwrap();
+        meters.take(&claims, amount, &two).unwrap();
         let spent = Amount { tokens: 10, ..Amount::default() };
         meters.settle(&claims, Reserved { amount, day: 1 }, spent, &two);
         assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 70);
@@ -226,8 +230,11 @@ mod tests {
     fn memory_has_a_bound_and_those_beyond_it_share_one_limit() {
         let mut meters = Meters { entries_max: 2, ..Meters::new() };
         let now = now();
-        let mut take =
-            |name: &str, now: &Now| meters.take(&[claim(name)], ONE, now, false).map(|_| ());
+        let mut take = |name: &str, now: &Now| {
+            meters.begin(&[claim(name)], now)?;
+            let taken = meters.take(&[claim(name)], ONE, now);
+            taken.map(|_| ()).inspect_err(|_| meters.release(&[claim(name)], now))
+        };
         assert!(take("a", &now).is_ok() && take("b", &now).is_ok());
         assert!(take("c", &now).is_ok(), "the first of those beyond");
         assert!(take("d", &now).is_err(), "the second");
@@ -239,7 +246,7 @@ mod tests {
         }
         let later = Now { at: now.at + Duration::from_secs(61), ..now };
         for name in ["e", "f"] {
-            assert!(meters.take(&[claim(name)], ONE, &later, false).is_ok(), "{name}");
+            assert!(meters.take(&[claim(name)], ONE, &later).is_ok(), "{name}");
         }
     }
 }

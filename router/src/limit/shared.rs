@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Amount, Claim, Denied, Key, Level, Levels, Reason, Reserved};
+use super::{Amount, Claim, Denied, Hold, Key, Level, Levels, Reason, Reserved};
 use crate::shared_state::{Script, SharedState};
 
 /// A minute, µs.
@@ -89,14 +89,14 @@ for i, key in ipairs(KEYS) do
 end
 ";
 
-/// Takes an amount from every claim, or from none, and says on which day of the server's; `None` if it does
-/// not answer.
+/// Takes an amount from every claim of a hold that is still empty, or from none; `None` if the server does
+/// not answer. If the answer comes too late, or nobody waits for it any more, the hold gives back what it got.
 pub(super) async fn take(
     state: &SharedState,
-    claims: &[Claim],
+    mut hold: Hold,
     amount: Amount,
-) -> Option<Result<(Levels, i64), Denied>> {
-    let limits = claims.iter().flat_map(|claim| {
+) -> Option<Result<(Hold, Levels), Denied>> {
+    let limits = hold.claims.iter().flat_map(|claim| {
         let quota = &claim.quota;
         let number = |limit: Option<std::num::NonZeroU64>| limit.map_or(0, u64::from);
         [
@@ -106,12 +106,19 @@ pub(super) async fn take(
             quota.cost_per_day.map_or(0, |budget| budget.0.max(1)),
         ]
     });
-    let amount = [amount.requests, amount.tokens, amount.cost.0];
-    let arguments = amount.into_iter().chain(limits).collect();
-    let script = script(TAKE, claims, arguments);
-    let answer: Vec<u64> =
-        state.ask(async |mut link: MultiplexedConnection| script.run(&mut link).await).await?;
-    read(claims, &answer)
+    let amounts = [amount.requests, amount.tokens, amount.cost.0];
+    let arguments = amounts.into_iter().chain(limits).collect();
+    let script = script(TAKE, &hold.claims, arguments);
+    let take = |mut link: MultiplexedConnection| async move {
+        let answer: Vec<u64> = script.run(&mut link).await?;
+        let Some(taken) = read(&hold.claims, &answer) else { return Ok(None) };
+        Ok(Some(taken.map(|(levels, day)| {
+            hold.together = true;
+            hold.reserved = Some(Reserved { amount, day });
+            (hold, levels)
+        })))
+    };
+    state.ask_whole(take).await?
 }
 
 /// Puts what was really spent in the place of what was reserved, when the server has time.
