@@ -195,8 +195,8 @@ impl Limiter {
             }
         }
         let here = self.meters().take(&hold.claims, amount, now);
-        let levels = here.map_err(limited)?;
-        hold.reserved = Some(Reserved { amount, day: now.day });
+        let (reserved, levels) = here.map_err(limited)?;
+        hold.reserved = Some(reserved);
         Ok((hold, levels))
     }
 

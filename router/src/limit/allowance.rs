@@ -6,6 +6,7 @@
 //! dropped: so a request whose client leaves at any step leaves nothing behind.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{Amount, Claim, Key, Levels, Limited, Limiter, Now, Reason, shared, tokens_of_bytes};
 use crate::config::{Money, OTHER_MODELS, Quotas};
@@ -57,11 +58,14 @@ pub(super) struct Hold {
     pub(super) together: bool,
 }
 
-/// What was reserved, and on which day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What was reserved, and when.
+#[derive(Debug, Default)]
 pub(super) struct Reserved {
     pub(super) amount: Amount,
     pub(super) day: i64,
+    /// When the tokens of each claim are forgotten, by the clock of whoever counts them: since this process
+    /// began to count, or since 1970 at the server of replicas.
+    pub(super) forgotten_at: Vec<Duration>,
 }
 
 impl Hold {
@@ -77,8 +81,8 @@ impl Hold {
         }
         let reserved = self.reserved.take().unwrap_or_default();
         match &self.limiter.shared {
-            Some(shared) if self.together => shared::settle(shared, &self.claims, reserved, spent),
-            _ => self.limiter.meters().settle(&self.claims, reserved, spent, &Now::read()),
+            Some(shared) if self.together => shared::settle(shared, &self.claims, &reserved, spent),
+            _ => self.limiter.meters().settle(&self.claims, &reserved, spent, &Now::read()),
         }
     }
 }

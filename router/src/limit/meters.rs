@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::bucket::Bucket;
 use super::{Amount, Claim, Denied, Key, Levels, Now, Reason, Reserved};
 
@@ -14,6 +16,8 @@ const ENTRIES_MAX: usize = 1 << 16;
 
 /// All entries.
 pub(super) struct Meters {
+    /// The moment from which times of reservations are counted.
+    began: Instant,
     entries: HashMap<Key, Meter>,
     entries_max: usize,
 }
@@ -32,7 +36,7 @@ struct Meter {
 
 impl Meters {
     pub(super) fn new() -> Meters {
-        Meters { entries: HashMap::new(), entries_max: ENTRIES_MAX }
+        Meters { began: Instant::now(), entries: HashMap::new(), entries_max: ENTRIES_MAX }
     }
 
     /// Counts a request as running under every claim, or under none.
@@ -52,29 +56,36 @@ impl Meters {
         claims: &[Claim],
         amount: Amount,
         now: &Now,
-    ) -> Result<Levels, Denied> {
+    ) -> Result<(Reserved, Levels), Denied> {
         for claim in claims {
             self.meter(&claim.key, now).check(claim, amount, now)?;
         }
         let mut levels = Levels::default();
+        let mut forgotten_at = Vec::with_capacity(claims.len());
+        let began = self.began;
         for claim in claims {
             let meter = self.meter(&claim.key, now);
-            meter.take(claim, amount, now);
+            let at = meter.take(claim, amount, now);
+            forgotten_at.push(at.saturating_duration_since(began));
             meter.show(claim, now, &mut levels);
         }
-        Ok(levels)
+        Ok((Reserved { amount, day: now.day, forgotten_at }, levels))
     }
 
     /// Puts what was really spent in the place of what was reserved.
     pub(super) fn settle(
         &mut self,
         claims: &[Claim],
-        reserved: Reserved,
+        reserved: &Reserved,
         spent: Amount,
         now: &Now,
     ) {
-        for claim in claims {
-            self.meter(&claim.key, now).settle(claim, reserved, spent, now);
+        let began = self.began;
+        let forgotten_at = reserved.forgotten_at.iter().map(|at| began + *at);
+        // What was not reserved has nothing to be forgotten.
+        for (claim, forgotten_at) in claims.iter().zip(forgotten_at.chain(std::iter::repeat(began)))
+        {
+            self.meter(&claim.key, now).settle(claim, reserved, forgotten_at, spent, now);
         }
     }
 
@@ -150,24 +161,33 @@ impl Meter {
         Denied { reason, scope: claim.key.scope(), wait, levels }
     }
 
-    fn take(&mut self, claim: &Claim, amount: Amount, now: &Now) {
+    /// Says when its tokens are forgotten.
+    fn take(&mut self, claim: &Claim, amount: Amount, now: &Now) -> Instant {
         let Amount { requests, tokens, cost } = amount;
         if let Some(limit) = claim.quota.requests_per_minute {
             self.requests.take(limit, requests, now.at);
         }
-        if let Some(limit) = claim.quota.tokens_per_minute {
-            self.tokens.take(limit, tokens, now.at);
-        }
         self.tokens_today = self.tokens_today.saturating_add(tokens);
         self.cost_today = self.cost_today.saturating_add(cost.0);
+        let limit = claim.quota.tokens_per_minute;
+        limit.map_or(now.at, |limit| self.tokens.take(limit, tokens, now.at))
     }
 
-    fn settle(&mut self, claim: &Claim, reserved: Reserved, spent: Amount, now: &Now) {
-        let Reserved { amount, day } = reserved;
+    fn settle(
+        &mut self,
+        claim: &Claim,
+        reserved: &Reserved,
+        forgotten_at: Instant,
+        spent: Amount,
+        now: &Now,
+    ) {
+        let Reserved { amount, day, .. } = *reserved;
         if let Some(limit) = claim.quota.tokens_per_minute {
-            match spent.tokens.checked_sub(amount.tokens) {
-                Some(more) => self.tokens.take(limit, more, now.at),
-                None => self.tokens.give_back(limit, amount.tokens - spent.tokens),
+            match amount.tokens.checked_sub(spent.tokens) {
+                Some(unused) => self.tokens.give_back(limit, unused, forgotten_at, now.at),
+                None => {
+                    self.tokens.take(limit, spent.tokens - amount.tokens, now.at);
+                }
             }
         }
         // What was reserved yesterday does not stand in the sums of today.
@@ -193,8 +213,6 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::config::{Money, Quota};
 
@@ -217,12 +235,12 @@ mod tests {
         let claims = [claim];
         let amount = Amount { tokens: 60, ..ONE };
         let (one, two) = (now(), Now { day: 2, ..now() });
-        meters.take(&claims, amount, &one).unwrap();
-        meters.take(&claims, amount, &two).unwrap();
+        let (of_one, _) = meters.take(&claims, amount, &one).unwrap();
+        let (of_two, _) = meters.take(&claims, amount, &two).unwrap();
         let spent = Amount { tokens: 10, ..Amount::default() };
-        meters.settle(&claims, Reserved { amount, day: 1 }, spent, &two);
+        meters.settle(&claims, &of_one, spent, &two);
         assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 70);
-        meters.settle(&claims, Reserved { amount, day: 2 }, spent, &two);
+        meters.settle(&claims, &of_two, spent, &two);
         assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 20);
     }
 

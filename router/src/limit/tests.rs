@@ -309,6 +309,28 @@ fn times_are_written_as_openai_writes_them() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn long_replies_do_not_give_back_what_time_has_forgotten() {
+    let limiter = limiter("limits: {per_caller: {tokens_per_minute: 1000}}");
+    let anna = caller("north", "anna");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.extend(limiter.admit_at(&anna, 0, Some(900), &Now::read()).await.ok());
+        tokio::time::advance(Duration::from_secs(60)).await;
+    }
+    assert_eq!(held.len(), 3);
+    let mut passed = 0;
+    while let Some(allowance) = held.pop() {
+        while let Ok(next) = limiter.admit_at(&anna, 0, Some(100), &Now::read()).await {
+            next.spend("m", true, Some(0), Some(100), 0);
+            passed += 100;
+        }
+        drop(allowance);
+    }
+    assert!(limiter.admit_at(&anna, 0, Some(100), &Now::read()).await.is_err());
+    assert_eq!(passed, 1000);
+}
+
 /// A server that lets every script through, once the test lets it answer.
 struct Server {
     address: String,
@@ -340,7 +362,7 @@ impl Server {
                             seen.send_modify(|seen| seen.push(numbers));
                             let count = seen.borrow().len();
                             may_answer.wait_for(|most| count <= *most).await.unwrap();
-                            answer = "*6\r\n:0\r\n:0\r\n:0\r\n:20000\r\n:0\r\n:0\r\n"
+                            answer = "*6\r\n:0\r\n:0\r\n:0\r\n:1700000000000000\r\n:0\r\n:0\r\n"
                                 .to_owned();
                         }
                         if writer.write_all(answer.as_bytes()).await.is_err() {
