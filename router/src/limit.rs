@@ -208,6 +208,7 @@ impl Limiter {
         now: &Now,
     ) -> Result<Hold, Denied> {
         let mut hold = Hold::new(self.clone(), claims);
+        self.meters().place(&mut hold.claims, now);
         if amount.requests > 0 {
             let begun = self.meters().begin(&hold.claims, now);
             begun.map_err(|denied| match self.shared {

@@ -39,6 +39,17 @@ impl Meters {
         Meters { began: Instant::now(), entries: HashMap::new(), entries_max: ENTRIES_MAX }
     }
 
+    /// Gives every claim an entry, the shared one if there is no room for its own: what is counted there is
+    /// taken from there again, even if there is room then.
+    pub(super) fn place(&mut self, claims: &mut [Claim], now: &Now) {
+        for claim in claims {
+            if !self.has_room(&claim.key, now) {
+                claim.key = Key::Overflow;
+            }
+            self.meter(&claim.key, now);
+        }
+    }
+
     /// Counts a request as running under every claim, or under none.
     pub(super) fn begin(&mut self, claims: &[Claim], now: &Now) -> Result<(), Denied> {
         for claim in claims {
@@ -102,13 +113,17 @@ impl Meters {
         self.entries.len()
     }
 
-    fn meter(&mut self, key: &Key, now: &Now) -> &mut Meter {
-        let full = self.entries.len() >= self.entries_max && !self.entries.contains_key(key);
-        if full {
-            self.entries.retain(|key, meter| *key == Key::Overflow || !meter.is_unused(now));
+    fn has_room(&mut self, key: &Key, now: &Now) -> bool {
+        if self.entries.len() < self.entries_max || self.entries.contains_key(key) {
+            return true;
         }
-        let full = full && self.entries.len() >= self.entries_max;
-        let meter = self.entries.entry(if full { Key::Overflow } else { key.clone() }).or_default();
+        self.entries.retain(|key, meter| *key == Key::Overflow || !meter.is_unused(now));
+        self.entries.len() < self.entries_max
+    }
+
+    fn meter(&mut self, key: &Key, now: &Now) -> &mut Meter {
+        let key = if self.has_room(key, now) { key.clone() } else { Key::Overflow };
+        let meter = self.entries.entry(key).or_default();
         if meter.day != now.day {
             (meter.day, meter.tokens_today, meter.cost_today) = (now.day, 0, 0);
         }
@@ -167,8 +182,13 @@ impl Meter {
         if let Some(limit) = claim.quota.requests_per_minute {
             self.requests.take(limit, requests, now.at);
         }
-        self.tokens_today = self.tokens_today.saturating_add(tokens);
-        self.cost_today = self.cost_today.saturating_add(cost.0);
+        // Sums that no limit asks for would keep an entry all day.
+        if claim.quota.tokens_per_day.is_some() {
+            self.tokens_today = self.tokens_today.saturating_add(tokens);
+        }
+        if claim.quota.cost_per_day.is_some() {
+            self.cost_today = self.cost_today.saturating_add(cost.0);
+        }
         let limit = claim.quota.tokens_per_minute;
         limit.map_or(now.at, |limit| self.tokens.take(limit, tokens, now.at))
     }
@@ -192,10 +212,14 @@ impl Meter {
         }
         // What was reserved yesterday does not stand in the sums of today.
         let of_today = |reserved: u64| if day == self.day { reserved } else { 0 };
-        let (tokens, cost) = (of_today(amount.tokens), of_today(amount.cost.0));
-        let before = self.tokens_today.saturating_sub(tokens);
-        self.tokens_today = before.saturating_add(spent.tokens);
-        self.cost_today = self.cost_today.saturating_sub(cost).saturating_add(spent.cost.0);
+        if claim.quota.tokens_per_day.is_some() {
+            let before = self.tokens_today.saturating_sub(of_today(amount.tokens));
+            self.tokens_today = before.saturating_add(spent.tokens);
+        }
+        if claim.quota.cost_per_day.is_some() {
+            let before = self.cost_today.saturating_sub(of_today(amount.cost.0));
+            self.cost_today = before.saturating_add(spent.cost.0);
+        }
     }
 
     fn show(&self, claim: &Claim, now: &Now, levels: &mut Levels) {
@@ -266,5 +290,38 @@ mod tests {
         for name in ["e", "f"] {
             assert!(meters.take(&[claim(name)], ONE, &later).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_runs_beyond_the_bound_ends_there_even_if_there_is_room_again() {
+        let mut meters = Meters { entries_max: 1, ..Meters::new() };
+        let quota: Quota = serde_yaml::from_str("{concurrency: 1}").unwrap();
+        let now = now();
+        let begin = |meters: &mut Meters, name: &str| {
+            let mut claims = [Claim { quota, ..claim(name) }];
+            meters.place(&mut claims, &now);
+            meters.begin(&claims, &now).map(|()| claims)
+        };
+        let first = begin(&mut meters, "a").unwrap();
+        let beyond = begin(&mut meters, "b").unwrap();
+        assert!(begin(&mut meters, "c").is_err(), "they share one place");
+        meters.release(&first, &now);
+        meters.entries_max = 10;
+        meters.release(&beyond, &now);
+        meters.entries_max = 1;
+        let _ = begin(&mut meters, "a").unwrap();
+        assert!(begin(&mut meters, "c").is_ok());
+    }
+
+    #[test]
+    fn sums_that_no_limit_asks_for_keep_no_entry() {
+        let mut meters = Meters { entries_max: 1, ..Meters::new() };
+        let begin = now();
+        let amount = Amount { tokens: 10, cost: Money(5), ..ONE };
+        let (reserved, _) = meters.take(&[claim("a")], amount, &begin).unwrap();
+        meters.settle(&[claim("a")], &reserved, amount, &begin);
+        let later = Now { at: begin.at + Duration::from_secs(61), ..begin };
+        meters.take(&[claim("b")], ONE, &later).unwrap();
+        assert!(!meters.entries.contains_key(&Key::Overflow));
     }
 }
