@@ -173,59 +173,52 @@ impl Limiter {
 
     /// Takes an amount from every claim, or from none.
     async fn take(
-        &self,
+        self: &Arc<Self>,
         claims: Vec<Claim>,
         amount: Amount,
         now: &Now,
     ) -> Result<(Hold, Levels), Limited> {
         // Most requests come under no limit of a model: they wait for nobody's lock.
         if claims.is_empty() {
-            let hold = Hold { claims, reserved: None, runs: false, together: false };
-            return Ok((hold, Levels::default()));
+            return Ok((Hold::new(self.clone(), claims), Levels::default()));
         }
-        let together = match &self.shared {
-            Some(shared) => shared::take(shared, &claims, amount).await,
-            None => None,
-        };
         let limited = |denied| Limited { denied };
-        let together = together.transpose().map_err(limited)?;
-        // Where replicas count together, what runs is still counted here.
-        let here = self.meters().take(&claims, amount, now, together.is_some());
-        let day = together.map_or(now.day, |(_, day)| day);
-        let runs = amount.requests > 0;
-        let reserved = Some(Reserved { amount, day });
-        let mut hold = Hold { claims, reserved, runs, together: together.is_some() };
-        match here {
-            Ok(levels) => Ok((hold, together.map_or(levels, |(levels, _)| levels))),
-            Err(denied) => {
-                if hold.together {
-                    self.settle(&mut hold, Amount::default());
-                }
-                Err(limited(denied))
+        // Where replicas count together, what runs is still counted here, and first: what is turned away
+        // for it is not counted there.
+        let mut hold = self.begin(claims, amount, now).map_err(limited)?;
+        if let Some(shared) = &self.shared {
+            let there = Hold::new(self.clone(), hold.claims.clone());
+            if let Some(taken) = shared::take(shared, there, amount).await {
+                let (mut there, levels) = taken.map_err(limited)?;
+                there.runs = std::mem::take(&mut hold.runs);
+                return Ok((there, levels));
             }
         }
+        let here = self.meters().take(&hold.claims, amount, now);
+        let (reserved, levels) = here.map_err(limited)?;
+        hold.reserved = Some(reserved);
+        Ok((hold, levels))
     }
 
-    /// Puts what was really used in the place of what was reserved, once; later uses come on top.
-    fn settle(&self, hold: &mut Hold, spent: Amount) {
-        if hold.claims.is_empty() {
-            return;
+    /// Counts a request as running, unless too many are.
+    fn begin(
+        self: &Arc<Self>,
+        claims: Vec<Claim>,
+        amount: Amount,
+        now: &Now,
+    ) -> Result<Hold, Denied> {
+        let mut hold = Hold::new(self.clone(), claims);
+        self.meters().place(&mut hold.claims, now);
+        if amount.requests > 0 {
+            let begun = self.meters().begin(&hold.claims, now);
+            begun.map_err(|denied| match self.shared {
+                // What is left is counted elsewhere.
+                Some(_) => Denied { levels: Levels::default(), ..denied },
+                None => denied,
+            })?;
+            hold.runs = true;
         }
-        let reserved = hold.reserved.take().unwrap_or_default();
-        match &self.shared {
-            Some(shared) if hold.together => shared::settle(shared, &hold.claims, reserved, spent),
-            _ => self.meters().settle(&hold.claims, reserved, spent, &Now::read()),
-        }
-    }
-
-    /// The request has ended: what is reserved still was not used.
-    fn give_back(&self, hold: &mut Hold) {
-        if hold.reserved.is_some() {
-            self.settle(hold, Amount::default());
-        }
-        if hold.runs {
-            self.meters().release(&hold.claims, &Now::read());
-        }
+        Ok(hold)
     }
 
     fn quotas(&self) -> Arc<Quotas> {

@@ -6,12 +6,18 @@
 //! costs one request a second its time limit and the others nothing.
 //!
 //! What only has to arrive (fingerprints, real usage) waits in a queue with a bound. Fingerprints that
-//! found no room are not forgotten in silence: `has_lost` then says so for good.
+//! found no room are not forgotten in silence, nor is a server that comes back without its data: the
+//! store has a random name, each answer about fingerprints comes with it, and another name than before
+//! (or none) means another store. Whoever notices a loss says so in the store, for as long as fingerprints
+//! are kept, so that replicas that start later know it too; until then `has_lost` is true here.
+//!
+//! Not noticed: single entries that the server drops or forgets. It should never evict
+//! (`maxmemory-policy noeviction`) and keep its data over a restart (`appendonly yes`).
 //!
 //! No text is stored: keys are names of limits and keyed fingerprints.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -19,20 +25,30 @@ use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 use ring::hmac;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::config::SharedStateConfig;
 
 /// How long the server is left alone after a failure.
 const REST: Duration = Duration::from_secs(1);
+/// How long an answer may take that nobody waits for any more, but which says what is to be given back.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// Pieces of work that may wait for the server.
 const WORK_MAX: usize = 16_384;
 /// Names what is ours among what else the server holds.
 const PREFIX: &str = "sluice";
+/// Where the store's name is: as long as it is the same, nothing was lost with the store.
+const NAME_KEY: &str = "sluice:store";
+/// There while fingerprints are missing that should have been kept.
+const LOSS_KEY: &str = "sluice:loss";
 
 /// The address makes no client.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to set up shared_state.redis")]
 pub struct SharedStateError(#[source] redis::RedisError);
+
+/// The name of a store, and whether it says that fingerprints are missing.
+type StoreState = (Option<String>, Option<u64>);
 
 /// A fingerprint of a turn or a session.
 pub(crate) type Fingerprint = [u8; 16];
@@ -43,8 +59,26 @@ pub struct SharedState {
     config: SharedStateConfig,
     link: tokio::sync::Mutex<Link>,
     work: mpsc::Sender<Work>,
+    /// Questions that are not cut off.
+    asking: TaskTracker,
+    /// The store's name; `None` before the first answer.
+    name: Mutex<Option<String>>,
+    /// Fingerprints were lost, and the store does not say so yet.
     lost: AtomicBool,
+    /// The store said with its last answer that fingerprints are missing.
+    is_incomplete: AtomicBool,
     is_up: AtomicBool,
+}
+
+/// What the server knows of some fingerprints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// One of them is known to be tainted.
+    pub(crate) is_tainted: bool,
+    /// Fingerprints are missing: those that are not found may be tainted all the same.
+    pub(crate) is_incomplete: bool,
+    /// It is not the store that it was: what this replica knows may not be in it.
+    pub(crate) is_another: bool,
 }
 
 #[derive(Default)]
@@ -61,6 +95,7 @@ enum Work {
 }
 
 /// A script with what it is to work on.
+#[derive(Clone)]
 pub(crate) struct Script {
     /// The text, in Lua.
     pub(crate) script: redis::Script,
@@ -107,7 +142,10 @@ impl SharedState {
             config,
             link: tokio::sync::Mutex::default(),
             work,
+            asking: TaskTracker::new(),
+            name: Mutex::default(),
             lost: AtomicBool::new(false),
+            is_incomplete: AtomicBool::new(false),
             is_up: AtomicBool::new(true),
         });
         #[expect(
@@ -131,21 +169,69 @@ impl SharedState {
         self.is_up.load(Ordering::Relaxed)
     }
 
-    /// Whether fingerprints were lost that other replicas should have had.
+    /// Whether fingerprints were lost that other replicas should have, and these have not been told.
     pub(crate) fn has_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Whether one of these is known to be tainted; `None` if the server does not say.
-    pub(crate) async fn is_tainted(&self, prints: &[Fingerprint]) -> Option<bool> {
-        let mut exists = redis::cmd("EXISTS");
-        for print in prints {
-            exists.arg(taint_key(print));
+    /// Whether fingerprints are missing, as far as this replica knows.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.has_lost() || self.is_incomplete.load(Ordering::Relaxed)
+    }
+
+    /// What the server knows of these; `None` if it does not say.
+    pub(crate) async fn look_up(&self, prints: &[Fingerprint]) -> Option<Answer> {
+        let before = self.name().clone();
+        let mut pipe = redis::pipe();
+        pipe.cmd("EXISTS").arg(prints.iter().map(taint_key).collect::<Vec<_>>());
+        // Read last: a store that is emptied before this has no name.
+        pipe.cmd("MGET").arg(NAME_KEY).arg(LOSS_KEY);
+        let (count, (mut name, loss)): (u64, StoreState) = self
+            .ask(async |mut link: MultiplexedConnection| pipe.query_async(&mut link).await)
+            .await?;
+        let is_another = before.is_some() && before != name;
+        if is_another {
+            tracing::error!(
+                "shared state came back without its data: histories that are not found are unknown"
+            );
+            self.lost.store(true, Ordering::Relaxed);
         }
-        let ask =
-            async |mut link: MultiplexedConnection| exists.query_async::<u64>(&mut link).await;
-        let count: u64 = self.ask(ask).await?;
-        Some(count > 0)
+        let mut is_incomplete = loss.is_some();
+        if name.is_none() || (self.has_lost() && !is_incomplete) {
+            (name, is_incomplete) = self.mark().await?;
+        }
+        if is_incomplete {
+            self.lost.store(false, Ordering::Relaxed);
+        }
+        *self.name() = name;
+        self.is_incomplete.store(is_incomplete, Ordering::Relaxed);
+        Some(Answer { is_tainted: count > 0, is_incomplete, is_another })
+    }
+
+    /// Names a store that has no name, and says in it what was lost. Returns its name, and whether
+    /// something was.
+    async fn mark(&self) -> Option<(Option<String>, bool)> {
+        let mut pipe = redis::pipe();
+        // The loss first: no replica may find a store with a name and think that it is whole.
+        if self.has_lost() {
+            pipe.cmd("SET").arg(LOSS_KEY).arg(1).arg("EX").arg(self.keep_s()).ignore();
+        }
+        let name = uuid::Uuid::now_v7().to_string();
+        pipe.cmd("SET").arg(NAME_KEY).arg(name).arg("NX").ignore();
+        pipe.cmd("MGET").arg(NAME_KEY).arg(LOSS_KEY);
+        let ((name, loss),): (StoreState,) = self
+            .ask(async |mut link: MultiplexedConnection| pipe.query_async(&mut link).await)
+            .await?;
+        Some((name, loss.is_some()))
+    }
+
+    fn name(&self) -> MutexGuard<'_, Option<String>> {
+        // Nothing panics while the lock is held.
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_s(&self) -> u64 {
+        self.config.taint_keep.as_secs().max(1)
     }
 
     /// Tells all replicas of tainted turns and sessions.
@@ -165,6 +251,8 @@ impl SharedState {
     pub(crate) async fn settle(&self, patience: Duration) {
         let (done, finished) = oneshot::channel();
         let wait = async {
+            self.asking.close();
+            self.asking.wait().await;
             let _ = self.work.send(Work::Done(done)).await;
             let _ = finished.await;
         };
@@ -195,6 +283,23 @@ impl SharedState {
         }
     }
 
+    /// The same for a question that changes something at the server: whoever asks may leave or lose patience;
+    /// the answer still comes, and is dropped then.
+    pub(crate) async fn ask_whole<T, F>(
+        &self,
+        question: impl FnOnce(MultiplexedConnection) -> F,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = RedisResult<T>> + Send + 'static,
+    {
+        self.ask(async |link: MultiplexedConnection| {
+            let answer = self.asking.spawn(question(link)).await;
+            answer.unwrap_or_else(|ended| Err(std::io::Error::other(ended).into()))
+        })
+        .await
+    }
+
     async fn link(&self) -> Option<MultiplexedConnection> {
         let mut link = self.link.lock().await;
         if link.rests_until.is_some_and(|until| Instant::now() < until) {
@@ -203,7 +308,7 @@ impl SharedState {
         if link.open.is_none() {
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(self.config.timeout))
-                .set_response_timeout(Some(self.config.timeout));
+                .set_response_timeout(Some(ANSWER_TIME_MAX));
             let opened = self.client.get_multiplexed_async_connection_with_config(&config).await;
             link.open = opened.inspect_err(|e| self.failed(e)).ok();
         }
@@ -234,12 +339,16 @@ impl SharedState {
     }
 
     async fn arrive(&self, work: &Work) -> bool {
-        let keep_s = self.config.taint_keep.as_secs().max(1);
         match work {
             Work::Taint(prints) => {
                 let mut pipe = redis::pipe();
                 for print in prints {
-                    pipe.cmd("SET").arg(taint_key(print)).arg(1).arg("EX").arg(keep_s).ignore();
+                    pipe.cmd("SET")
+                        .arg(taint_key(print))
+                        .arg(1)
+                        .arg("EX")
+                        .arg(self.keep_s())
+                        .ignore();
                 }
                 let told = self
                     .ask(async |mut link: MultiplexedConnection| {
@@ -249,11 +358,15 @@ impl SharedState {
                 told.is_some()
             }
             Work::Usage(script) => {
-                // An estimate that stands is no reason to wait.
+                // Once: an answer that does not come leaves open what was done.
+                let (mut is_sent, script) = (false, script.clone());
                 let _ = self
-                    .ask(async |mut link: MultiplexedConnection| script.run::<()>(&mut link).await)
+                    .ask_whole(|mut link: MultiplexedConnection| {
+                        is_sent = true;
+                        async move { script.run::<()>(&mut link).await }
+                    })
                     .await;
-                true
+                is_sent
             }
             Work::Done(_) => true,
         }

@@ -11,7 +11,8 @@
 //!
 //! Fingerprints outlive the process in a ledger beside the audit log (`ledger`, `keeper`), unless replicas
 //! share them: then they are made under a key that all of them have, and a conversation with a history is
-//! assumed to be tainted while the shared state is away.
+//! assumed to be tainted while the shared state is away. A shared state that comes back without its data is
+//! told again what this replica knows, and counts as one that has lost something.
 //!
 //! Invariants: a request's fingerprints are kept before it is answered, a reply's before its end is passed
 //! on; at most `FINGERPRINTS_MAX` are kept, and once one was lost, to make room or because the ledger is
@@ -44,6 +45,9 @@ const TURN_BYTES_MIN: usize = 64;
 const CALL_ID_BYTES_MIN: usize = 9;
 /// Text of a reply that waits to be hashed.
 const WAITING_BYTES_MAX: usize = 4096;
+
+/// Fingerprints that a shared state without its data is told at once: an answer has a time limit.
+const TOLD_TOGETHER_MAX: usize = 256;
 
 /// What the store knows about a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +120,7 @@ impl TaintStore {
     /// something was lost, `down` while the disk takes no more, or in `memory` alone.
     pub fn word(&self) -> &'static str {
         match &self.shared {
+            Some(shared) if shared.is_incomplete() => "incomplete",
             Some(_) => "shared",
             None => self.keeper.word(now()),
         }
@@ -135,26 +140,32 @@ impl TaintStore {
             .collect();
         let has_history =
             session.is_some() || prompt.texts.iter().any(|t| t.role == Role::Assistant);
-        let here = self.look_up_here(&prints, has_history);
-        match &self.shared {
-            Some(shared) if here != Taint::Tainted && !prints.is_empty() => {
-                match shared.is_tainted(&prints).await {
-                    Some(true) => Taint::Tainted,
-                    Some(false) => here,
-                    None if has_history => Taint::Assumed,
-                    None => here,
-                }
-            }
-            _ => here,
+        let (is_known, mut is_incomplete) = self.keeper.look_up(&prints, now());
+        if is_known {
+            return Taint::Tainted;
         }
+        if let Some(shared) = self.shared.as_ref().filter(|_| !prints.is_empty()) {
+            match shared.look_up(&prints).await {
+                Some(answer) => {
+                    if answer.is_another {
+                        self.tell_again(shared);
+                    }
+                    if answer.is_tainted {
+                        return Taint::Tainted;
+                    }
+                    is_incomplete |= answer.is_incomplete;
+                }
+                None if has_history => return Taint::Assumed,
+                None => {}
+            }
+        }
+        if is_incomplete && has_history { Taint::Unknown } else { Taint::Clean }
     }
 
-    fn look_up_here(&self, prints: &[Fingerprint], has_history: bool) -> Taint {
-        let lost = self.shared.as_ref().is_some_and(|shared| shared.has_lost());
-        match self.keeper.look_up(prints, now()) {
-            (true, _) => Taint::Tainted,
-            (false, incomplete) if (incomplete || lost) && has_history => Taint::Unknown,
-            (false, _) => Taint::Clean,
+    /// Tells other replicas all that is known here.
+    fn tell_again(&self, shared: &SharedState) {
+        for prints in self.keeper.all().chunks(TOLD_TOGETHER_MAX) {
+            shared.taint(prints.to_vec());
         }
     }
 

@@ -8,9 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::callers::write_keys;
 use crate::cloud::{Cloud, Script};
-use crate::gateway::{CARD, Gateway, say, with_cloud};
+use crate::gateway::{CARD, Gateway, Reply, say, with_cloud};
 
 const PASSWORD: &str = "a password for the test";
 
@@ -31,12 +34,9 @@ impl Redis {
             address.port(),
             folder.path().display()
         );
-        let file = folder.path().join("redis.conf");
-        std::fs::write(&file, config).unwrap();
+        std::fs::write(folder.path().join("redis.conf"), config).unwrap();
         std::fs::write(folder.path().join("password"), PASSWORD).unwrap();
-        let mut command = Command::new("redis-server");
-        command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let Ok(process) = command.spawn() else {
+        let Ok(process) = spawn(folder.path()) else {
             #[expect(clippy::print_stderr, reason = "a skipped test says so")]
             {
                 eprintln!("skipped: found no redis-server on the PATH");
@@ -44,13 +44,35 @@ impl Redis {
             return None;
         };
         let redis = Redis { process, address, folder };
+        redis.connect().await;
+        Some(redis)
+    }
+
+    /// Ends it and starts it again, without the data that it had.
+    async fn restart(&mut self) {
+        self.stop();
+        self.process = spawn(self.folder.path()).unwrap();
+        self.connect().await;
+    }
+
+    async fn connect(&self) -> TcpStream {
         for _ in 0..500 {
-            if tokio::net::TcpStream::connect(address).await.is_ok() {
-                return Some(redis);
+            if let Ok(stream) = TcpStream::connect(self.address).await {
+                return stream;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("redis-server does not listen");
+    }
+
+    /// Does what an operator would do with `redis-cli`.
+    async fn command(&self, command: &str) {
+        let mut stream = self.connect().await;
+        let lines = format!("AUTH \"{PASSWORD}\"\r\n{command}\r\nQUIT\r\n");
+        stream.write_all(lines.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        assert!(!answers.contains('-'), "{answers}");
     }
 
     fn config(&self, cloud: SocketAddr, more: &str) -> String {
@@ -67,6 +89,12 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn spawn(folder: &Path) -> std::io::Result<Child> {
+    let mut command = Command::new("redis-server");
+    command.arg(folder.join("redis.conf"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
 fn shared(address: SocketAddr, folder: &Path) -> String {
@@ -136,17 +164,76 @@ async fn a_conversation_that_was_private_at_one_replica_is_private_at_all() {
     let cloud = Cloud::start(Script::Answer).await;
     let config = redis.config(cloud.address, "");
     let (one, other) = (Gateway::start(&config).await, Gateway::start(&config).await);
-    let session = [("x-sluice-session", "s1")];
-    one.chat_with(&session, say(&format!("Refund {CARD} please"))).await.came_from("edge", 200);
+    in_session(&one, "s1", &format!("Refund {CARD} please")).await.came_from("edge", 200);
+    until_private(&other, "s1").await;
+    in_session(&other, "s2", "Hi").await.came_from("cloud", 200);
+}
+
+async fn in_session(gateway: &Gateway, session: &str, text: &str) -> Reply {
+    gateway.chat_with(&[("x-sluice-session", session)], say(text)).await
+}
+
+async fn until_private(gateway: &Gateway, session: &str) {
     for _ in 0..500 {
-        let reply = other.chat_with(&session, say("And now?")).await;
+        let reply = in_session(gateway, session, "And now?").await;
         if reply.header("x-sluice-route") == "edge" {
-            other.chat_with(&[("x-sluice-session", "s2")], say("Hi")).await.came_from("cloud", 200);
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the other replica does not know");
+}
+
+/// Continues conversations, which must stay private meanwhile, until the server is there again.
+async fn until_back(gateway: &Gateway, session: &str) {
+    for number in 0..500 {
+        in_session(gateway, &format!("{session}-{number}"), "Hi").await.came_from("edge", 200);
+        if state(gateway).await == "up" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the server is still away");
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_empty_makes_no_conversation_clean() {
+    let Some(mut redis) = Redis::start().await else { return };
+    let cloud = Cloud::start(Script::Answer).await;
+    let config = redis.config(cloud.address, "");
+    let (one, other) = (Gateway::start(&config).await, Gateway::start(&config).await);
+    let taint = async |gateway: &Gateway| gateway.probe("/readyz").await.json()["taint"].clone();
+    in_session(&one, "s1", &format!("Refund {CARD} please")).await.came_from("edge", 200);
+    in_session(&one, "s2", "Hi").await.came_from("cloud", 200);
+    until_private(&other, "s1").await;
+    in_session(&other, "s2", "Hi").await.came_from("cloud", 200);
+    assert_eq!(taint(&other).await, "shared");
+    redis.restart().await;
+    until_back(&other, "a").await;
+    in_session(&other, "s3", "Hi").await.came_from("edge", 200);
+    assert_eq!(taint(&other).await, "incomplete");
+    // So does one that never knew the store as it was; what has no history is as free as ever.
+    let third = Gateway::start(&config).await;
+    in_session(&third, "s4", "Hi").await.came_from("edge", 200);
+    third.chat(say("Hello")).await.came_from("cloud", 200);
+    // Who knows more tells it again, and an operator may end the caution.
+    until_back(&one, "b").await;
+    redis.command("DEL sluice:loss").await;
+    in_session(&third, "s5", "Hi").await.came_from("cloud", 200);
+    until_private(&third, "s1").await;
+    assert_eq!(taint(&third).await, "shared");
+}
+
+#[tokio::test]
+async fn a_store_that_is_emptied_under_way_makes_no_conversation_clean() {
+    let Some(redis) = Redis::start().await else { return };
+    let cloud = Cloud::start(Script::Answer).await;
+    let gateway = Gateway::start(&redis.config(cloud.address, "")).await;
+    in_session(&gateway, "s1", "Hi").await.came_from("cloud", 200);
+    redis.command("FLUSHALL").await;
+    for session in ["s2", "s3"] {
+        in_session(&gateway, session, "Hi").await.came_from("edge", 200);
+    }
 }
 
 #[tokio::test]

@@ -1,15 +1,18 @@
 //! `sluice key create`, `revoke`, `list`: the keys file of callers, changed one entry at a time.
 //!
 //! A new key is printed once, alone on stdout, and is nowhere else: the file has its hash. A running
-//! gateway takes a changed file by itself.
+//! gateway takes a changed file by itself. Changes at the same time wait for each other, by a lock on a
+//! file beside it (`keys.yaml.lock`), so that none is lost.
 
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
 use sluice::config::Config;
+use sluice::identity::IdentityError;
 use sluice::identity::keys::{KeyEntry, KeysFile, NewKey};
 
 use super::{Failure, OrUsage, Outcome, Status, out, today};
@@ -121,7 +124,6 @@ pub(super) fn run(verb: Verb) -> Outcome {
 
 fn create(args: CreateArgs) -> Outcome {
     let path = args.file.path()?;
-    let mut file = KeysFile::read_or_new(&path).or_usage()?;
     let new = NewKey {
         id: args.id.clone(),
         tenant: args.tenant,
@@ -131,8 +133,7 @@ fn create(args: CreateArgs) -> Outcome {
         expires: args.expires,
         certificate: args.certificate,
     };
-    let key = file.create(new, Timestamp::now()).or_usage()?;
-    file.write(&path)?;
+    let key = change(&path, |file| file.create(new, Timestamp::now()))?;
     let key = key.as_ref().map(|key| key.expose());
     if args.json {
         out::json(&Created { id: &args.id, key })?;
@@ -147,11 +148,42 @@ fn create(args: CreateArgs) -> Outcome {
 
 fn revoke(args: &RevokeArgs) -> Outcome {
     let path = args.file.path()?;
-    let mut file = KeysFile::read(&path).or_usage()?;
-    file.revoke(&args.id, Timestamp::now()).or_usage()?;
-    file.write(&path)?;
+    // Where there is none, there is nothing to lock either.
+    KeysFile::read(&path).or_usage()?;
+    change(&path, |file| file.revoke(&args.id, Timestamp::now()))?;
     out::note(format_args!("{} is revoked; a running gateway takes notice by itself", args.id));
     Ok(Status::Done)
+}
+
+/// Changes a keys file, which may not be there yet; from reading it to writing it nobody else does.
+fn change<T>(
+    path: &Path,
+    change: impl FnOnce(&mut KeysFile) -> Result<T, IdentityError>,
+) -> Result<T, Failure> {
+    let _lock = lock(path)?;
+    let mut file = KeysFile::read_or_new(path).or_usage()?;
+    let changed = change(&mut file).or_usage()?;
+    file.write(path)?;
+    Ok(changed)
+}
+
+/// Waits for the file beside a keys file. It stays there: once removed, two could hold one each.
+fn lock(keys: &Path) -> anyhow::Result<File> {
+    let mut path = keys.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let opened = || {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        // Another user may have made it: reading is enough to lock it.
+        let created = OpenOptions::new().append(true).create(true).open(&path);
+        let file = created.or_else(|_| File::open(&path))?;
+        file.lock()?;
+        Ok(file)
+    };
+    let opened: std::io::Result<File> = opened();
+    opened.with_context(|| format!("failed to lock {}", path.display()))
 }
 
 fn list(args: &ListArgs) -> Outcome {
@@ -210,5 +242,34 @@ fn state(entry: &KeyEntry, today: Date) -> &'static str {
         _ if entry.revoked.is_some() => "revoked",
         _ if !entry.is_valid(today) => "expired",
         _ => "valid",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_at_the_same_time_are_all_in_the_file() {
+        const COUNT: usize = 8;
+        let folder = tempfile::tempdir().unwrap();
+        let path = &folder.path().join("deep/keys.yaml");
+        let create = |id: String| {
+            let new = NewKey { id, ..NewKey::default() };
+            change(path, |file| file.create(new, Timestamp::now())).is_ok()
+        };
+        let revoke = |id: String| change(path, |file| file.revoke(&id, Timestamp::now())).is_ok();
+        assert!((0..COUNT).all(|number| create(format!("old-{number}"))));
+        std::thread::scope(|scope| {
+            for number in 0..COUNT {
+                scope.spawn(move || assert!(create(format!("new-{number}"))));
+                scope.spawn(move || assert!(revoke(format!("old-{number}"))));
+            }
+        });
+        let keys = KeysFile::read(path).unwrap().keys;
+        let (revoked, valid): (Vec<_>, Vec<_>) =
+            keys.iter().partition(|entry| entry.revoked.is_some());
+        assert_eq!((revoked.len(), valid.len()), (COUNT, COUNT));
+        assert!(revoked.iter().all(|entry| entry.id.starts_with("old-")));
     }
 }

@@ -5,12 +5,15 @@
 //! `REFETCH_EVERY`, whoever sends such ids; keys that an issuer has withdrawn are gone within
 //! `KEYS_AGE_MAX` even if it cannot be reached, because then no token counts any more.
 //!
-//! Nothing of a request is sent: the question is a plain GET.
+//! Nothing of a request is sent: the question is a plain GET. Nor does it depend on one: a task of its own
+//! asks, which a client that leaves does not end, and while keys count nobody waits for newer ones.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::jwt::{self, KeySet, Rejected};
@@ -33,9 +36,9 @@ pub(super) struct Oidc {
     config: OidcConfig,
     /// `None` for keys in a file.
     client: Option<reqwest::Client>,
-    keys: RwLock<Known>,
+    keys: Arc<RwLock<Known>>,
     /// When the address was asked last; held while it is asked, so that one asks for all.
-    asked: tokio::sync::Mutex<Option<Instant>>,
+    asked: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Clone, Default)]
@@ -52,8 +55,8 @@ impl Oidc {
             JwksSource::File(_) => None,
             JwksSource::Url(_) => Some(client()?),
         };
-        let oidc =
-            Oidc { config, client, keys: RwLock::default(), asked: tokio::sync::Mutex::new(None) };
+        let (keys, asked) = (Arc::default(), Arc::default());
+        let oidc = Oidc { config, client, keys, asked };
         oidc.reload()?;
         Ok(oidc)
     }
@@ -69,15 +72,17 @@ impl Oidc {
             return Err(malformed(format!("expected at most {SET_BYTES_MAX} bytes, got {bytes}")));
         }
         let json = std::fs::read(path).map_err(read)?;
-        self.put(KeySet::parse(&json).map_err(malformed)?);
+        put(&self.keys, KeySet::parse(&json).map_err(malformed)?);
         Ok(())
     }
 
     /// Says whose a token is; `None` if it is nobody's.
     pub(super) async fn identify(&self, token: &str) -> Option<Caller> {
         let known = self.known();
-        if self.age(&known).is_none_or(|age| age >= KEYS_FRESH) {
-            self.fetch(&known).await;
+        match self.age(&known) {
+            Some(age) if age < KEYS_FRESH => {}
+            age if may_be_used(age) => self.refresh(&known),
+            _ => self.fetch(&known).await,
         }
         let mut verified = self.verify(token);
         if verified == Err(Rejected::UnknownKey) {
@@ -101,33 +106,61 @@ impl Oidc {
         Some(if self.client.is_some() { since.elapsed() } else { Duration::ZERO })
     }
 
-    /// Asks the address, unless that was done a moment ago or since `before` was looked at.
+    /// Asks the address and waits for its answer, unless that was done a moment ago or since `before` was
+    /// looked at.
     async fn fetch(&self, before: &Known) {
+        let asked = self.asked.clone().lock_owned().await;
+        if let Some(asking) = self.begin(asked, before) {
+            // It may have ended with a panic, which was logged: then keys are what they were.
+            let _ = asking.await;
+        }
+    }
+
+    /// The same without waiting.
+    fn refresh(&self, before: &Known) {
+        if let Ok(asked) = self.asked.clone().try_lock_owned() {
+            self.begin(asked, before);
+        }
+    }
+
+    fn begin(
+        &self,
+        mut asked: OwnedMutexGuard<Option<Instant>>,
+        before: &Known,
+    ) -> Option<JoinHandle<()>> {
         let (Some(client), JwksSource::Url(url)) = (&self.client, &self.config.jwks) else {
-            return;
+            return None;
         };
-        let mut asked = self.asked.lock().await;
         let is_newer = self.known().since > before.since;
         if is_newer || asked.is_some_and(|at| at.elapsed() < REFETCH_EVERY) {
-            return;
+            return None;
         }
         *asked = Some(Instant::now());
-        match ask(client, &url.as_text()).await {
-            Ok(set) => self.put(set),
-            Err(problem) => {
-                tracing::warn!(address = url.as_text(), problem, "issuer's keys were not fetched");
+        let (client, address, keys) = (client.clone(), url.as_text(), self.keys.clone());
+        let asking = async move {
+            match ask(&client, &address).await {
+                Ok(set) => put(&keys, set),
+                Err(problem) => {
+                    tracing::warn!(address, problem, "issuer's keys were not fetched");
+                }
             }
-        }
+            drop(asked);
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it holds no request and ends within FETCH_TIME_MAX; at most one runs"
+        )]
+        Some(tokio::spawn(asking))
     }
 
     fn known(&self) -> Known {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
-    fn put(&self, set: KeySet) {
-        let known = Known { set: Arc::new(set), since: Some(Instant::now()) };
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = known;
-    }
+fn put(keys: &RwLock<Known>, set: KeySet) {
+    let known = Known { set: Arc::new(set), since: Some(Instant::now()) };
+    *keys.write().unwrap_or_else(PoisonError::into_inner) = known;
 }
 
 /// Whether keys of this age still count; none at all do not.

@@ -2,11 +2,13 @@
 //!
 //! What it may take at most is reserved: with its admission the prompt and the longest reply that it asks
 //! for, with each attempt what that model's limits say and what it would cost. When an attempt ends, real
-//! usage takes the place of what was reserved; what nobody used comes back.
+//! usage takes the place of what was reserved; what nobody used comes back, at the latest when a [`Hold`] is
+//! dropped: so a request whose client leaves at any step leaves nothing behind.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::{Amount, Claim, Key, Levels, Limited, Limiter, Now, Reason, tokens_of_bytes};
+use super::{Amount, Claim, Key, Levels, Limited, Limiter, Now, Reason, shared, tokens_of_bytes};
 use crate::config::{Money, OTHER_MODELS, Quotas};
 use crate::reply::Reply;
 
@@ -46,6 +48,7 @@ struct ModelHold {
 
 /// What is held of some limits.
 pub(super) struct Hold {
+    limiter: Arc<Limiter>,
     pub(super) claims: Vec<Claim>,
     /// What was reserved, until it is settled.
     pub(super) reserved: Option<Reserved>,
@@ -55,11 +58,45 @@ pub(super) struct Hold {
     pub(super) together: bool,
 }
 
-/// What was reserved, and on which day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What was reserved, and when.
+#[derive(Debug, Default)]
 pub(super) struct Reserved {
     pub(super) amount: Amount,
     pub(super) day: i64,
+    /// When the tokens of each claim are forgotten, by the clock of whoever counts them: since this process
+    /// began to count, or since 1970 at the server of replicas.
+    pub(super) forgotten_at: Vec<Duration>,
+}
+
+impl Hold {
+    /// Nothing yet.
+    pub(super) fn new(limiter: Arc<Limiter>, claims: Vec<Claim>) -> Hold {
+        Hold { limiter, claims, reserved: None, runs: false, together: false }
+    }
+
+    /// Puts what was really used in the place of what was reserved, once; later uses come on top.
+    fn settle(&mut self, spent: Amount) {
+        if self.claims.is_empty() {
+            return;
+        }
+        let reserved = self.reserved.take().unwrap_or_default();
+        match &self.limiter.shared {
+            Some(shared) if self.together => shared::settle(shared, &self.claims, &reserved, spent),
+            _ => self.limiter.meters().settle(&self.claims, &reserved, spent, &Now::read()),
+        }
+    }
+}
+
+impl Drop for Hold {
+    /// The request has ended: what is reserved still was not used.
+    fn drop(&mut self) {
+        if self.reserved.is_some() {
+            self.settle(Amount::default());
+        }
+        if self.runs {
+            self.limiter.meters().release(&self.claims, &Now::read());
+        }
+    }
 }
 
 impl Allowance {
@@ -110,13 +147,10 @@ impl Allowance {
         let of_model = model_claims(&quotas, &self.tenant, model, client_name);
         let tokens = prompt.saturating_add(reply);
         let taken = limiter.take(of_model, Amount { requests: 1, tokens, cost }, now).await;
-        let (mut hold, levels) = taken.map_err(|limited| self.deny(limited))?;
+        let (hold, levels) = taken.map_err(|limited| self.deny(limited))?;
         let claims = if is_priced { claims } else { Vec::new() };
         let money = limiter.take(claims, Amount { cost, ..Amount::default() }, now).await;
-        let (money, _) = money.map_err(|limited| {
-            limiter.give_back(&mut hold);
-            self.deny(limited)
-        })?;
+        let (money, _) = money.map_err(|limited| self.deny(limited))?;
         let mut held = self.held();
         held.levels.add(&levels);
         held.models.push(ModelHold { model: model.to_owned(), hold, money });
@@ -159,10 +193,10 @@ impl Allowance {
         };
         let tokens = input.saturating_add(output);
         let mut held = self.held();
-        self.limiter.settle(&mut held.own, Amount { tokens, ..Amount::default() });
+        held.own.settle(Amount { tokens, ..Amount::default() });
         if let Some(of) = held.models.iter_mut().find(|held| held.model == model) {
-            self.limiter.settle(&mut of.hold, Amount { requests: 0, tokens, cost });
-            self.limiter.settle(&mut of.money, Amount { cost, ..Amount::default() });
+            of.hold.settle(Amount { requests: 0, tokens, cost });
+            of.money.settle(Amount { cost, ..Amount::default() });
         }
     }
 
@@ -191,14 +225,4 @@ fn model_claims(quotas: &Quotas, tenant: &Arc<str>, model: &str, client_name: &s
         Some(Claim { key: Key::Model { tenant: tenant.clone(), name: name.to_owned() }, quota })
     };
     names.into_iter().flatten().filter_map(claim).collect()
-}
-
-impl Drop for Allowance {
-    fn drop(&mut self) {
-        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let models = held.models.iter_mut().flat_map(|of| [&mut of.hold, &mut of.money]);
-        for hold in std::iter::once(&mut held.own).chain(models) {
-            self.limiter.give_back(hold);
-        }
-    }
 }

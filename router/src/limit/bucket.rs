@@ -46,18 +46,27 @@ impl Bucket {
         self.ahead(now).saturating_sub(free)
     }
 
-    /// Takes units, more than there are if need be: they are paid back by waiting.
-    pub(super) fn take(&mut self, limit: NonZeroU64, units: u64, now: Instant) {
+    /// Takes units, more than there are if need be: they are paid back by waiting. Says when they are
+    /// forgotten.
+    pub(super) fn take(&mut self, limit: NonZeroU64, units: u64, now: Instant) -> Instant {
         let begin = self.empty_at.map_or(now, |at| at.max(now));
-        self.empty_at = Some(begin + span(limit, units));
+        let forgotten_at = begin + span(limit, units);
+        self.empty_at = Some(forgotten_at);
+        forgotten_at
     }
 
-    /// Gives units back that were taken.
-    pub(super) fn give_back(&mut self, limit: NonZeroU64, units: u64) {
-        if let Some(at) = self.empty_at {
-            // An instant before the process began is as good as none.
-            self.empty_at = at.checked_sub(span(limit, units));
-        }
+    /// Gives units back that were taken, the last of those that are forgotten at a time: as much of them as
+    /// still weighs, or they would make room for what was taken by others.
+    pub(super) fn give_back(
+        &mut self,
+        limit: NonZeroU64,
+        units: u64,
+        forgotten_at: Instant,
+        now: Instant,
+    ) {
+        let weight = span(limit, units).min(forgotten_at.saturating_duration_since(now));
+        // An instant before the process began is as good as none.
+        self.empty_at = self.empty_at.and_then(|at| at.checked_sub(weight));
     }
 
     /// Whether nothing is left of what was taken.
@@ -110,12 +119,29 @@ mod tests {
     #[test]
     fn what_was_reserved_too_much_comes_back_and_too_little_is_waited_for() {
         let (mut bucket, now) = (Bucket::default(), Instant::now());
-        bucket.take(limit(60), 30, now);
-        bucket.give_back(limit(60), 20);
+        let forgotten_at = bucket.take(limit(60), 30, now);
+        bucket.give_back(limit(60), 20, forgotten_at, now);
         assert_eq!(bucket.level(limit(60), now).remaining, 50);
         bucket.take(limit(60), 110, now);
         assert_eq!(bucket.level(limit(60), now).remaining, 0);
         assert_eq!(bucket.wait(limit(60), 1, now), Duration::from_secs(61));
+    }
+
+    #[test]
+    fn what_time_has_forgotten_does_not_come_back() {
+        // Seconds since 60 units of 60 a minute were taken, what weighs then, and after 50 came back.
+        for (later, before, after) in [(0, 60, 10), (9, 51, 1), (20, 40, 0), (60, 0, 0), (90, 0, 0)]
+        {
+            let (mut bucket, now) = (Bucket::default(), Instant::now());
+            let forgotten_at = bucket.take(limit(60), 60, now);
+            let now = now + Duration::from_secs(later);
+            // What others take meanwhile is not theirs to give back.
+            bucket.take(limit(60), 30, now);
+            let taken = |bucket: &Bucket| bucket.ahead(now).as_secs();
+            assert_eq!(taken(&bucket), before + 30, "after {later} s");
+            bucket.give_back(limit(60), 50, forgotten_at, now);
+            assert_eq!(taken(&bucket), after + 30, "after {later} s");
+        }
     }
 
     proptest! {

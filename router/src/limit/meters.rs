@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::bucket::Bucket;
 use super::{Amount, Claim, Denied, Key, Levels, Now, Reason, Reserved};
 
@@ -14,6 +16,8 @@ const ENTRIES_MAX: usize = 1 << 16;
 
 /// All entries.
 pub(super) struct Meters {
+    /// The moment from which times of reservations are counted.
+    began: Instant,
     entries: HashMap<Key, Meter>,
     entries_max: usize,
 }
@@ -32,45 +36,67 @@ struct Meter {
 
 impl Meters {
     pub(super) fn new() -> Meters {
-        Meters { entries: HashMap::new(), entries_max: ENTRIES_MAX }
+        Meters { began: Instant::now(), entries: HashMap::new(), entries_max: ENTRIES_MAX }
+    }
+
+    /// Gives every claim an entry, the shared one if there is no room for its own: what is counted there is
+    /// taken from there again, even if there is room then.
+    pub(super) fn place(&mut self, claims: &mut [Claim], now: &Now) {
+        for claim in claims {
+            if !self.has_room(&claim.key, now) {
+                claim.key = Key::Overflow;
+            }
+            self.meter(&claim.key, now);
+        }
+    }
+
+    /// Counts a request as running under every claim, or under none.
+    pub(super) fn begin(&mut self, claims: &[Claim], now: &Now) -> Result<(), Denied> {
+        for claim in claims {
+            self.meter(&claim.key, now).check_running(claim, now)?;
+        }
+        for claim in claims {
+            self.meter(&claim.key, now).running += 1;
+        }
+        Ok(())
     }
 
     /// Takes an amount from every claim, or from none.
-    ///
-    /// With `counted` another place keeps count, and only what runs is counted here.
     pub(super) fn take(
         &mut self,
         claims: &[Claim],
         amount: Amount,
         now: &Now,
-        counted: bool,
-    ) -> Result<Levels, Denied> {
+    ) -> Result<(Reserved, Levels), Denied> {
         for claim in claims {
-            let meter = self.meter(&claim.key, now);
-            meter.check(claim, amount, now, counted)?;
+            self.meter(&claim.key, now).check(claim, amount, now)?;
         }
         let mut levels = Levels::default();
+        let mut forgotten_at = Vec::with_capacity(claims.len());
+        let began = self.began;
         for claim in claims {
             let meter = self.meter(&claim.key, now);
-            meter.running += amount.requests;
-            if !counted {
-                meter.take(claim, amount, now);
-                meter.show(claim, now, &mut levels);
-            }
+            let at = meter.take(claim, amount, now);
+            forgotten_at.push(at.saturating_duration_since(began));
+            meter.show(claim, now, &mut levels);
         }
-        Ok(levels)
+        Ok((Reserved { amount, day: now.day, forgotten_at }, levels))
     }
 
     /// Puts what was really spent in the place of what was reserved.
     pub(super) fn settle(
         &mut self,
         claims: &[Claim],
-        reserved: Reserved,
+        reserved: &Reserved,
         spent: Amount,
         now: &Now,
     ) {
-        for claim in claims {
-            self.meter(&claim.key, now).settle(claim, reserved, spent, now);
+        let began = self.began;
+        let forgotten_at = reserved.forgotten_at.iter().map(|at| began + *at);
+        // What was not reserved has nothing to be forgotten.
+        for (claim, forgotten_at) in claims.iter().zip(forgotten_at.chain(std::iter::repeat(began)))
+        {
+            self.meter(&claim.key, now).settle(claim, reserved, forgotten_at, spent, now);
         }
     }
 
@@ -87,13 +113,17 @@ impl Meters {
         self.entries.len()
     }
 
-    fn meter(&mut self, key: &Key, now: &Now) -> &mut Meter {
-        let full = self.entries.len() >= self.entries_max && !self.entries.contains_key(key);
-        if full {
-            self.entries.retain(|key, meter| *key == Key::Overflow || !meter.is_unused(now));
+    fn has_room(&mut self, key: &Key, now: &Now) -> bool {
+        if self.entries.len() < self.entries_max || self.entries.contains_key(key) {
+            return true;
         }
-        let full = full && self.entries.len() >= self.entries_max;
-        let meter = self.entries.entry(if full { Key::Overflow } else { key.clone() }).or_default();
+        self.entries.retain(|key, meter| *key == Key::Overflow || !meter.is_unused(now));
+        self.entries.len() < self.entries_max
+    }
+
+    fn meter(&mut self, key: &Key, now: &Now) -> &mut Meter {
+        let key = if self.has_room(key, now) { key.clone() } else { Key::Overflow };
+        let meter = self.entries.entry(key).or_default();
         if meter.day != now.day {
             (meter.day, meter.tokens_today, meter.cost_today) = (now.day, 0, 0);
         }
@@ -102,16 +132,16 @@ impl Meters {
 }
 
 impl Meter {
-    fn check(&self, claim: &Claim, amount: Amount, now: &Now, counted: bool) -> Result<(), Denied> {
-        let (quota, Amount { requests, tokens, cost }) = (&claim.quota, amount);
-        let is_full = |most: std::num::NonZeroU64| self.running >= most.get();
-        if requests > 0 && quota.concurrency.is_some_and(is_full) {
+    fn check_running(&self, claim: &Claim, now: &Now) -> Result<(), Denied> {
+        if claim.quota.concurrency.is_some_and(|most| self.running >= most.get()) {
             // Nobody knows when a running request ends.
             return Err(self.denied(claim, now, Reason::Concurrency, Duration::from_secs(1)));
         }
-        if counted {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    fn check(&self, claim: &Claim, amount: Amount, now: &Now) -> Result<(), Denied> {
+        let (quota, Amount { requests, tokens, cost }) = (&claim.quota, amount);
         if let Some(limit) = quota.requests_per_minute.filter(|_| requests > 0) {
             let wait = self.requests.wait(limit, requests, now.at);
             if !wait.is_zero() {
@@ -146,32 +176,50 @@ impl Meter {
         Denied { reason, scope: claim.key.scope(), wait, levels }
     }
 
-    fn take(&mut self, claim: &Claim, amount: Amount, now: &Now) {
+    /// Says when its tokens are forgotten.
+    fn take(&mut self, claim: &Claim, amount: Amount, now: &Now) -> Instant {
         let Amount { requests, tokens, cost } = amount;
         if let Some(limit) = claim.quota.requests_per_minute {
             self.requests.take(limit, requests, now.at);
         }
-        if let Some(limit) = claim.quota.tokens_per_minute {
-            self.tokens.take(limit, tokens, now.at);
+        // Sums that no limit asks for would keep an entry all day.
+        if claim.quota.tokens_per_day.is_some() {
+            self.tokens_today = self.tokens_today.saturating_add(tokens);
         }
-        self.tokens_today = self.tokens_today.saturating_add(tokens);
-        self.cost_today = self.cost_today.saturating_add(cost.0);
+        if claim.quota.cost_per_day.is_some() {
+            self.cost_today = self.cost_today.saturating_add(cost.0);
+        }
+        let limit = claim.quota.tokens_per_minute;
+        limit.map_or(now.at, |limit| self.tokens.take(limit, tokens, now.at))
     }
 
-    fn settle(&mut self, claim: &Claim, reserved: Reserved, spent: Amount, now: &Now) {
-        let Reserved { amount, day } = reserved;
+    fn settle(
+        &mut self,
+        claim: &Claim,
+        reserved: &Reserved,
+        forgotten_at: Instant,
+        spent: Amount,
+        now: &Now,
+    ) {
+        let Reserved { amount, day, .. } = *reserved;
         if let Some(limit) = claim.quota.tokens_per_minute {
-            match spent.tokens.checked_sub(amount.tokens) {
-                Some(more) => self.tokens.take(limit, more, now.at),
-                None => self.tokens.give_back(limit, amount.tokens - spent.tokens),
+            match amount.tokens.checked_sub(spent.tokens) {
+                Some(unused) => self.tokens.give_back(limit, unused, forgotten_at, now.at),
+                None => {
+                    self.tokens.take(limit, spent.tokens - amount.tokens, now.at);
+                }
             }
         }
         // What was reserved yesterday does not stand in the sums of today.
         let of_today = |reserved: u64| if day == self.day { reserved } else { 0 };
-        let (tokens, cost) = (of_today(amount.tokens), of_today(amount.cost.0));
-        let before = self.tokens_today.saturating_sub(tokens);
-        self.tokens_today = before.saturating_add(spent.tokens);
-        self.cost_today = self.cost_today.saturating_sub(cost).saturating_add(spent.cost.0);
+        if claim.quota.tokens_per_day.is_some() {
+            let before = self.tokens_today.saturating_sub(of_today(amount.tokens));
+            self.tokens_today = before.saturating_add(spent.tokens);
+        }
+        if claim.quota.cost_per_day.is_some() {
+            let before = self.cost_today.saturating_sub(of_today(amount.cost.0));
+            self.cost_today = before.saturating_add(spent.cost.0);
+        }
     }
 
     fn show(&self, claim: &Claim, now: &Now, levels: &mut Levels) {
@@ -189,8 +237,6 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::config::{Money, Quota};
 
@@ -213,12 +259,12 @@ mod tests {
         let claims = [claim];
         let amount = Amount { tokens: 60, ..ONE };
         let (one, two) = (now(), Now { day: 2, ..now() });
-        meters.take(&claims, amount, &one, false).unwrap();
-        meters.take(&claims, amount, &two, false).unwrap();
+        let (of_one, _) = meters.take(&claims, amount, &one).unwrap();
+        let (of_two, _) = meters.take(&claims, amount, &two).unwrap();
         let spent = Amount { tokens: 10, ..Amount::default() };
-        meters.settle(&claims, Reserved { amount, day: 1 }, spent, &two);
+        meters.settle(&claims, &of_one, spent, &two);
         assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 70);
-        meters.settle(&claims, Reserved { amount, day: 2 }, spent, &two);
+        meters.settle(&claims, &of_two, spent, &two);
         assert_eq!(meters.meter(&claims[0].key, &two).tokens_today, 20);
     }
 
@@ -226,8 +272,11 @@ mod tests {
     fn memory_has_a_bound_and_those_beyond_it_share_one_limit() {
         let mut meters = Meters { entries_max: 2, ..Meters::new() };
         let now = now();
-        let mut take =
-            |name: &str, now: &Now| meters.take(&[claim(name)], ONE, now, false).map(|_| ());
+        let mut take = |name: &str, now: &Now| {
+            meters.begin(&[claim(name)], now)?;
+            let taken = meters.take(&[claim(name)], ONE, now);
+            taken.map(|_| ()).inspect_err(|_| meters.release(&[claim(name)], now))
+        };
         assert!(take("a", &now).is_ok() && take("b", &now).is_ok());
         assert!(take("c", &now).is_ok(), "the first of those beyond");
         assert!(take("d", &now).is_err(), "the second");
@@ -239,7 +288,40 @@ mod tests {
         }
         let later = Now { at: now.at + Duration::from_secs(61), ..now };
         for name in ["e", "f"] {
-            assert!(meters.take(&[claim(name)], ONE, &later, false).is_ok(), "{name}");
+            assert!(meters.take(&[claim(name)], ONE, &later).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_runs_beyond_the_bound_ends_there_even_if_there_is_room_again() {
+        let mut meters = Meters { entries_max: 1, ..Meters::new() };
+        let quota: Quota = serde_yaml::from_str("{concurrency: 1}").unwrap();
+        let now = now();
+        let begin = |meters: &mut Meters, name: &str| {
+            let mut claims = [Claim { quota, ..claim(name) }];
+            meters.place(&mut claims, &now);
+            meters.begin(&claims, &now).map(|()| claims)
+        };
+        let first = begin(&mut meters, "a").unwrap();
+        let beyond = begin(&mut meters, "b").unwrap();
+        assert!(begin(&mut meters, "c").is_err(), "they share one place");
+        meters.release(&first, &now);
+        meters.entries_max = 10;
+        meters.release(&beyond, &now);
+        meters.entries_max = 1;
+        let _ = begin(&mut meters, "a").unwrap();
+        assert!(begin(&mut meters, "c").is_ok());
+    }
+
+    #[test]
+    fn sums_that_no_limit_asks_for_keep_no_entry() {
+        let mut meters = Meters { entries_max: 1, ..Meters::new() };
+        let begin = now();
+        let amount = Amount { tokens: 10, cost: Money(5), ..ONE };
+        let (reserved, _) = meters.take(&[claim("a")], amount, &begin).unwrap();
+        meters.settle(&[claim("a")], &reserved, amount, &begin);
+        let later = Now { at: begin.at + Duration::from_secs(61), ..begin };
+        meters.take(&[claim("b")], ONE, &later).unwrap();
+        assert!(!meters.entries.contains_key(&Key::Overflow));
     }
 }

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Amount, Claim, Denied, Key, Level, Levels, Reason, Reserved};
+use super::{Amount, Claim, Denied, Hold, Key, Level, Levels, Reason, Reserved};
 use crate::shared_state::{Script, SharedState};
 
 /// A minute, µs.
 const PERIOD_US: u64 = 60_000_000;
+
+/// A day, µs.
+const DAY_US: u64 = 24 * 3600 * 1_000_000;
 
 /// What both scripts begin with: the clock, and the state of every key.
 const STATE: &str = r"
@@ -34,7 +37,7 @@ end
 ";
 
 /// ARGV: requests, tokens and cost, then for each key the limits of requests and tokens a minute, tokens and cost a day (0 is
-/// none). Answers the number of the key that denies (0: none), why, how long to wait in µs, the day, then for
+/// none). Answers the number of the key that denies (0: none), why, how long to wait in µs, the time, then for
 /// each key how far its two buckets are ahead. Half a millisecond of rounding is let pass.
 const TAKE: &str = r"
 local requests, tokens, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -63,7 +66,7 @@ if denied[1] == 0 then
     write(key, m)
   end
 end
-local answer = {denied[1], denied[2], denied[3], day}
+local answer = {denied[1], denied[2], denied[3], now}
 for _, m in ipairs(states) do
   table.insert(answer, math.floor(m.r))
   table.insert(answer, math.floor(m.t))
@@ -72,13 +75,17 @@ return answer
 ";
 
 /// ARGV: tokens and cost that were reserved, and the day, tokens and cost that were spent, then for each key
-/// its limit of tokens a minute.
+/// its limit of tokens a minute, and when those that were reserved are forgotten, µs: only what still weighs
+/// comes back, as in `bucket`.
 const SETTLE: &str = r"
 local reserved, reserved_cost, reserved_on = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local spent, cost = tonumber(ARGV[4]), tonumber(ARGV[5])
 for i, key in ipairs(KEYS) do
-  local m, tpm = read(key), tonumber(ARGV[5 + i])
-  if tpm > 0 then m.t = math.max(m.t + (spent - reserved) * PERIOD / tpm, 0) end
+  local m, tpm, forgotten_at = read(key), tonumber(ARGV[4 + 2 * i]), tonumber(ARGV[5 + 2 * i])
+  if tpm > 0 then
+    local unused = math.min((reserved - spent) * PERIOD / tpm, math.max(forgotten_at - now, 0))
+    m.t = math.max(m.t - unused, 0)
+  end
   if reserved_on == day then
     m.n = math.max(m.n - reserved, 0)
     m.c = math.max(m.c - reserved_cost, 0)
@@ -89,14 +96,14 @@ for i, key in ipairs(KEYS) do
 end
 ";
 
-/// Takes an amount from every claim, or from none, and says on which day of the server's; `None` if it does
-/// not answer.
+/// Takes an amount from every claim of a hold that is still empty, or from none; `None` if the server does
+/// not answer. If the answer comes too late, or nobody waits for it any more, the hold gives back what it got.
 pub(super) async fn take(
     state: &SharedState,
-    claims: &[Claim],
+    mut hold: Hold,
     amount: Amount,
-) -> Option<Result<(Levels, i64), Denied>> {
-    let limits = claims.iter().flat_map(|claim| {
+) -> Option<Result<(Hold, Levels), Denied>> {
+    let limits = hold.claims.iter().flat_map(|claim| {
         let quota = &claim.quota;
         let number = |limit: Option<std::num::NonZeroU64>| limit.map_or(0, u64::from);
         [
@@ -106,19 +113,31 @@ pub(super) async fn take(
             quota.cost_per_day.map_or(0, |budget| budget.0.max(1)),
         ]
     });
-    let amount = [amount.requests, amount.tokens, amount.cost.0];
-    let arguments = amount.into_iter().chain(limits).collect();
-    let script = script(TAKE, claims, arguments);
-    let answer: Vec<u64> =
-        state.ask(async |mut link: MultiplexedConnection| script.run(&mut link).await).await?;
-    read(claims, &answer)
+    let amounts = [amount.requests, amount.tokens, amount.cost.0];
+    let arguments = amounts.into_iter().chain(limits).collect();
+    let script = script(TAKE, &hold.claims, arguments);
+    let take = |mut link: MultiplexedConnection| async move {
+        let answer: Vec<u64> = script.run(&mut link).await?;
+        let Some(taken) = read(&hold.claims, &answer) else { return Ok(None) };
+        Ok(Some(taken.map(|(levels, day, forgotten_at)| {
+            hold.together = true;
+            hold.reserved = Some(Reserved { amount, day, forgotten_at });
+            (hold, levels)
+        })))
+    };
+    state.ask_whole(take).await?
 }
 
 /// Puts what was really spent in the place of what was reserved, when the server has time.
-pub(super) fn settle(state: &SharedState, claims: &[Claim], reserved: Reserved, spent: Amount) {
-    let limits = claims.iter().map(|claim| claim.quota.tokens_per_minute.map_or(0, u64::from));
-    let Reserved { amount, day } = reserved;
-    let day = u64::try_from(day).unwrap_or(0);
+pub(super) fn settle(state: &SharedState, claims: &[Claim], reserved: &Reserved, spent: Amount) {
+    let Reserved { amount, day, forgotten_at } = reserved;
+    let forgotten_at = forgotten_at.iter().map(|at| u64::try_from(at.as_micros()).unwrap_or(0));
+    // What was not reserved has nothing to be forgotten.
+    let limits = claims.iter().zip(forgotten_at.chain(std::iter::repeat(0)));
+    let limits = limits.flat_map(|(claim, forgotten_at)| {
+        [claim.quota.tokens_per_minute.map_or(0, u64::from), forgotten_at]
+    });
+    let day = u64::try_from(*day).unwrap_or(0);
     let amounts = [amount.tokens, amount.cost.0, day, spent.tokens, spent.cost.0];
     let arguments = amounts.into_iter().chain(limits).collect();
     state.run_later(script(SETTLE, claims, arguments));
@@ -141,19 +160,25 @@ fn name(key: &Key) -> String {
     }
 }
 
+/// What is left, the day, and when the tokens of each claim are forgotten.
+type Taken = (Levels, i64, Vec<Duration>);
+
 /// What the server answered; `None` if that is not what the script says.
-fn read(claims: &[Claim], answer: &[u64]) -> Option<Result<(Levels, i64), Denied>> {
-    let [who, why, wait, day, ahead @ ..] = answer else { return None };
+fn read(claims: &[Claim], answer: &[u64]) -> Option<Result<Taken, Denied>> {
+    let [who, why, wait, now, ahead @ ..] = answer else { return None };
     let mut levels = Levels::default();
+    let mut forgotten_at = Vec::with_capacity(claims.len());
     for (claim, ahead) in claims.iter().zip(ahead.chunks_exact(2)) {
         let level = |limit: Option<std::num::NonZeroU64>, ahead| {
             limit.map(|limit| level(limit.get(), ahead))
         };
         levels.add_requests(level(claim.quota.requests_per_minute, ahead[0]));
         levels.add_tokens(level(claim.quota.tokens_per_minute, ahead[1]));
+        forgotten_at.push(Duration::from_micros(now.saturating_add(ahead[1])));
     }
     let Some(denying) = who.checked_sub(1) else {
-        return Some(Ok((levels, i64::try_from(*day).ok()?)));
+        let day = i64::try_from(now / DAY_US).ok()?;
+        return Some(Ok((levels, day, forgotten_at)));
     };
     let reason = match why {
         1 => Reason::Requests,

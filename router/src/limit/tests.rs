@@ -1,11 +1,17 @@
-//! Limits as callers meet them, on a clock that the test holds.
+//! Limits as callers meet them, on a clock that the test holds, and as replicas count them together.
 
 use std::collections::BTreeSet;
 
 use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::watch;
+
 use super::*;
+use crate::config::{Secret, SharedStateConfig};
 
 fn limiter(yaml: &str) -> Arc<Limiter> {
     let config = crate::config::Config::parse("sluice.yaml", yaml, std::path::Path::new("/"));
@@ -301,4 +307,172 @@ fn times_are_written_as_openai_writes_them() {
     ] {
         assert_eq!(in_words(Duration::from_millis(ms)), expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_replies_do_not_give_back_what_time_has_forgotten() {
+    let limiter = limiter("limits: {per_caller: {tokens_per_minute: 1000}}");
+    let anna = caller("north", "anna");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.extend(limiter.admit_at(&anna, 0, Some(900), &Now::read()).await.ok());
+        tokio::time::advance(Duration::from_secs(60)).await;
+    }
+    assert_eq!(held.len(), 3);
+    let mut passed = 0;
+    while let Some(allowance) = held.pop() {
+        while let Ok(next) = limiter.admit_at(&anna, 0, Some(100), &Now::read()).await {
+            next.spend("m", true, Some(0), Some(100), 0);
+            passed += 100;
+        }
+        drop(allowance);
+    }
+    assert!(limiter.admit_at(&anna, 0, Some(100), &Now::read()).await.is_err());
+    assert_eq!(passed, 1000);
+}
+
+/// A server that lets every script through, once the test lets it answer.
+struct Server {
+    address: String,
+    /// The numbers that each script came with.
+    scripts: watch::Receiver<Vec<Vec<u64>>>,
+    /// How many of them may be answered.
+    answers: watch::Sender<usize>,
+}
+
+impl Server {
+    async fn start() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (seen, scripts) = watch::channel(Vec::new());
+        let (answers, may_answer) = watch::channel(usize::MAX);
+        #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+        tokio::spawn(async move {
+            let mut links = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, mut may_answer) = (seen.clone(), may_answer.clone());
+                links.spawn(async move {
+                    let (reader, mut writer) = stream.into_split();
+                    let mut reader = BufReader::new(reader);
+                    while let Some(words) = read_command(&mut reader).await {
+                        let mut answer = "+OK\r\n".to_owned();
+                        if words[0] == "EVALSHA" {
+                            let numbers = words[2..].iter().filter_map(|word| word.parse().ok());
+                            let numbers = numbers.collect();
+                            seen.send_modify(|seen| seen.push(numbers));
+                            let count = seen.borrow().len();
+                            may_answer.wait_for(|most| count <= *most).await.unwrap();
+                            answer = "*6\r\n:0\r\n:0\r\n:0\r\n:1700000000000000\r\n:0\r\n:0\r\n"
+                                .to_owned();
+                        }
+                        if writer.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Server { address, scripts, answers }
+    }
+
+    /// What the first scripts came with, when there are so many.
+    async fn scripts(&self, count: usize) -> Vec<Vec<u64>> {
+        let mut scripts = self.scripts.clone();
+        let all = scripts.wait_for(|scripts| scripts.len() >= count).await.unwrap();
+        all[..count].to_vec()
+    }
+
+    fn limiter(&self, yaml: &str, timeout: Duration) -> Arc<Limiter> {
+        let shared = SharedStateConfig {
+            redis: format!("redis://{}/0", self.address),
+            user: None,
+            password: None,
+            key: Secret::new("a secret of all replicas".into()),
+            taint_keep: Duration::from_secs(60),
+            timeout,
+        };
+        let shared = SharedState::open(shared).unwrap();
+        Arc::new(Limiter::new(limiter_quotas(yaml), Some(shared)))
+    }
+}
+
+async fn read_command(reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    for _ in 0..read_number(reader).await? {
+        let mut bytes = vec![0; read_number(reader).await? + 2];
+        reader.read_exact(&mut bytes).await.ok()?;
+        words.push(String::from_utf8(bytes).unwrap().trim().to_owned());
+    }
+    Some(words)
+}
+
+async fn read_number(reader: &mut BufReader<OwnedReadHalf>) -> Option<usize> {
+    let mut line = String::new();
+    reader.read_line(&mut line).await.ok()?;
+    line.trim().get(1..)?.parse().ok()
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_client_that_leaves_while_replicas_are_asked_leaves_nothing_behind() {
+    let server = Server::start().await;
+    let limits = "limits: {per_caller: {tokens_per_day: 1000, cost_per_day: 1}, \
+                  per_model: {m: {concurrency: 1}}}\nprices: {m: {input: 10, output: 100}}";
+    let limiter = server.limiter(limits, LONG);
+    let (now, anna) = (begin(), caller("north", "anna"));
+    let request = async || {
+        let allowance = limiter.admit_at(&anna, 10, Some(300), &now).await.ok().unwrap();
+        allowance.take_model_at("m", "m", true, &now).await
+    };
+    // It asks for its own limits, then for those of the model, then for money.
+    for step in 1..=3 {
+        let before = server.scripts.borrow().len();
+        server.answers.send_replace(before + step - 1);
+        tokio::select! {
+            _ = request() => panic!("it was not answered"),
+            _ = server.scripts(before + step) => {}
+        }
+        server.answers.send_replace(usize::MAX);
+        let scripts = server.scripts(before + 2 * step).await;
+        let (takes, settled) = scripts[before..].split_at(step);
+        for (what, expected) in [("tokens", 2), ("cost", 3)] {
+            let taken: u64 = takes.iter().map(|numbers| numbers[expected]).sum();
+            let back: u64 = settled.iter().map(|numbers| numbers[expected - 1]).sum();
+            assert_eq!(back, taken, "{what} at step {step}");
+        }
+        assert!(settled.iter().all(|numbers| numbers[4..6] == [0, 0]), "{settled:?}");
+    }
+    assert!(request().await.is_ok(), "none of them runs any more");
+}
+
+#[tokio::test]
+async fn what_replicas_reserve_too_late_is_given_back() {
+    let server = Server::start().await;
+    let limits = "limits: {per_caller: {tokens_per_day: 1000}}";
+    let limiter = server.limiter(limits, Duration::from_millis(100));
+    let (now, anna) = (begin(), caller("north", "anna"));
+    server.answers.send_replace(0);
+    let counted_here = limiter.admit_at(&anna, 10, Some(300), &now).await;
+    server.answers.send_replace(usize::MAX);
+    let scripts = server.scripts(2).await;
+    assert_eq!((scripts[0][2], scripts[1][1]), (310, 310));
+    drop(counted_here);
+    assert_eq!(server.scripts.borrow().len(), 2);
+}
+
+#[tokio::test]
+async fn what_too_many_at_once_turn_away_is_not_counted_by_replicas() {
+    let server = Server::start().await;
+    let limits = "limits: {per_caller: {requests_per_minute: 6, concurrency: 1}}";
+    let limiter = server.limiter(limits, LONG);
+    let (now, anna) = (begin(), caller("north", "anna"));
+    let running = limiter.admit_at(&anna, 1, Some(1), &now).await.ok().unwrap();
+    for _ in 0..6 {
+        let denied = limiter.admit_at(&anna, 1, Some(1), &now).await;
+        assert_eq!(why(denied), Some(Reason::Concurrency));
+    }
+    assert_eq!(server.scripts.borrow().len(), 1);
+    drop(running);
+    assert!(limiter.admit_at(&anna, 1, Some(1), &now).await.is_ok());
 }

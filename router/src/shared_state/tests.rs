@@ -40,10 +40,10 @@ async fn a_silent_server_is_asked_once_and_then_left_alone() {
     let (address, connections) = silent().await;
     let state = SharedState::open(config(&address)).unwrap();
     assert!(state.is_up());
-    assert_eq!(state.is_tainted(&[[1; 16]]).await, None);
+    assert_eq!(state.look_up(&[[1; 16]]).await, None);
     assert!(!state.is_up());
     for _ in 0..100 {
-        assert_eq!(state.is_tainted(&[[1; 16]]).await, None);
+        assert_eq!(state.look_up(&[[1; 16]]).await, None);
     }
     assert_eq!(connections.load(Ordering::Relaxed), 1);
 }

@@ -208,6 +208,11 @@ impl Keeper {
         inner.known.is_empty() && !self.shared.is_incomplete(&inner, now)
     }
 
+    /// All that is known.
+    pub(super) fn all(&self) -> Vec<Fingerprint> {
+        self.shared.lock().known.all().map(|(print, _)| print).collect()
+    }
+
     /// In one word, for probes: `memory`, `kept`, `incomplete` or `down`.
     pub(super) fn word(&self, now: u64) -> &'static str {
         let inner = self.shared.lock();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::config::BaseUrl;
@@ -46,6 +47,11 @@ fn b64(bytes: &[u8]) -> String {
 
 /// Answers every request with what `answers` has for it, the last one again and again.
 async fn serve(answers: Vec<String>) -> (String, Arc<AtomicUsize>) {
+    serve_slowly(answers, Arc::new(Semaphore::new(1000))).await
+}
+
+/// The same, each when it is let.
+async fn serve_slowly(answers: Vec<String>, lets: Arc<Semaphore>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys", listener.local_addr().unwrap());
     let count = Arc::new(AtomicUsize::new(0));
@@ -57,6 +63,7 @@ async fn serve(answers: Vec<String>) -> (String, Arc<AtomicUsize>) {
             let number = counted.fetch_add(1, Ordering::Relaxed);
             let mut head = [0; 4096];
             let _ = stream.read(&mut head).await;
+            lets.acquire().await.unwrap().forget();
             let answer = answers.get(number).or(answers.last()).unwrap();
             let _ = stream.write_all(answer.as_bytes()).await;
         }
@@ -116,6 +123,45 @@ async fn unknown_key_ids_do_not_make_the_gateway_ask_again_and_again() {
     // A minute later the issuer's new key is found.
     *oidc.asked.lock().await = Instant::now().checked_sub(REFETCH_EVERY);
     assert!(oidc.identify(&new.token()).await.is_some());
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_end_the_question_for_others() {
+    let (issuer, lets) = (Issuer::new("one", 1), Arc::new(Semaphore::new(0)));
+    let (url, asked) = serve_slowly(vec![set(&[&issuer])], lets.clone()).await;
+    let oidc = at(&url);
+    let was_asked = async {
+        while asked.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = oidc.identify("e30.e30.e30") => panic!("there are no keys yet"),
+        () = was_asked => {}
+    }
+    lets.add_permits(1);
+    assert!(oidc.identify(&issuer.token()).await.is_some());
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_newer_keys_while_the_old_ones_count() {
+    let (old, new) = (Issuer::new("old", 1), Issuer::new("new", 2));
+    let lets = Arc::new(Semaphore::new(1));
+    let (url, asked) = serve_slowly(vec![set(&[&old]), set(&[&new])], lets.clone()).await;
+    let oidc = at(&url);
+    assert!(oidc.identify(&old.token()).await.is_some());
+    tokio::time::pause();
+    tokio::time::advance(KEYS_FRESH).await;
+    tokio::time::resume();
+    for _ in 0..3 {
+        assert!(oidc.identify(&old.token()).await.is_some());
+    }
+    assert!(oidc.asked.try_lock().is_err(), "the issuer is asked meanwhile");
+    lets.add_permits(1);
+    drop(oidc.asked.lock().await);
+    assert!(oidc.verify(&new.token()).is_ok() && oidc.verify(&old.token()).is_err());
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
