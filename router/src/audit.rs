@@ -36,8 +36,9 @@ use crate::upstream::UpstreamId;
 use tray::Trays;
 use writer::Desk;
 
-/// Lines that may wait for the writer; more callers wait their turn.
-const WAITING_MAX: usize = 4096;
+/// Lines that may wait for the writer; more callers wait their turn. A place is kept for the outcome of each
+/// request that runs, so it is far more than any gateway runs at once.
+const WAITING_MAX: usize = 1 << 16;
 
 /// The audit log of one process, or the word that there is none. Clones share the writer.
 #[derive(Clone)]

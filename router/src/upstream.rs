@@ -430,6 +430,10 @@ impl UpstreamError {
                 error.retry_after_s = *retry_after_s;
                 error
             }
+            UpstreamError::Status { retry_after_s: Some(seconds), .. } => {
+                let error = ApiError::bad_gateway("upstream_unavailable", self.to_string());
+                error.retry_after(*seconds)
+            }
             UpstreamError::Unsupported { param, what } => ApiError::unsupported(param, what),
             UpstreamError::Invalid { param, what } => {
                 ApiError::invalid(param.clone().into_owned(), what.clone())

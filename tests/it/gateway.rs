@@ -313,7 +313,9 @@ impl Reply {
     /// The data of each event.
     pub(crate) fn events(&self) -> Vec<Value> {
         let text = self.text();
-        let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
+        // An event may have a name, in a line before.
+        let data = |event| str::lines(event).find_map(|line| line.strip_prefix("data: "));
+        let data = text.split("\n\n").filter_map(data);
         data.map(|data| serde_json::from_str(data).unwrap_or(Value::from(data))).collect()
     }
 

@@ -17,6 +17,7 @@ use sluice_policies::{Endpoint, Prompt};
 pub(super) use several::answer;
 
 use super::chat::flag;
+use super::said::said_in;
 use super::translation::{
     Fields,
     Kind::{Inert, Moved},
@@ -206,9 +207,9 @@ impl ReplyWriter {
         }
         for choice in json["choices"].as_array_mut().into_iter().flatten() {
             let Some(choice) = choice.as_object_mut() else { continue };
-            let text = choice.remove(part).map(|mut said| said["content"].take());
-            let text = text.filter(Value::is_string).unwrap_or_else(|| "".into());
-            choice.insert("text".to_owned(), text);
+            let (text, _) =
+                choice.remove(part).map(|said| said_in(&said["content"])).unwrap_or_default();
+            choice.insert("text".to_owned(), text.into());
             let scores = self.scores(choice);
             choice.insert("logprobs".to_owned(), scores);
         }

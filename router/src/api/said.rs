@@ -224,8 +224,9 @@ impl Reader {
     fn choice(&mut self, choice: &Value, part: &str) {
         let from = &choice[part];
         let piece = |name: &str| filled(&from[name]);
-        let thought = piece("reasoning_content").or_else(|| piece("reasoning")).unwrap_or_default();
-        let content = piece("content").unwrap_or_default();
+        let (content, in_parts) = said_in(&from["content"]);
+        let thought = piece("reasoning_content").or_else(|| piece("reasoning"));
+        let thought = thought.unwrap_or(in_parts);
         let calls = from["tool_calls"].as_array().into_iter().flatten().enumerate();
         // Those of a whole reply are whole: each stands for itself.
         let index = |call: &Value| call["index"].as_u64().filter(|_| part == "delta");
@@ -329,6 +330,22 @@ pub(super) fn too_long() -> Value {
         "message": "failed to finish the answer: it is too long to be kept",
         "type": "server_error", "param": null, "code": "reply_too_long",
     })
+}
+
+/// What a content says, and what is thought in it: some servers (Mistral's) write it in parts, as clients do.
+pub(super) fn said_in(content: &Value) -> (String, String) {
+    let (mut said, mut thought) = (String::new(), String::new());
+    match content {
+        Value::String(text) => said.push_str(text),
+        Value::Array(parts) => {
+            for part in parts {
+                said.push_str(part["text"].as_str().unwrap_or_default());
+                thought.push_str(&said_in(&part["thinking"]).0);
+            }
+        }
+        _ => {}
+    }
+    (said, thought)
 }
 
 #[cfg(test)]
@@ -485,5 +502,23 @@ mod tests {
         let whole_reply =
             json!({"choices": [{"message": {"content": "a"}, "finish_reason": null}]});
         assert_eq!(whole(&whole_reply), [vec![first(), text()], ended.to_vec()].concat());
+    }
+
+    #[test]
+    fn a_content_in_parts_is_read_as_one() {
+        let in_parts = json!([
+            {"type": "thinking", "thinking": [{"type": "text", "text": "hm, "}, {"type": "text", "text": "yes"}]},
+            {"type": "text", "text": "Par"},
+            {"type": "reference", "reference_ids": [1]},
+            {"type": "text", "text": "is"},
+        ]);
+        for (content, said, thought) in [
+            (json!("Paris"), "Paris", ""),
+            (in_parts, "Paris", "hm, yes"),
+            (json!([{"type": "thinking", "thinking": "hm"}]), "", "hm"),
+            (json!(null), "", ""),
+        ] {
+            assert_eq!(said_in(&content), (said.to_owned(), thought.to_owned()), "{content}");
+        }
     }
 }
