@@ -218,7 +218,7 @@ impl EdgeUpstream {
         }
         let bytes = reply.whole(&whole, usage);
         let texts =
-            whole.into_iter().enumerate().flat_map(|(index, c)| choice_texts(&reply, index, c));
+            whole.into_iter().enumerate().flat_map(|(index, c)| choice_texts(reply, index, c));
         let body = AnswerBody::Whole { bytes, usage, texts: texts.collect() };
         Ok(Answer { status: StatusCode::OK, body })
     }
