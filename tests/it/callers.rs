@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use sluice::identity::keys::{KeysFile, NewKey};
 
-use crate::cloud::{Cloud, Script, until};
+use crate::cloud::{Cloud, Script, http, until};
 use crate::gateway::{CARD, Gateway, Reply, say, say_streamed, shows_card, with_cloud};
 
 /// Writes a keys file with one key for each `(id, tenant)`; returns the keys.
@@ -186,6 +186,23 @@ async fn money_of_the_day_is_spent_by_the_price_of_the_model_that_answered() {
     reply.came_from("refuse", 429);
     gateway.chat(say(&format!("Refund {CARD} please"))).await.came_from("edge", 200);
     until("one request", || cloud.requests() == 1).await;
+}
+
+#[tokio::test]
+async fn what_the_cloud_turns_away_costs_nothing() {
+    let no = http("400 No", "application/json", br#"{"detail":"no such tool"}"#);
+    let cloud = Cloud::start(Script::Raw(no)).await;
+    let more = "limits: {per_caller: {tokens_per_day: 200}}\n";
+    let gateway = Gateway::start(&with_cloud(cloud.address, more)).await;
+    let prompt = "The river runs past the mill. ".repeat(12);
+    for _ in 0..5 {
+        let reply = gateway.chat(say(&prompt)).await;
+        reply.came_from("cloud", 400);
+        assert_eq!(reply.json()["error"]["message"], "no such tool");
+        gateway.idle().await;
+    }
+    let outcome = &gateway.audit_lines(2).await[1];
+    assert!(outcome["prompt_tokens"].is_null(), "nobody counted: {outcome}");
 }
 
 #[tokio::test]

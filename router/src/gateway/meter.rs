@@ -228,11 +228,6 @@ impl Meter {
         }
         // What was sent and said is accounted for although nobody counted it to the end.
         let (usage, usage_estimated) = match ending {
-            // What an upstream turned away costs nothing, unless it says so.
-            Ending::Complete if self.status.is_some_and(|status| status >= 400) => {
-                let nothing = Usage { prompt_tokens: Some(0), completion_tokens: Some(0), ..usage };
-                (if usage == Usage::default() { nothing } else { usage }, false)
-            }
             Ending::Complete | Ending::Failed => (usage, false),
             Ending::Cut | Ending::ClientLeft | Ending::Outrun => self.told.completed(usage),
         };
@@ -249,7 +244,11 @@ impl Meter {
         if ending != Ending::Failed
             && let Some(allowance) = self.allowance.take()
         {
-            let (prompt, completion) = (usage.prompt_tokens, usage.completion_tokens);
+            // What an upstream turned away costs nothing, unless it says so.
+            let is_turned_away = self.status.is_some_and(|status| status >= 400);
+            let or_nothing = |tokens: Option<u64>| tokens.or(is_turned_away.then_some(0));
+            let prompt = or_nothing(usage.prompt_tokens);
+            let completion = or_nothing(usage.completion_tokens);
             let said = self.told.said_bytes as u64;
             allowance.spend(&self.model, self.is_priced, prompt, completion, said);
         }
