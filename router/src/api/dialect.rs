@@ -221,8 +221,13 @@ impl Voice {
         let writer = match self {
             Voice::Plain => return events,
             Voice::Completions => Writer::Completions(completions::ReplyWriter::default()),
-            Voice::Messages { .. } => Writer::Messages(reader, messages::EventWriter::default()),
-            Voice::Responses { writer, .. } => Writer::Responses(reader, writer),
+            Voice::Messages { .. } => Writer::Steps(
+                Box::new(reader),
+                StepWriter::Messages(messages::EventWriter::default()),
+            ),
+            Voice::Responses { writer, .. } => {
+                Writer::Steps(Box::new(reader), StepWriter::Responses(writer))
+            }
         };
         Box::pin(stream::unfold((events, Some(writer)), |(mut events, writer)| async move {
             let mut writer = writer?;
@@ -245,25 +250,23 @@ impl Voice {
 /// What writes the events of one stream.
 enum Writer {
     Completions(completions::ReplyWriter),
-    Messages(said::Reader, messages::EventWriter),
-    Responses(said::Reader, Box<responses::ReplyWriter>),
+    /// By the steps that a reader finds in them.
+    Steps(Box<said::Reader>, StepWriter),
+}
+
+/// What writes the steps of a reply in a dialect's words.
+enum StepWriter {
+    Messages(messages::EventWriter),
+    Responses(Box<responses::ReplyWriter>),
 }
 
 impl Writer {
     /// Whole events.
     fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        let events = sse::events(bytes);
         match self {
             Writer::Completions(writer) => writer.push(bytes, out),
-            Writer::Messages(reader, writer) => {
-                events
-                    .flat_map(|event| reader.event(event))
-                    .for_each(|said| writer.write(said, out));
-            }
-            Writer::Responses(reader, writer) => {
-                events
-                    .flat_map(|event| reader.event(event))
-                    .for_each(|said| writer.write(said, out));
+            Writer::Steps(reader, writer) => {
+                sse::events(bytes).for_each(|event| writer.write(reader.event(event), out));
             }
         }
     }
@@ -272,11 +275,17 @@ impl Writer {
     fn end(&mut self, out: &mut Vec<u8>) {
         match self {
             Writer::Completions(_) => {}
-            Writer::Messages(reader, writer) => {
-                reader.end().into_iter().for_each(|said| writer.write(said, out));
-            }
-            Writer::Responses(reader, writer) => {
-                reader.end().into_iter().for_each(|said| writer.write(said, out));
+            Writer::Steps(reader, writer) => writer.write(reader.end(), out),
+        }
+    }
+}
+
+impl StepWriter {
+    fn write(&mut self, steps: Vec<said::Said>, out: &mut Vec<u8>) {
+        for said in steps {
+            match self {
+                StepWriter::Messages(writer) => writer.write(said, out),
+                StepWriter::Responses(writer) => writer.write(said, out),
             }
         }
     }
