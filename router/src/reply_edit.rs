@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::reply_scan::{Channel, Place, is_no_text};
+use crate::reply_scan::{Channel, NUMBER_MIN, Place, is_no_text};
 use crate::upstream::sse;
 
 type Fields = Map<String, Value>;
@@ -200,13 +200,15 @@ impl<E: TextEdit> EventEditor<E> {
     /// Edits every text in a value that nobody knows, as it stands.
     fn unknown(&mut self, value: &mut Value, index: u32, at: Place) -> bool {
         match value {
-            Value::String(text) => {
-                let channel = Channel::Aside(index, at);
-                if text.is_empty() || self.edit.passes(text) {
-                    return false;
+            Value::String(text) => self.unknown_text(text, index, at),
+            Value::Number(number) => {
+                let is_long = number.as_f64().is_some_and(|n| n.abs() >= NUMBER_MIN as f64);
+                let mut text = number.to_string();
+                let changed = is_long && self.unknown_text(&mut text, index, at);
+                if changed {
+                    *value = Value::String(text);
                 }
-                let Edited { out, .. } = self.edit.edit(channel, None, text, true);
-                out != std::mem::replace(text, out.clone())
+                changed
             }
             Value::Array(list) => {
                 let items = list.iter_mut().enumerate();
@@ -218,8 +220,16 @@ impl<E: TextEdit> EventEditor<E> {
                     self.unknown(item, index, at.below(name)) | any
                 })
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
+            Value::Null | Value::Bool(_) => false,
         }
+    }
+
+    fn unknown_text(&mut self, text: &mut String, index: u32, at: Place) -> bool {
+        if text.is_empty() || self.edit.passes(text) {
+            return false;
+        }
+        let Edited { out, .. } = self.edit.edit(Channel::Aside(index, at), None, text, true);
+        out != std::mem::replace(text, out.clone())
     }
 
     /// Edits one text with what was held of it; holds its end unless the choice ends.

@@ -26,7 +26,7 @@ use sluice_policies::{
 };
 
 use crate::reply_mask::Mask;
-pub(crate) use place::{Place, is_no_text};
+pub(crate) use place::{NUMBER_MIN, Place, is_no_text};
 
 /// Text that is kept before a border, so that what it splits is found: a person's name and what is
 /// said of him a few sentences later.

@@ -187,6 +187,7 @@ async fn a_finding_is_found_in_every_field_of_a_message() {
         json!({"content": [{"type": "text", "text": GIVEN_AWAY}]}),
         json!({"content": null, "reasoning_details": [{"type": "reasoning.text", "text": GIVEN_AWAY}]}),
         json!({"content": null, "function_call": {"name": "pay", "arguments": GIVEN_AWAY}}),
+        json!({"content": null, "function_call": {"name": "pay", "arguments": 4539578763621486u64}}),
         json!({"content": null, "audio": {"id": "a", "data": "", "transcript": GIVEN_AWAY}}),
         json!({"content": null, "tool_calls": [
             {"id": "call_123456", "type": "custom", "custom": {"name": "pay", "input": GIVEN_AWAY}}]}),

@@ -50,6 +50,23 @@ async fn of_a_clients_headers_only_the_listed_go_along() {
 }
 
 #[tokio::test]
+async fn a_clients_own_wrong_key_is_the_clients_matter() {
+    let (gateway, cloud) = with("client_key: pass").await;
+    for status in ["401 No", "403 No"] {
+        let no = br#"{"error":{"message":"wrong key","type":"t"}}"#;
+        cloud.follow(Script::Raw(http(status, "application/json", no)));
+        // More than a breaker takes.
+        for _ in 0..8 {
+            let reply = gateway.chat_with(&[("authorization", "Bearer x")], say("Hello")).await;
+            reply.came_from("cloud", status[..3].parse().unwrap());
+            assert_eq!(reply.json()["error"]["message"], "wrong key");
+        }
+    }
+    cloud.follow(Script::Answer);
+    gateway.chat(say("Hello")).await.came_from("cloud", 200);
+}
+
+#[tokio::test]
 async fn a_header_that_goes_along_is_scanned_like_a_text() {
     let (gateway, cloud) = with("client_headers: [x-note]").await;
     let reply = gateway.chat_with(&[("x-note", CARD)], say("Hello")).await;

@@ -86,3 +86,12 @@ fn only_what_may_pass_is_queued_and_only_as_long_as_the_site_says() {
         assert_eq!(got, expected, "{queue_ms_max:?} {last:?}");
     }
 }
+
+#[test]
+fn when_to_come_back_is_told_on_whatever_failed() {
+    use RefusalCode::UpstreamUnavailable;
+    for code in [429, 500, 503] {
+        let error = final_error(&decision(Some(UpstreamUnavailable), None), Some(&status(code)));
+        assert_eq!(error.retry_after_s, Some(7), "{code}");
+    }
+}

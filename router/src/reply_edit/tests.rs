@@ -144,6 +144,7 @@ fn every_other_text_of_a_message_is_edited_where_it_stands() {
             {"id": "y", "type": "custom", "custom": {"name": "i", "input": "j"}},
             {"id": "z", "type": "function", "function": {"name": "k", "arguments": "l"}},
         ],
+        "nobody_knows": {"short": 99999, "flag": true, "list": [null, "m"]},
     });
     let whole = json!({"id": "c1", "choices": [{"index": 0, "message": message,
                        "logprobs": {"content": [{"token": "a"}]}}]});
@@ -160,6 +161,7 @@ fn every_other_text_of_a_message_is_edited_where_it_stands() {
             {"id": "y", "type": "custom", "custom": {"name": "I", "input": "J"}},
             {"id": "z", "type": "function", "function": {"name": "K", "arguments": "L"}},
         ],
+        "nobody_knows": {"short": 99999, "flag": true, "list": [null, "M"]},
     });
     assert_eq!(edited["choices"][0]["message"], expected);
     assert!(edited["choices"][0]["logprobs"].is_null(), "the tokens tell what was changed");

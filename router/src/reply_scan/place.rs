@@ -1,7 +1,11 @@
-//! Where in a reply a text stands, as a number: the same place of every event of a stream has the same.
+//! Where in a reply a text stands, as a number: the same place of every event of a stream has the same. And
+//! what counts as a text in a field that nobody knows.
 //!
-//! The names on the way to it, hashed (FNV-1a, 64 bits). Nobody gains by two places with one number: then
+//! A place is the names on the way to it, hashed (FNV-1a, 64 bits). Nobody gains by two places with one number: then
 //! their texts are scanned as one.
+
+/// A number with fewer digits says nothing.
+pub(crate) const NUMBER_MIN: u64 = 100_000;
 
 /// A place below a choice of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -192,9 +192,11 @@ fn is_content(at: Place) -> bool {
     at == CONTENT || (0..PARTS_MAX).any(|part| at == CONTENT.item(part).below("text"))
 }
 
-/// Makes a struct take its fields out of an object.
+/// Makes a struct take its fields out of an object; of the others it notes every text in `others`, or reads
+/// over them.
 macro_rules! picks {
-    ($struct:ident: $($name:ident => $field:ident),+ $(; is_there: $flag:ident)?) => {
+    ($struct:ident: $($name:ident => $field:ident),*
+     $(; is_there: $flag:ident)? $(; others: $others:ident)?) => {
         impl Pick for $struct {
             $(fn object(&mut self) {
                 self.$flag = true;
@@ -206,7 +208,8 @@ macro_rules! picks {
                 object: &mut A,
             ) -> Result<(), A::Error> {
                 match name {
-                    $($name => self.$field = Picked::next(object)?,)+
+                    $($name => self.$field = Picked::next(object)?,)*
+                    $(name if !is_no_text(name) => every_text(&mut self.$others, name, object)?,)?
                     _ => {
                         object.next_value::<IgnoredAny>()?;
                     }
@@ -222,6 +225,23 @@ picks!(Choice: INDEX => index, DELTA => delta, MESSAGE => message, FINISH_REASON
 picks!(Counted: PROMPT_TOKENS => prompt_tokens, COMPLETION_TOKENS => completion_tokens,
     PROMPT_TOKENS_DETAILS => details; is_there: is_there);
 picks!(Details: CACHED_TOKENS => cached_tokens);
+picks!(Texts: TOOL_CALLS => tool_calls; others: found);
+picks!(Call: INDEX => index, ID => id, FUNCTION => function; others: found);
+picks!(Function: ; others: found);
+
+/// Adds every text of one field.
+fn every_text<'de, A: MapAccess<'de>>(
+    found: &mut Vec<Found>,
+    name: Name,
+    object: &mut A,
+) -> Result<(), A::Error> {
+    let mut texts = Vec::new();
+    object.next_value_seed(EveryText { at: name, found: &mut texts })?;
+    // Of a text that stands twice, the last counts.
+    found.retain(|(at, _)| *at != name);
+    found.append(&mut texts);
+    Ok(())
+}
 
 impl Pick for Given {
     fn text(&mut self, _: &str) {
@@ -232,36 +252,6 @@ impl Pick for Given {
         self.0 = true;
     }
 }
-
-/// Makes a struct take some fields out of an object, and every text of the others.
-macro_rules! picks_every_text {
-    ($struct:ident: $($name:ident => $field:ident),*) => {
-        impl Pick for $struct {
-            fn field<'de, A: MapAccess<'de>>(
-                &mut self,
-                name: Name,
-                object: &mut A,
-            ) -> Result<(), A::Error> {
-                match name {
-                    $($name => self.$field = Picked::next(object)?,)*
-                    name if is_no_text(name) => drop(object.next_value::<IgnoredAny>()?),
-                    name => {
-                        let mut found = Vec::new();
-                        object.next_value_seed(EveryText { at: name, found: &mut found })?;
-                        // Of a name that stands twice, the last counts.
-                        self.found.retain(|(at, _)| *at != name);
-                        self.found.append(&mut found);
-                    }
-                }
-                Ok(())
-            }
-        }
-    };
-}
-
-picks_every_text!(Texts: TOOL_CALLS => tool_calls);
-picks_every_text!(Call: INDEX => index, ID => id, FUNCTION => function);
-picks_every_text!(Function:);
 
 /// Names of fields that mean something here.
 macro_rules! names {

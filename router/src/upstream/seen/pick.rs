@@ -10,7 +10,7 @@ use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
 
-use crate::reply_scan::{Place, is_no_text};
+use crate::reply_scan::{NUMBER_MIN, Place, is_no_text};
 
 /// What is looked for at some place. Each method is told of a value of its kind.
 pub(super) trait Pick: Default {
@@ -63,9 +63,6 @@ impl Visitor<'_> for NameVisitor {
 
 /// A text, and where it stands below what was looked into.
 pub(super) type Found = (Place, String);
-
-/// A shorter number says nothing.
-const NUMBER_MIN: u64 = 100_000;
 
 /// Takes every text of a value, wherever it stands in it.
 pub(super) struct EveryText<'f> {
