@@ -71,7 +71,7 @@ async fn batch_work_spills_to_the_cloud_when_its_share_of_the_queue_is_taken() {
     let gateway = Gateway::start(&with_cloud(cloud.address, "")).await;
     let batch = [("x-sluice-latency", "batch")];
     // Each is another text and takes the engine longer than the gateway needs to let all of them in.
-    let told = "The parser reads the file line by line and reports each problem. ".repeat(30);
+    let told = "The parser reads the file line by line and reports each problem. ".repeat(8);
     let body = |number: usize| say(&format!("Story {number}. {told}"));
     let asked = (0..48).map(|number| gateway.chat_with(&batch, body(number)));
     let replies = futures_util::future::join_all(asked).await;

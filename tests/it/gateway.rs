@@ -20,6 +20,9 @@ use tokio::task::JoinHandle;
 
 use crate::cloud::spawn;
 
+/// What takes so long has hung: a busy machine with the slowest of processors is quicker.
+const HUNG_AFTER: Duration = Duration::from_secs(240);
+
 /// A running gateway; dropped, it stops.
 pub(crate) struct Gateway {
     pub(crate) traffic: SocketAddr,
@@ -109,8 +112,8 @@ impl Gateway {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        let response = tokio::time::timeout(Duration::from_secs(60), self.client.request(request));
-        response.await.expect("a reply within a minute").unwrap()
+        let response = tokio::time::timeout(HUNG_AFTER, self.client.request(request));
+        response.await.expect("a reply, however slow the machine").unwrap()
     }
 
     /// Asks the probe listener.
@@ -144,13 +147,18 @@ impl Gateway {
 
     /// Waits until no request is in flight.
     pub(crate) async fn idle(&self) {
+        self.in_flight(0).await;
+    }
+
+    /// Waits until so many requests are in flight.
+    pub(crate) async fn in_flight(&self, count: u32) {
         for _ in 0..500 {
-            if self.metric("sluice_requests_in_flight ").await == 0.0 {
+            if self.metric("sluice_requests_in_flight ").await == f64::from(count) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("requests stay in flight");
+        panic!("other than {count} requests stay in flight");
     }
 
     /// The folder that stands for `$FOLDER` in the config.
@@ -189,7 +197,6 @@ impl Gateway {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Waits for a number of audit lines.
     /// The lines about requests, once there are so many.
     pub(crate) async fn audit_lines(&self, count: usize) -> Vec<Value> {
         let about_requests = || {
@@ -293,8 +300,8 @@ pub(crate) fn with_upstreams(others: &str) -> String {
 impl Reply {
     pub(crate) async fn read(response: Response<Incoming>) -> Reply {
         let (head, body) = response.into_parts();
-        let body = tokio::time::timeout(Duration::from_secs(60), body.collect());
-        let body = body.await.expect("a whole reply within a minute").unwrap().to_bytes();
+        let body = tokio::time::timeout(HUNG_AFTER, body.collect());
+        let body = body.await.expect("a whole reply, however slow the machine").unwrap().to_bytes();
         Reply { status: head.status, headers: head.headers, body }
     }
 
