@@ -152,6 +152,27 @@ async fn a_slow_cloud_is_hedged_and_hung_up_on() {
 }
 
 #[tokio::test]
+async fn a_cloud_that_hangs_is_left_alone_although_others_answer_for_it() {
+    let hung = Cloud::start(Script::Silence).await;
+    let quick = Cloud::start(Script::Answer).await;
+    let breaker = "    breaker: {failures: 2, open: 1h, open_at_most: 1h}\n";
+    let config = two(hung.address, quick.address, breaker, "hedge: {after: 50ms}\n");
+    let gateway = Gateway::start(&config).await;
+    for asked in [1, 2, 2] {
+        gateway.chat(say("Hello")).await.came_from("cloud", 200);
+        assert_eq!(hung.requests(), asked);
+    }
+    // Who answers late, but first, has done nothing wrong: the second that lost has not failed.
+    let late = Cloud::start(Script::Late(Duration::from_millis(300))).await;
+    let config = two(late.address, hung.address, breaker, "hedge: {after: 50ms}\n");
+    let gateway = Gateway::start(&config).await;
+    for _ in 0..6 {
+        gateway.chat(say("Hello")).await.came_from("cloud", 200);
+    }
+    assert_eq!((late.requests(), hung.requests()), (6, 2 + 6));
+}
+
+#[tokio::test]
 async fn a_hedge_is_for_the_latency_classes_that_it_names_and_stays_in_its_zone() {
     let slow = Cloud::start(Script::Late(Duration::from_millis(400))).await;
     let quick = Cloud::start(Script::Answer).await;

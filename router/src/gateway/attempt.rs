@@ -53,16 +53,35 @@ pub(super) struct Try<'a> {
 }
 
 /// Told to an attempt that another was quicker: then it was not the client who left.
-#[derive(Clone, Default)]
-pub(super) struct Outrun(Arc<AtomicBool>);
+#[derive(Clone)]
+pub(super) struct Outrun {
+    is_set: Arc<AtomicBool>,
+    began_first: bool,
+}
 
 impl Outrun {
+    /// Of an attempt that begins before any other.
+    pub(super) fn of_first() -> Outrun {
+        Outrun { is_set: Arc::default(), began_first: true }
+    }
+
+    /// Of one that begins beside a slow first.
+    pub(super) fn of_second() -> Outrun {
+        Outrun { is_set: Arc::default(), began_first: false }
+    }
+
     pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_set.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_set.load(Ordering::Relaxed)
+    }
+
+    /// Whether to be outrun tells against the upstream: it had a start and has not begun to answer. Nobody
+    /// waits for its time to be up, so one that hangs would otherwise be asked first for ever.
+    pub(super) fn counts_against(&self) -> bool {
+        self.began_first
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The second upstream is the choice of a decision of its own, over facts in which the first is down: so
 //! it is one that policy allows, and it has its own record and permit. It stands in the same zone as the
-//! first: a hedge shortens a wait and changes nothing else. The loser is dropped, which hangs up on it.
+//! first: a hedge shortens a wait and changes nothing else. The loser is dropped, which hangs up on it; a
+//! first that loses has failed as far as its breaker counts, so that one that hangs is left alone in the end.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -34,7 +35,7 @@ impl Gateway {
         course: &mut Course<'g>,
     ) -> Result<Reply, Vec<Miss<'g>>> {
         course.number += 1;
-        let outrun = Outrun::default();
+        let outrun = Outrun::of_first();
         let number = course.number;
         let this = Try { decision, facts, upstream, number, outrun: outrun.clone() };
         let mut first = pin!(self.attempt(ask, &this));
@@ -49,7 +50,7 @@ impl Gateway {
             return first.await.map_err(alone);
         };
         course.number += 1;
-        let outrun_second = Outrun::default();
+        let outrun_second = Outrun::of_second();
         let that = Try {
             decision: &other.decision,
             facts: &other.facts,

@@ -272,6 +272,9 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         if self.armed && self.outrun.is_set() {
+            if self.outrun.counts_against() {
+                self.blame();
+            }
             let _ = self.close(Ending::Outrun, None, Usage::default());
         } else if self.armed {
             self.metrics.client_left();
