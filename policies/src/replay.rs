@@ -1,7 +1,8 @@
 //! What a classification rested on, without any text: enough to evaluate another set over it later.
 //!
 //! Findings keep their message, sentence and character positions, so every window holds or does not
-//! hold as it did. What a client may write freely (headers, tags, the model's name) is kept only as far
+//! hold as it did. Of a text that is full of them only the first are kept, and the rest are counted: a
+//! record stays short, and says where it cannot speak. What a client may write freely (headers, tags, the model's name) is kept only as far
 //! as a rule names it, so a record cannot become a place where text ends up.
 //!
 //! A detector that was not asked then found nothing then, and that says nothing about the text: a
@@ -21,6 +22,11 @@ use crate::evidence::{Finding, Likelihood};
 use crate::policy_set::{PolicySet, ScanState};
 use crate::prompt::{Prompt, RequestContext, Unscanned};
 
+/// Findings of each detector that are kept.
+const FINDINGS_KEPT_MAX: u32 = 1000;
+/// Parts that could not be read that are kept.
+const UNSCANNED_KEPT_MAX: usize = 1000;
+
 /// What stands in a record for a class that the set did not know.
 const UNKNOWN_CLASS: &str = "(unknown)";
 
@@ -33,6 +39,9 @@ pub struct Evidence {
     pub unscanned: Vec<Unscanned>,
     /// What is known of the request besides its texts.
     pub context: EvidenceContext,
+    /// Findings, and parts that could not be read, that are left out because there are so many of their kind.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: usize,
     /// Not all of the text could be scanned.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub scan_incomplete: bool,
@@ -118,10 +127,19 @@ impl PolicySet {
             .collect();
         let Classification { unscanned, findings, .. } = classification;
         let scene = Scene::new(prompt, unscanned, findings, |id| names.get(id).copied());
-        let placed = scene.hits.iter().map(|hit| hit.placed(findings));
+        let mut counts = vec![0; findings.len()];
+        let is_kept = |hit: &&Hit| {
+            let count = &mut counts[hit.detector as usize];
+            *count += 1;
+            *count <= FINDINGS_KEPT_MAX
+        };
+        let kept = scene.hits.iter().filter(is_kept).map(|hit| hit.placed(findings));
+        let kept: Vec<PlacedFinding> = kept.collect();
+        let kept_unscanned = &unscanned[..unscanned.len().min(UNSCANNED_KEPT_MAX)];
         Evidence {
-            findings: placed.collect(),
-            unscanned: classification.unscanned.clone(),
+            left_out: scene.hits.len() - kept.len() + unscanned.len() - kept_unscanned.len(),
+            findings: kept,
+            unscanned: kept_unscanned.to_vec(),
             context: self.seen_of(&prompt.context),
             scan_incomplete: classification.scan_incomplete,
             detector_failed: classification.detector_failed,
@@ -130,10 +148,11 @@ impl PolicySet {
 
     /// Evaluates this set over what was seen of a request, under whatever set that was.
     ///
-    /// The same set gives the classification that it gave to the request itself, [`Finding::text`]
-    /// apart.
+    /// The same set gives the classification that it gave to the request itself, [`Finding::text`] and what is
+    /// left out apart.
     pub fn classify_evidence(&self, evidence: &Evidence) -> Classification {
-        let Evidence { findings, unscanned, context, scan_incomplete, detector_failed } = evidence;
+        let Evidence { findings, unscanned, context, scan_incomplete, detector_failed, .. } =
+            evidence;
         let context = context.restored();
         let hits = findings.iter().enumerate().filter_map(|(index, placed)| {
             let detector = self.vocabulary.number(&placed.detector)?;
@@ -203,6 +222,10 @@ impl PolicySet {
             tenant: context.tenant.clone(),
         }
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn is_word(wanted: &String, given: &String) -> bool {
@@ -333,6 +356,23 @@ mod tests {
                 assert_eq!(replayed, whole, "{first} / {second}");
             }
         }
+    }
+
+    #[test]
+    fn of_a_text_full_of_findings_the_first_are_kept_and_the_rest_counted() {
+        let set = PolicySet::shipped().unwrap();
+        let mut texts = vec![TEXTS[4]; 1500];
+        texts.push(TEXTS[2]);
+        let prompt = prompt(&texts);
+        let classification = set.classify(&prompt);
+        let evidence = set.evidence(&prompt, &classification);
+        let of = |name: &str| evidence.findings.iter().filter(|f| f.detector == name).count();
+        assert_eq!((of("email"), of("payment_card")), (1000, 1));
+        assert_eq!(evidence.left_out, classification.findings.len() - evidence.findings.len());
+        assert!(evidence.left_out >= 500);
+        let json = serde_json::to_value(&evidence).unwrap();
+        assert_eq!(json["left_out"], evidence.left_out);
+        assert_eq!(set.classify_evidence(&evidence).class, classification.class);
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //! nothing is recorded, and whoever asks is told so.
 //!
 //! Invariants: a [`Recorded`] is handed out only after its line is in the file, or where the log is off; an
-//! attempt always gets an outcome line unless the process dies or the log cannot be written, and one
-//! without it counts as "may have left". No line holds text of a request or reply: places and detector names only.
+//! attempt always gets an outcome line unless the process dies before it can be written, and one without it
+//! counts as "may have left". No line holds text of a request or reply: places and detector names only.
 //!
 //! Not here: signatures, checkpoints, segments, reading the log back.
 
@@ -34,7 +34,7 @@ pub use record::{AttemptRecord, Ending, Outcome, RefusalRecord};
 use crate::config::{AuditConfig, Fsync};
 use crate::upstream::UpstreamId;
 use tray::Trays;
-use writer::Desk;
+use writer::{CHAIN_BYTES_MAX, Desk, LINE_BYTES_MAX};
 
 /// Lines that may wait for the writer; more callers wait their turn. A place is kept for the outcome of each
 /// request that runs, so it is far more than any gateway runs at once.
@@ -97,8 +97,6 @@ struct Line {
 
 /// Who waits for a line; told once it is safe, or dropped if it could not be written.
 enum Waiter {
-    /// Nobody: it is an outcome, or the log's own.
-    Nobody,
     /// Who goes on when it is written.
     Caller(oneshot::Sender<()>),
     /// Who may ask an upstream when it is written, and the duty that begins with that.
@@ -120,7 +118,7 @@ struct Waiting {
 struct Closed {
     json: Vec<u8>,
     /// Shows until it is written that there is something to write.
-    place: mpsc::OwnedPermit<Line>,
+    _place: mpsc::OwnedPermit<Line>,
 }
 
 /// An audit log that cannot be opened.
@@ -303,8 +301,13 @@ impl Book {
         confirmed.await.map_err(|_| AuditDown)
     }
 
-    /// Has a line written.
+    /// Has a line written, unless it is longer than a line may be.
     async fn hand_in(self: &Arc<Self>, line: Line) -> Result<(), AuditDown> {
+        if line.json.len() > LINE_BYTES_MAX - CHAIN_BYTES_MAX {
+            self.health.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(bytes = line.json.len(), "audit record is too long to be written");
+            return Err(AuditDown);
+        }
         if self.desk.is_direct() {
             tray::lay(self, line);
             return Ok(());
@@ -314,11 +317,6 @@ impl Book {
 }
 
 impl Line {
-    /// A line that nobody waits for.
-    fn unawaited(json: Vec<u8>) -> Line {
-        Line { json, waiter: Waiter::Nobody }
-    }
-
     /// Tells who waits for it that it is in the file, or that it is not.
     ///
     /// Who is gone by now leaves an attempt behind that is dropped here, and so recorded as abandoned.
@@ -336,19 +334,35 @@ impl Line {
     }
 }
 
+impl Waiting {
+    fn wake(&mut self) {
+        if let Some(sleeper) = self.sleeper.take() {
+            sleeper.unpark();
+        }
+    }
+}
+
 impl Outcomes {
     fn add(&self, closed: Closed) {
         let mut waiting = self.lock();
         waiting.closed.push(closed);
-        if let Some(sleeper) = waiting.sleeper.take() {
-            sleeper.unpark();
-        }
+        waiting.wake();
     }
 
-    /// All that wait, as lines, and the places that show until they are written that they wait.
-    fn take_as_lines(&self) -> (Vec<Line>, Vec<mpsc::OwnedPermit<Line>>) {
-        let closed = std::mem::take(&mut self.lock().closed);
-        closed.into_iter().map(|closed| (Line::unawaited(closed.json), closed.place)).unzip()
+    /// All that wait.
+    fn take(&self) -> Vec<Closed> {
+        std::mem::take(&mut self.lock().closed)
+    }
+
+    /// Puts back, before all others, what could not be written.
+    fn keep(&self, mut closed: Vec<Closed>) {
+        if closed.is_empty() {
+            return;
+        }
+        let mut waiting = self.lock();
+        closed.append(&mut waiting.closed);
+        waiting.closed = closed;
+        waiting.wake();
     }
 
     /// Has the next outcome wake a thread, unless one is there already.
@@ -379,7 +393,7 @@ impl Recorded {
     fn write_outcome(&mut self, outcome: &Outcome) {
         if let Some(open) = self.open.take().filter(|open| open.is_written) {
             let json = outcome.to_json(&open.id, open.attempt, &open.upstream);
-            open.outcomes.add(Closed { json, place: open.place });
+            open.outcomes.add(Closed { json, _place: open.place });
         }
     }
 

@@ -39,6 +39,46 @@ pub(crate) fn still_linked(_file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Which file it is, wherever it is moved.
+#[cfg(unix)]
+pub(crate) struct Inode {
+    device: u64,
+    number: u64,
+}
+
+#[cfg(unix)]
+impl Inode {
+    pub(crate) fn of(file: &File) -> io::Result<Inode> {
+        Ok(Inode::from(&file.metadata()?))
+    }
+
+    /// Whether it is the file that a path leads to: not deleted, moved away or replaced.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let there = fs::metadata(path).map(|metadata| Inode::from(&metadata));
+        there.is_ok_and(|there| (there.device, there.number) == (self.device, self.number))
+    }
+
+    fn from(metadata: &fs::Metadata) -> Inode {
+        use std::os::unix::fs::MetadataExt;
+        Inode { device: metadata.dev(), number: metadata.ino() }
+    }
+}
+
+/// An open file can be neither moved nor deleted.
+#[cfg(not(unix))]
+pub(crate) struct Inode;
+
+#[cfg(not(unix))]
+impl Inode {
+    pub(crate) fn of(_file: &File) -> io::Result<Inode> {
+        Ok(Inode)
+    }
+
+    pub(crate) fn is_at(&self, _path: &Path) -> bool {
+        true
+    }
+}
+
 fn private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);

@@ -266,6 +266,64 @@ async fn a_log_that_cannot_be_written_says_so_and_recovers() {
 }
 
 #[tokio::test]
+async fn an_outcome_that_cannot_be_written_is_written_later() {
+    for fsync in [Fsync::EveryRecord, Fsync::Never] {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open_with(&folder, fsync).unwrap();
+        let fixture = Fixture::new();
+        let recorded = log.attempt(&fixture.attempt(1)).await.unwrap();
+        let (path, aside) = (folder.path().join("audit"), folder.path().join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::write(&path, "in the way").unwrap();
+        assert_eq!(log.attempt(&fixture.attempt(2)).await.err(), Some(AuditDown));
+        let failures = log.failures();
+        recorded.close(&Outcome { ending: Ending::Complete, ..Outcome::abandoned() });
+        log.settle(Duration::from_millis(50)).await;
+        assert!(!log.is_writable());
+        assert_eq!(log.failures(), failures, "it is not lost");
+
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        log.settle(Duration::from_secs(60)).await;
+        assert!(log.is_writable());
+        drop(log);
+        let lines = check_chain(&text(&folder));
+        assert_eq!(lines.len(), 2);
+        assert_eq!((&lines[1]["attempt"], &lines[1]["ending"]), (&json!(1), &json!("complete")));
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_moved_away_goes_on_in_a_new_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let fixture = Fixture::new();
+    let moved = folder.path().join("audit/audit.jsonl.1");
+    let before = log.attempt(&fixture.attempt(1)).await.unwrap();
+    std::fs::rename(file(&folder), &moved).unwrap();
+    drop(before);
+    drop(log.attempt(&fixture.attempt(2)).await.unwrap());
+    drop(log);
+    let (first, second) = (std::fs::read_to_string(moved).unwrap(), text(&folder));
+    assert_eq!(first.lines().count(), 1);
+    assert_eq!(check_chain(&(first + &second)).len(), 4);
+}
+
+#[tokio::test]
+async fn a_record_that_is_longer_than_a_line_may_be_is_turned_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open(&folder).unwrap();
+    let fixture = Fixture::new();
+    let stripped = [String::from_utf8(vec![b'x'; writer::LINE_BYTES_MAX]).unwrap()];
+    let long = AttemptRecord { stripped: &stripped, ..fixture.attempt(1) };
+    assert_eq!(log.attempt(&long).await.err(), Some(AuditDown));
+    assert!(log.is_writable() && log.failures() == 1);
+    drop(log.attempt(&fixture.attempt(2)).await.unwrap());
+    drop(log);
+    assert_eq!(check_chain(&text(&folder)).len(), 2);
+}
+
+#[tokio::test]
 async fn a_trial_writes_elsewhere_if_its_folder_cannot_be_used() {
     let folder = tempfile::tempdir().unwrap();
     let taken = folder.path().join("taken");
@@ -372,7 +430,10 @@ async fn a_disk_that_is_behind_is_left_to_the_thread_for_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let log = open_with(&folder, Fsync::Never).unwrap();
     let book = log.book.as_ref().unwrap();
-    let line = || Line::unawaited(b"{\"kind\":\"test\"}".to_vec());
+    let line = || {
+        let waiter = Waiter::Caller(oneshot::channel().0);
+        Line { json: b"{\"kind\":\"test\"}".to_vec(), waiter }
+    };
     let gives_back =
         || book.desk.write(vec![line()], &book.outcomes).is_err_and(|it| it.len() == 1);
     assert!(!gives_back());
@@ -387,10 +448,10 @@ async fn a_disk_that_is_behind_is_left_to_the_thread_for_a_while() {
 async fn an_outcome_wakes_the_thread_only_if_it_sleeps() {
     let outcomes = Outcomes::default();
     let (lines, _waiting) = mpsc::channel(2);
-    let closed = |place| Closed { json: Vec::new(), place };
+    let closed = |place| Closed { json: Vec::new(), _place: place };
     outcomes.add(closed(lines.clone().reserve_owned().await.unwrap()));
     assert!(!outcomes.wake_me(std::thread::current()), "there is something to write");
-    assert_eq!(outcomes.take_as_lines().0.len(), 1);
+    assert_eq!(outcomes.take().len(), 1);
     assert!(outcomes.wake_me(std::thread::current()));
     outcomes.add(closed(lines.reserve_owned().await.unwrap()));
     // Without the word of the outcome this would wait for ever.

@@ -2,8 +2,9 @@
 //!
 //! A thread writes in batches. A batch is everything that waits when the thread comes by: for a line that
 //! somebody waits for, and every [`OUTCOME_WAIT_MAX`] while attempts are open. It is written with one call; if
-//! that or the sync fails, the file is cut back to where it was, every caller in the batch is told, and the
-//! next batch starts by opening the file anew.
+//! that or the sync fails, the file is cut back to where it was, every caller in the batch is told, outcomes are
+//! kept for a later one, and the next batch starts by opening the file anew. So it does where the file was moved
+//! away, as `logrotate` does: the chain goes on in the new one.
 //!
 //! Where records are not synced, a thread that serves writes what lies on its tray (`tray`) itself, with the
 //! outcomes that wait: to copy that to the kernel takes a fifth of what it takes to wake the writer's thread
@@ -23,11 +24,11 @@ use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
-use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{AuditError, Health, Line, Outcomes};
-use crate::durable::still_linked;
+use super::{AuditError, Closed, Health, Line, Outcomes};
+use crate::durable::Inode;
 
 /// Version of the line format.
 const VERSION: u32 = 1;
@@ -35,12 +36,16 @@ const VERSION: u32 = 1;
 const BATCH_LINES_MAX: usize = 256;
 /// How long an outcome waits for a line that somebody waits for, to be written with it.
 pub(super) const OUTCOME_WAIT_MAX: Duration = Duration::from_millis(10);
+/// How long outcomes wait that could not be written, unless a line comes that somebody waits for.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Looks for outcomes that find nothing, one after another, until an outcome has to wake the thread: a second.
 const IDLE_LOOKS_MAX: u32 = 100;
 /// `prev` of the first line.
 const NO_LINE: [u8; 64] = [b'0'; 64];
-/// No line is longer; a longer tail without a line end is not ours.
-const LINE_BYTES_MAX: u64 = 16 << 20;
+/// No line is longer, so that the end of a log is found; a longer tail without a line end is not ours.
+pub(super) const LINE_BYTES_MAX: usize = 16 << 20;
+/// What a line is longer than its record at most: its number and the digest of the line before.
+pub(super) const CHAIN_BYTES_MAX: usize = 128;
 
 /// How long a thread that serves waits for another's write: a few microseconds, where no disk is waited for.
 const PEN_TIME_MAX: Duration = Duration::from_micros(20);
@@ -82,15 +87,13 @@ impl Desk {
     pub(super) fn write(&self, lines: Vec<Line>, outcomes: &Outcomes) -> Result<(), Vec<Line>> {
         let now = Instant::now();
         let Some(mut pen) = self.pen_at_once(now) else { return Err(lines) };
-        let (mut batch, places) = outcomes.take_as_lines();
-        batch.extend(lines);
+        let mut batch = Batch { outcomes: outcomes.take(), lines };
         let is_written = self.append(&mut pen.chain, &batch);
         if now.elapsed() > DIRECT_TIME_MAX {
             pen.rests_until = Some(Instant::now() + REST);
         }
-        // The places show until here that there is something to write.
-        drop((pen, places));
-        batch.into_iter().for_each(|line| line.settle(is_written));
+        drop(pen);
+        batch.settle(is_written, outcomes);
         Ok(())
     }
 
@@ -123,17 +126,44 @@ impl Desk {
     }
 
     /// Appends a batch, and notes whether that worked.
-    fn append(&self, chain: &mut Chain, batch: &[Line]) -> bool {
-        let written = chain.append(batch);
-        note(&written, batch.len(), &self.health);
+    fn append(&self, chain: &mut Chain, batch: &Batch) -> bool {
+        let written = chain.append(batch.records());
+        note(&written, batch.lines.len(), &self.health);
         written.is_ok()
+    }
+}
+
+/// What is written together: outcomes, and behind them lines that somebody waits for.
+#[derive(Default)]
+struct Batch {
+    outcomes: Vec<Closed>,
+    lines: Vec<Line>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.outcomes.is_empty() && self.lines.is_empty()
+    }
+
+    fn records(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let outcomes = self.outcomes.iter().map(|closed| closed.json.as_slice());
+        outcomes.chain(self.lines.iter().map(|line| line.json.as_slice()))
+    }
+
+    /// Tells who waits whether it is in the file; what is not, and nobody waits for, is written later.
+    fn settle(&mut self, is_written: bool, outcomes: &Outcomes) {
+        let closed = std::mem::take(&mut self.outcomes);
+        if !is_written {
+            outcomes.keep(closed);
+        }
+        self.lines.drain(..).for_each(|line| line.settle(is_written));
     }
 }
 
 /// An open log: the file, and where its chain stands.
 pub(super) struct Chain {
     path: PathBuf,
-    file: Option<File>,
+    file: Option<(File, Inode)>,
     bytes: u64,
     seq: u64,
     /// SHA-256 of the last line without its line end, hexadecimal.
@@ -153,6 +183,8 @@ pub(super) struct Inbox {
     outcomes: Arc<Outcomes>,
     /// Looks that found nothing, one after another.
     idle_looks: u32,
+    /// How long the next look may be put off.
+    patience: Duration,
 }
 
 /// Wakes the writer.
@@ -166,7 +198,7 @@ impl Wake for Unpark {
 
 impl Inbox {
     pub(super) fn new(lines: mpsc::Receiver<Line>, outcomes: Arc<Outcomes>) -> Inbox {
-        Inbox { lines, outcomes, idle_looks: 0 }
+        Inbox { lines, outcomes, idle_looks: 0, patience: OUTCOME_WAIT_MAX }
     }
 
     /// The next line that somebody waits for, `None` if every sender is gone; `Pending` if it is time to look
@@ -177,7 +209,7 @@ impl Inbox {
         }
         if self.idle_looks < IDLE_LOOKS_MAX {
             self.idle_looks += 1;
-            thread::park_timeout(OUTCOME_WAIT_MAX);
+            thread::park_timeout(self.patience);
         } else if self.outcomes.wake_me(thread::current()) {
             thread::park();
             self.idle_looks = 0;
@@ -185,17 +217,15 @@ impl Inbox {
         self.lines.poll_recv(writer)
     }
 
-    /// Adds all that is there to a batch; keeps the outcomes' places.
-    fn drain(&mut self, batch: &mut Vec<Line>, first: Option<Line>) -> Vec<OwnedPermit<Line>> {
-        let (closed, places) = self.outcomes.take_as_lines();
-        batch.extend(closed);
-        batch.extend(first);
-        while batch.len() < BATCH_LINES_MAX
+    /// Adds all that is there to a batch.
+    fn drain(&mut self, batch: &mut Batch, first: Option<Line>) {
+        batch.outcomes = self.outcomes.take();
+        batch.lines.extend(first);
+        while batch.lines.len() < BATCH_LINES_MAX
             && let Ok(line) = self.lines.try_recv()
         {
-            batch.push(line);
+            batch.lines.push(line);
         }
-        places
     }
 }
 
@@ -203,21 +233,21 @@ impl Inbox {
 pub(super) fn run(desk: &Desk, inbox: &mut Inbox) {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut writer = Context::from_waker(&waker);
-    let mut batch = Vec::with_capacity(BATCH_LINES_MAX);
+    let mut batch = Batch::default();
     loop {
         let first = match inbox.next(&mut writer) {
             Poll::Ready(None) => return,
             Poll::Ready(line) => line,
             Poll::Pending => None,
         };
-        let places = inbox.drain(&mut batch, first);
+        inbox.drain(&mut batch, first);
         if batch.is_empty() {
             continue;
         }
         inbox.idle_looks = 0;
         let is_written = desk.append(&mut desk.pen().chain, &batch);
-        batch.drain(..).for_each(|line| line.settle(is_written));
-        drop(places);
+        inbox.patience = if is_written { OUTCOME_WAIT_MAX } else { RETRY_AFTER };
+        batch.settle(is_written, &inbox.outcomes);
     }
 }
 
@@ -251,7 +281,7 @@ impl Chain {
     }
 
     fn reopen(&mut self) -> Result<(), AuditError> {
-        let mut file = self.open_locked()?;
+        let (mut file, inode) = self.open_locked()?;
         let tail = Tail::read(&mut file).map_err(|source| self.io(source))?;
         if let Some(last) = &tail.last_line {
             let foreign = || AuditError::Foreign { path: self.path.clone() };
@@ -266,15 +296,15 @@ impl Chain {
         if tail.torn_bytes > 0 {
             // The torn line was never confirmed, so nothing left on its account.
             file.set_len(self.bytes).map_err(|source| self.io(source))?;
-            self.file = Some(file);
+            self.file = Some((file, inode));
             let torn = format!("{{\"kind\":\"repaired\",\"torn_bytes\":{}}}", tail.torn_bytes);
-            return self.append(&[Line::unawaited(torn.into_bytes())]);
+            return self.append(std::iter::once(torn.as_bytes()));
         }
-        self.file = Some(file);
+        self.file = Some((file, inode));
         Ok(())
     }
 
-    fn open_locked(&self) -> Result<File, AuditError> {
+    fn open_locked(&self) -> Result<(File, Inode), AuditError> {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder).map_err(|source| self.io(source))?;
         }
@@ -283,8 +313,9 @@ impl Chain {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&self.path).map_err(|source| self.io(source))?;
+        let inode = Inode::of(&file).map_err(|source| self.io(source))?;
         match file.try_lock() {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok((file, inode)),
             Err(fs::TryLockError::WouldBlock) => {
                 Err(AuditError::Locked { path: self.path.clone() })
             }
@@ -297,17 +328,25 @@ impl Chain {
     }
 
     /// Appends a batch whole or not at all.
-    fn append(&mut self, batch: &[Line]) -> Result<(), AuditError> {
+    fn append<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<(), AuditError> {
+        if self.file.as_ref().is_some_and(|(_, inode)| !inode.is_at(&self.path)) {
+            tracing::warn!("audit log was moved away or deleted: its chain goes on in a new file");
+            self.file = None;
+        }
         if self.file.is_none() {
             self.reopen()?;
         }
-        let mut text = Vec::with_capacity(batch.iter().map(|l| l.json.len() + 128).sum());
+        let mut text =
+            Vec::with_capacity(records.clone().map(|json| json.len() + CHAIN_BYTES_MAX).sum());
         let (mut seq, mut prev) = (self.seq, self.prev);
-        for line in batch {
+        for json in records {
             seq += 1;
-            prev = chain_line(&mut text, seq, &prev, &line.json);
+            prev = chain_line(&mut text, seq, &prev, json);
         }
-        let Some(file) = self.file.as_mut() else {
+        let Some((file, _)) = self.file.as_mut() else {
             return Err(self.io(io::ErrorKind::NotFound.into()));
         };
         if let Err(source) = write_whole(file, &text, self.sync) {
@@ -335,7 +374,6 @@ fn chain_line(out: &mut Vec<u8>, seq: u64, prev: &[u8; 64], json: &[u8]) -> [u8;
 }
 
 fn write_whole(file: &mut File, text: &[u8], sync: bool) -> io::Result<()> {
-    still_linked(file)?;
     file.write_all(text)?;
     if sync { file.sync_data() } else { Ok(()) }
 }
@@ -360,7 +398,7 @@ impl Tail {
             if let Some(tail) = Tail::in_window(&end, from, bytes) {
                 return Ok(tail);
             }
-            if window >= 2 * LINE_BYTES_MAX {
+            if window >= 2 * LINE_BYTES_MAX as u64 {
                 return Err(io::Error::other("its end holds no line end"));
             }
             window *= 4;

@@ -72,6 +72,8 @@ struct Report {
     blind: BTreeMap<String, usize>,
     /// Requests that were scanned by another build of the detectors.
     other_detectors: usize,
+    /// Requests with more findings than a record keeps.
+    cut_short: usize,
     /// Requests decided alike.
     alike: usize,
     /// Loosenings first, then by how many requests.
@@ -220,6 +222,7 @@ impl<'a> Replay<'a> {
         };
         self.report.replayed += 1;
         self.report.other_detectors += usize::from(self.elsewhere.contains(&request.policy));
+        self.report.cut_short += usize::from(request.evidence.left_out > 0);
         for rule in blind {
             *self.report.blind.entry(rule.clone()).or_default() += 1;
         }
@@ -277,6 +280,7 @@ fn print(report: &Report) -> std::io::Result<()> {
         (redacted, "went out with placeholders"),
         (unreadable, "lines cannot be read"),
         (&report.other_detectors, "were scanned by other built-in detectors than this program's"),
+        (&report.cut_short, "held more findings than a record keeps: more rules may match"),
     ] {
         if *count > 0 {
             out::line(format_args!("  {count:>7}  {why}"))?;
