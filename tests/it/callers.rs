@@ -6,6 +6,8 @@ use std::path::Path;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 use sluice::identity::keys::{KeysFile, NewKey};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::cloud::{Cloud, Script, http, until};
 use crate::gateway::{CARD, Gateway, Reply, say, say_streamed, shows_card, with_cloud};
@@ -32,6 +34,28 @@ async fn keyed(cloud: &Cloud, callers: &[(&str, &str)], more: &str) -> (Gateway,
 
 async fn ask(gateway: &Gateway, key: &str, body: Value) -> Reply {
     gateway.chat_with(&[("authorization", key)], body).await
+}
+
+#[tokio::test]
+async fn callers_whom_nobody_knows_leave_places_for_the_others() {
+    let cloud = Cloud::start(Script::Answer).await;
+    let limits = "limits: {in_flight: 8}\n";
+    let (gateway, keys) = keyed(&cloud, &[("anna", "north")], limits).await;
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+    let mut strangers = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(gateway.traffic).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        strangers.push(stream);
+    }
+    gateway.in_flight(2).await;
+    let refused = gateway.chat(say("Hello")).await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["error"]["code"], "overloaded");
+    ask(&gateway, &keys[0], say("Hello")).await.came_from("cloud", 200);
+    drop(strangers);
+    gateway.idle().await;
+    assert_ne!(gateway.chat(say("Hello")).await.status, 503);
 }
 
 #[tokio::test]

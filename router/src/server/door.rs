@@ -18,6 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::Admin;
+use super::body::UNREAD_TIME_MAX;
 use super::tls::TlsFront;
 use super::{Crew, Probes, Tasks, Traffic, admin, probes};
 use crate::identity::PeerNames;
@@ -27,8 +28,6 @@ const FIRST_HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long it may take for each later one, idling included: hyper has one timer for both. Longer
 /// than the 60 s that common balancers keep idle connections, so that they hang up first.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(75);
-/// How long a client may leave all that is written to it unread: it would hold its place for ever.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Longest request head, bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Streams of one HTTP/2 connection.
@@ -177,7 +176,7 @@ impl Hall {
 /// A connection whose client must take what is written to it.
 fn patient<S: AsyncRead + AsyncWrite>(stream: S) -> Pin<Box<TimeoutStream<S>>> {
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_TIME_MAX));
+    stream.set_write_timeout(Some(UNREAD_TIME_MAX));
     Box::pin(stream)
 }
 
@@ -240,7 +239,7 @@ mod tests {
         let began = Instant::now();
         let error = patient(ours).write_all(&[0; 256]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
-        assert_eq!(began.elapsed().as_secs(), WRITE_TIME_MAX.as_secs());
+        assert_eq!(began.elapsed().as_secs(), UNREAD_TIME_MAX.as_secs());
         drop(theirs);
     }
 }

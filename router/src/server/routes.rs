@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Request as HttpRequest, Response, StatusCode};
+use hyper::{Method, Request as HttpRequest, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -21,6 +21,9 @@ use crate::reply::Reply;
 /// Bodies from this length on are parsed on a thread of their own.
 const PARSE_INLINE_BYTES_MAX: usize = 64 << 10;
 
+/// Which part of the places bodies of unknown callers may hold: one in so many.
+const STRANGERS_SHARE: usize = 4;
+
 /// Where clients of llama-server look whether it is there.
 const HEALTH_PATH: &str = "/health";
 
@@ -31,18 +34,22 @@ const MODELS_PATH: &str = "/v1/models";
 pub(crate) struct Traffic {
     server: Arc<Server>,
     places: Arc<Semaphore>,
+    /// Those of the places in which bodies of unknown callers are waited for.
+    strangers: Semaphore,
 }
 
 /// One request and what it is answered with.
 struct Exchange<'a> {
     now: Arc<Current>,
     peer: Option<&'a PeerNames>,
+    strangers: &'a Semaphore,
 }
 
 impl Traffic {
     pub(super) fn new(server: Arc<Server>, limits: Limits) -> Traffic {
         let places = limits.in_flight.min(Semaphore::MAX_PERMITS);
-        Traffic { server, places: Arc::new(Semaphore::new(places)) }
+        let strangers = Semaphore::new((places / STRANGERS_SHARE).max(1));
+        Traffic { server, places: Arc::new(Semaphore::new(places)), strangers }
     }
 
     pub(super) fn metrics(&self) -> Arc<Metrics> {
@@ -55,7 +62,9 @@ impl Traffic {
         request: HttpRequest<Incoming>,
         peer: Option<&PeerNames>,
     ) -> Response<WireBody> {
-        let (exchange, began) = (Exchange { now: self.server.current(), peer }, Instant::now());
+        let (now, began) = (self.server.current(), Instant::now());
+        let exchange = Exchange { now, peer, strangers: &self.strangers };
+        let version = request.version();
         let request_id = api::request_id(request.headers());
         let path = request.uri().path().to_owned();
         let to_anthropics = api::expects_anthropic(&path, request.headers());
@@ -78,7 +87,7 @@ impl Traffic {
         if let Some(origin) = origin {
             cors::open(&mut reply, &origin);
         }
-        wire(reply, &request_id, held)
+        wire(reply, &request_id, held, version)
     }
 
     fn admit(&self, metrics: &Metrics) -> Result<(OwnedSemaphorePermit, GaugeGuard), ApiError> {
@@ -255,11 +264,15 @@ impl Exchange<'_> {
     ) -> Result<T, ApiError> {
         let callers = self.now.gateway.callers();
         let caller = callers.identify(request.headers(), self.peer).await;
+        // Who sends slowly holds a place meanwhile: those whom nobody knows leave enough for the others.
+        let waits = caller.id.is_none().then(|| self.strangers.try_acquire()).transpose();
+        let waits = waits.map_err(|_| ApiError::overloaded())?;
         let mut hints = Hints::read(request.headers(), path, request_id)?;
         let wanted = self.now.gateway.wanted_headers();
         let ours = callers.credential(request.headers());
         hints.client = ClientHeaders::read(request.headers(), wanted, ours.as_ref());
         let bytes = body::read(request.into_body(), self.now.body_bytes_max).await?;
+        drop(waits);
         if bytes.len() <= PARSE_INLINE_BYTES_MAX {
             return read(bytes, hints, caller);
         }
@@ -310,9 +323,10 @@ fn wire(
     mut reply: Reply,
     request_id: &str,
     held: Option<(OwnedSemaphorePermit, GaugeGuard)>,
+    version: Version,
 ) -> Response<WireBody> {
     reply.set("x-request-id", request_id);
-    let mut response = Response::new(WireBody::new(reply.body, held));
+    let mut response = Response::new(WireBody::new(reply.body, held, version));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     response
