@@ -207,6 +207,7 @@ mod tests {
         speeds.record_round(decoding(1), seconds(0.01));
         speeds.record_reply(&Finish {
             reason: FinishReason::Stop,
+            stop: None,
             prompt_tokens: 80,
             cached_tokens: 30,
             completion_tokens: 100,

@@ -71,6 +71,8 @@ impl Characters {
 /// Text in which a stop text may have begun.
 pub(crate) struct Stops {
     stops: Vec<String>,
+    /// The one that ended the reply.
+    found: Option<usize>,
     held: String,
     bytes_in: usize,
     bytes_out: usize,
@@ -92,7 +94,7 @@ impl Stops {
                 "stop[{index}]: expected a text of 1 to {STOP_BYTES_MAX} bytes, got {got}"
             )));
         }
-        Ok(Stops { stops, held: String::new(), bytes_in: 0, bytes_out: 0 })
+        Ok(Stops { stops, found: None, held: String::new(), bytes_in: 0, bytes_out: 0 })
     }
 
     /// Takes some text and appends to `out` what is certain by now.
@@ -116,6 +118,11 @@ impl Stops {
         Flow::Continue
     }
 
+    /// The stop text that ended the reply, if one did.
+    pub(crate) fn found(&self) -> Option<&str> {
+        self.found.map(|index| self.stops[index].as_str())
+    }
+
     /// How much was let out so far, and how much was taken.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         (self.bytes_out, self.bytes_in)
@@ -123,9 +130,10 @@ impl Stops {
 
     /// Appends to `out` what no stop text can claim any more.
     fn release(&mut self, out: &mut String) -> Flow {
-        if let Some(start) = self.first_complete() {
+        if let Some((start, index)) = self.first_complete() {
             out.push_str(&self.held[..start]);
             self.held.clear();
+            self.found = Some(index);
             return Flow::Stop;
         }
         let certain = self.held.len() - self.begun_bytes();
@@ -134,13 +142,14 @@ impl Stops {
         Flow::Continue
     }
 
-    /// Where the stop text begins that is complete first; of two that end together, the longer.
-    fn first_complete(&self) -> Option<usize> {
-        let found = self.stops.iter().filter_map(|stop| {
+    /// Where the stop text begins that is complete first, and which it is; of two that end together, the
+    /// longer.
+    fn first_complete(&self) -> Option<(usize, usize)> {
+        let found = self.stops.iter().enumerate().filter_map(|(index, stop)| {
             let start = self.held.find(stop.as_str())?;
-            Some((start + stop.len(), start))
+            Some((start + stop.len(), start, index))
         });
-        found.min().map(|(_, start)| start)
+        found.min().map(|(_, start, index)| (start, index))
     }
 
     /// Length of the longest end of the held text with which some stop text begins.
@@ -220,6 +229,12 @@ mod tests {
     fn stop_that_is_complete_first_wins() {
         check(&["abcd", "bc"], &["xabc"], &["xa"], Flow::Stop);
         check(&["bc", "abc"], &["xabc"], &["x"], Flow::Stop);
+        let mut stops = Stops::new(vec!["abcd".to_owned(), "bc".to_owned()]).unwrap();
+        assert_eq!((stops.push("xa", &mut String::new()), stops.found()), (Flow::Continue, None));
+        assert_eq!(
+            (stops.push("bcd", &mut String::new()), stops.found()),
+            (Flow::Stop, Some("bc"))
+        );
     }
 
     #[test]

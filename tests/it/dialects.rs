@@ -48,6 +48,25 @@ fn said(reply: &Reply, field: &str) -> String {
 }
 
 #[tokio::test]
+async fn the_edge_says_which_of_the_clients_texts_ended_its_reply() {
+    let gateway = Gateway::start(&with_upstreams("")).await;
+    let mut body = message("Who are you?", false);
+    body["temperature"] = json!(0);
+    let free = ask(&gateway, MESSAGES, &body).await.json();
+    assert_eq!(free["stop_sequence"], Value::Null);
+    let text = free["content"][0]["text"].as_str().unwrap();
+    let word = text.split_whitespace().nth(1).expect("it says several words");
+    body["stop_sequences"] = json!(["\u{1}never", word]);
+    let ended = json!({"stop_reason": "stop_sequence", "stop_sequence": word});
+    let told = |json: &Value| json!({"stop_reason": json["stop_reason"], "stop_sequence": json["stop_sequence"]});
+    assert_eq!(told(&ask(&gateway, MESSAGES, &body).await.json()), ended);
+    body["stream"] = json!(true);
+    let events = data(&ask(&gateway, MESSAGES, &body).await);
+    let last = events.iter().find(|event| event["type"] == "message_delta").unwrap();
+    assert_eq!(told(&last["delta"]), ended);
+}
+
+#[tokio::test]
 async fn the_edge_answers_in_every_dialect() {
     let gateway = Gateway::start(&with_upstreams("")).await;
     let whole = ask(&gateway, MESSAGES, &message("Who are you?", false)).await;

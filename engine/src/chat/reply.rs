@@ -181,6 +181,11 @@ impl ReplyReader {
         self.calls
     }
 
+    /// The stop text that ended the reply, if one did.
+    pub(crate) fn stop(&self) -> Option<&str> {
+        self.stops.found()
+    }
+
     /// How much text the stop texts have let out, and how much they have seen.
     pub(crate) fn content_bytes(&self) -> (usize, usize) {
         self.stops.bytes()

@@ -414,8 +414,10 @@ impl<S: State> Generation<S> {
 
     fn finished(&self, reason: FinishReason) -> StreamEvent {
         let Times { started, first_token, last_token, .. } = self.times;
+        let stop = self.job.reader.stop().filter(|_| reason == FinishReason::Stop);
         StreamEvent::Finished(Finish {
             reason,
+            stop: stop.map(str::to_owned),
             prompt_tokens: self.job.prompt.len(),
             cached_tokens: self.cached_tokens,
             completion_tokens: self.completion_tokens,

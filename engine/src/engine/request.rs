@@ -339,6 +339,8 @@ pub struct ScoredToken {
 pub struct Finish {
     /// Why it ended.
     pub reason: FinishReason,
+    /// The stop text that ended it, if one did.
+    pub stop: Option<String>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Those of them that were not computed, since a state was kept that had read them.

@@ -306,6 +306,7 @@ mod tests {
     fn finish(prompt_tokens: usize, completion_tokens: usize) -> Finish {
         Finish {
             reason: FinishReason::Stop,
+            stop: None,
             prompt_tokens,
             cached_tokens: 0,
             completion_tokens,

@@ -2,7 +2,8 @@
 //!
 //! Field for field what OpenAI sends, so that its SDKs see no difference: a call's first piece has its
 //! id and name, a message that only calls has no content, usage comes in an event of its own.
-//! `reasoning_content` is what compatible servers add for thoughts.
+//! `reasoning_content` is what compatible servers add for thoughts, `stop_reason` what vLLM adds for the stop
+//! text that ended a reply: a Messages client asks for it.
 //! Source: OpenAI API reference, chat completions and its chunks (read November 2026).
 
 use std::borrow::Cow;
@@ -34,6 +35,8 @@ pub(crate) struct Choice {
     pub(crate) logprobs: Option<Vec<TokenLogprob>>,
     /// Why it ended.
     pub(crate) finish_reason: &'static str,
+    /// The stop text that ended it.
+    pub(crate) stop: Option<String>,
 }
 
 impl Choice {
@@ -74,6 +77,8 @@ struct ChunkChoice<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<LogprobsJson<'a>>,
     finish_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'a str>,
 }
 
 #[derive(Default, Serialize)]
@@ -123,6 +128,8 @@ struct CompletionChoice<'a> {
     message: Message<'a>,
     logprobs: Option<LogprobsJson<'a>>,
     finish_reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -248,14 +255,15 @@ impl ChatReply {
             tool_calls: calls.collect(),
         };
         let logprobs = choice.logprobs.as_deref().map(LogprobsJson::new);
-        CompletionChoice { index, message, logprobs, finish_reason: choice.finish_reason }
+        let (finish_reason, stop_reason) = (choice.finish_reason, choice.stop.as_deref());
+        CompletionChoice { index, message, logprobs, finish_reason, stop_reason }
     }
 
     /// A choice's first event: who speaks.
     pub(crate) fn role(&self, out: &mut Vec<u8>, choice: usize) {
         let delta =
             DeltaJson { role: Some("assistant"), content: Some(""), ..DeltaJson::default() };
-        self.choice_event(out, choice, delta, None, None);
+        self.piece(out, choice, delta, None);
     }
 
     /// A piece of a choice.
@@ -274,12 +282,21 @@ impl ChatReply {
         };
         let scored = !delta.logprobs.is_empty();
         let logprobs = scored.then(|| LogprobsJson::new(&delta.logprobs));
-        self.choice_event(out, choice, json, logprobs, None);
+        self.piece(out, choice, json, logprobs);
     }
 
     /// The end of a choice: why.
-    pub(crate) fn finish(&self, out: &mut Vec<u8>, choice: usize, reason: &str) {
-        self.choice_event(out, choice, DeltaJson::default(), None, Some(reason));
+    pub(crate) fn finish(
+        &self,
+        out: &mut Vec<u8>,
+        index: usize,
+        reason: &str,
+        stop_reason: Option<&str>,
+    ) {
+        let delta = DeltaJson::default();
+        let finish_reason = Some(reason);
+        let choice = ChunkChoice { index, delta, logprobs: None, finish_reason, stop_reason };
+        self.event(out, &[choice], None);
     }
 
     /// The end of all: the usage if it was asked for, and `[DONE]`.
@@ -290,15 +307,19 @@ impl ChatReply {
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
 
-    fn choice_event(
+    fn piece(
         &self,
         out: &mut Vec<u8>,
         index: usize,
         delta: DeltaJson<'_>,
         logprobs: Option<LogprobsJson<'_>>,
-        finish_reason: Option<&str>,
     ) {
-        self.event(out, &[ChunkChoice { index, delta, logprobs, finish_reason }], None);
+        let (finish_reason, stop_reason) = (None, None);
+        self.event(
+            out,
+            &[ChunkChoice { index, delta, logprobs, finish_reason, stop_reason }],
+            None,
+        );
     }
 
     fn event(&self, out: &mut Vec<u8>, choices: &[ChunkChoice<'_>], usage: Option<UsageJson>) {
@@ -355,7 +376,8 @@ mod tests {
         reply().delta(&mut out, 1, &Delta { reasoning: "hm".into(), ..Delta::default() });
         reply().delta(&mut out, 0, &call(Some("clock"), ""));
         reply().delta(&mut out, 0, &call(None, "{}"));
-        reply().finish(&mut out, 0, "tool_calls");
+        reply().finish(&mut out, 0, "tool_calls", None);
+        reply().finish(&mut out, 1, "stop", Some("END"));
         let usage =
             Usage { prompt_tokens: Some(3), completion_tokens: Some(2), cached_tokens: Some(1) };
         reply().done(&mut out, Some(usage));
@@ -367,6 +389,8 @@ mod tests {
                                "prompt_tokens_details": {"cached_tokens": 1}});
         let named = json!({"tool_calls": [{"index": 0, "id": "call_1_0_0", "type": "function",
                                            "function": {"name": "clock", "arguments": ""}}]});
+        let mut stopped = choice(1, json!({}), json!("stop"));
+        stopped["choices"][0]["stop_reason"] = json!("END");
         let expected = [
             choice(0, json!({"role": "assistant", "content": ""}), Value::Null),
             choice(0, json!({"content": "Hi \"you\""}), Value::Null),
@@ -378,6 +402,7 @@ mod tests {
                 Value::Null,
             ),
             choice(0, json!({}), json!("tool_calls")),
+            stopped,
             last,
             json!("[DONE]"),
         ];
@@ -392,6 +417,7 @@ mod tests {
         first.add(Delta { logprobs: vec![token], ..text("a") });
         first.add(text("b"));
         first.finish_reason = "stop";
+        first.stop = Some("END".into());
         let mut second = Choice { finish_reason: "tool_calls", ..Choice::default() };
         for delta in [call(Some("clock"), ""), call(None, "{\"a\""), call(None, ": 1}")] {
             second.add(delta);
@@ -401,7 +427,7 @@ mod tests {
         assert_eq!(
             value["choices"],
             json!([
-                {"index": 0, "finish_reason": "stop",
+                {"index": 0, "finish_reason": "stop", "stop_reason": "END",
                  "message": {"role": "assistant", "content": "ab", "refusal": null},
                  "logprobs": {"refusal": null, "content": [
                     {"token": "\u{FFFD}", "logprob": -0.5, "bytes": [0xE2],

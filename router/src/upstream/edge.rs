@@ -207,8 +207,9 @@ impl EdgeUpstream {
             match event {
                 StreamEvent::Delta(delta) => whole[index].add(delta),
                 StreamEvent::Finished(finish) => {
-                    whole[index].finish_reason = reason(finish.reason);
                     count(&mut usage, &finish);
+                    whole[index].finish_reason = reason(finish.reason);
+                    whole[index].stop = finish.stop;
                 }
                 StreamEvent::Failed(error) => return Err(self.failed(error)),
             }
@@ -329,7 +330,7 @@ impl EventWriter {
             }
             Some((index, StreamEvent::Finished(finish))) => {
                 count(&mut self.usage, &finish);
-                self.reply.finish(&mut out, index, reason(finish.reason));
+                self.reply.finish(&mut out, index, reason(finish.reason), finish.stop.as_deref());
                 if self.choices.running > 0 {
                     return Some(Piece::Data { bytes: out.into(), texts: Vec::new() });
                 }
