@@ -265,6 +265,10 @@ impl AuditLog {
         while lines.capacity() < lines.max_capacity() && Instant::now() < deadline {
             tokio::time::sleep(writer::OUTCOME_WAIT_MAX / 2).await;
         }
+        let left = lines.max_capacity() - lines.capacity();
+        if left > 0 {
+            tracing::error!(left, "audit records wait for a log that cannot be written");
+        }
     }
 
     /// Records a refusal.

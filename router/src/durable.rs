@@ -1,4 +1,5 @@
-//! Writes a file as a whole: beside it, synced, renamed, so that a reader sees the old one or the new one.
+//! Files that must last. One is written as a whole: beside it, synced, renamed, so that a reader sees the old
+//! one or the new one; one that stays open is known again ([`still_linked`], [`Inode`]).
 //!
 //! The mode of the file that was there stays, and so does its owner where this user may say so: a file
 //! that root edits must stay readable by the gateway. A new file is readable by its owner alone.
@@ -52,10 +53,13 @@ impl Inode {
         Ok(Inode::from(&file.metadata()?))
     }
 
-    /// Whether it is the file that a path leads to: not deleted, moved away or replaced.
-    pub(crate) fn is_at(&self, path: &Path) -> bool {
-        let there = fs::metadata(path).map(|metadata| Inode::from(&metadata));
-        there.is_ok_and(|there| (there.device, there.number) == (self.device, self.number))
+    /// How long the file is that a path leads to; `None` if that is another or none, as when it was deleted,
+    /// moved away or replaced.
+    pub(crate) fn length_at(&self, path: &Path) -> Option<u64> {
+        let metadata = fs::metadata(path).ok()?;
+        let there = Inode::from(&metadata);
+        let is_it = (there.device, there.number) == (self.device, self.number);
+        is_it.then_some(metadata.len())
     }
 
     fn from(metadata: &fs::Metadata) -> Inode {
@@ -64,7 +68,7 @@ impl Inode {
     }
 }
 
-/// An open file can be neither moved nor deleted.
+/// Here every file that stands at the path is taken for it.
 #[cfg(not(unix))]
 pub(crate) struct Inode;
 
@@ -74,8 +78,8 @@ impl Inode {
         Ok(Inode)
     }
 
-    pub(crate) fn is_at(&self, _path: &Path) -> bool {
-        true
+    pub(crate) fn length_at(&self, path: &Path) -> Option<u64> {
+        Some(fs::metadata(path).ok()?.len())
     }
 }
 

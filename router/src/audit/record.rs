@@ -11,6 +11,9 @@ use sluice_policies::{
 use crate::active_policy::candidate::WouldBe;
 use crate::upstream::UpstreamId;
 
+/// Fields that were removed that a record names; the rest is counted.
+const STRIPPED_KEPT_MAX: usize = 1000;
+
 /// One attempt to have one upstream answer, written before anything is sent.
 pub struct AttemptRecord<'a> {
     /// The decision's id (UUIDv7); all attempts of a request share it.
@@ -152,7 +155,8 @@ impl AttemptRecord<'_> {
             attempt: Some(self.attempt),
             upstream: Some(self.upstream.as_str()),
             address: Some(self.address).filter(|a| !a.is_empty()),
-            stripped: self.stripped,
+            stripped: &self.stripped[..self.stripped.len().min(STRIPPED_KEPT_MAX)],
+            stripped_left_out: self.stripped.len().saturating_sub(STRIPPED_KEPT_MAX),
             redacted: self.redacted,
             bytes: Some(self.bytes),
             would_be: self.would_be,
@@ -204,6 +208,8 @@ struct DecisionLine<'a> {
     #[serde(flatten)]
     evidence: Option<&'a Evidence>,
     stripped: &'a [String],
+    #[serde(skip_serializing_if = "is_zero")]
+    stripped_left_out: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     redacted: Option<&'a BTreeMap<String, usize>>,
     allowed: &'a [String],
@@ -273,6 +279,7 @@ impl<'a> DecisionLine<'a> {
             never_cloud: decision.never_cloud,
             evidence: None,
             stripped: &[],
+            stripped_left_out: 0,
             redacted: None,
             allowed: &decision.allowed,
             caller: None,
@@ -308,6 +315,10 @@ pub(super) fn policy_line(set: &PolicySet) -> Vec<u8> {
 
 fn json(line: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(line).expect("audit lines have string keys and finite numbers only")
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// UTC to the millisecond.

@@ -299,14 +299,51 @@ async fn a_log_that_is_moved_away_goes_on_in_a_new_file() {
     let log = open_with(&folder, Fsync::Never).unwrap();
     let fixture = Fixture::new();
     let moved = folder.path().join("audit/audit.jsonl.1");
+    log.policy(&PolicySet::shipped().unwrap()).await.unwrap();
     let before = log.attempt(&fixture.attempt(1)).await.unwrap();
     std::fs::rename(file(&folder), &moved).unwrap();
     drop(before);
     drop(log.attempt(&fixture.attempt(2)).await.unwrap());
     drop(log);
     let (first, second) = (std::fs::read_to_string(moved).unwrap(), text(&folder));
-    assert_eq!(first.lines().count(), 1);
-    assert_eq!(check_chain(&(first + &second)).len(), 4);
+    assert_eq!(first.lines().count(), 2);
+    let lines = check_chain(&(first + &second));
+    let kinds: Vec<&str> = lines.iter().map(|line| line["kind"].as_str().unwrap()).collect();
+    // The new file says itself what its records rest on.
+    assert_eq!(kinds, ["policy", "attempt", "policy", "outcome", "attempt", "outcome"]);
+}
+
+#[tokio::test]
+async fn a_shorter_file_in_the_place_of_the_log_shows() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let fixture = Fixture::new();
+    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+    log.settle(Duration::from_secs(60)).await;
+    let whole = std::fs::read_to_string(file(&folder)).unwrap();
+    let shorter = folder.path().join("shorter");
+    std::fs::write(&shorter, whole.lines().next().unwrap().to_owned() + "\n").unwrap();
+    std::fs::rename(shorter, file(&folder)).unwrap();
+    drop(log.attempt(&fixture.attempt(2)).await.unwrap());
+    drop(log);
+    let numbers = text(&folder);
+    let numbers = numbers.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let numbers: Vec<u64> = numbers.map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 3, 4], "the second is missing");
+}
+
+#[tokio::test]
+async fn a_log_that_is_shortened_in_its_place_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_with(&folder, Fsync::Never).unwrap();
+    let fixture = Fixture::new();
+    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
+    log.settle(Duration::from_secs(60)).await;
+    let copied = std::fs::read_to_string(file(&folder)).unwrap();
+    std::fs::File::options().write(true).open(file(&folder)).unwrap().set_len(0).unwrap();
+    drop(log.attempt(&fixture.attempt(2)).await.unwrap());
+    drop(log);
+    assert_eq!(check_chain(&(copied + &text(&folder))).len(), 4);
 }
 
 #[tokio::test]
@@ -314,13 +351,18 @@ async fn a_record_that_is_longer_than_a_line_may_be_is_turned_away() {
     let folder = tempfile::tempdir().unwrap();
     let log = open(&folder).unwrap();
     let fixture = Fixture::new();
-    let stripped = [String::from_utf8(vec![b'x'; writer::LINE_BYTES_MAX]).unwrap()];
-    let long = AttemptRecord { stripped: &stripped, ..fixture.attempt(1) };
+    let caller = String::from_utf8(vec![b'x'; writer::LINE_BYTES_MAX]).unwrap();
+    let long = AttemptRecord { caller: Some(&caller), ..fixture.attempt(1) };
     assert_eq!(log.attempt(&long).await.err(), Some(AuditDown));
     assert!(log.is_writable() && log.failures() == 1);
-    drop(log.attempt(&fixture.attempt(2)).await.unwrap());
+    let stripped = vec!["messages[0].mood".to_owned(); 1500];
+    let many = AttemptRecord { stripped: &stripped, ..fixture.attempt(2) };
+    drop(log.attempt(&many).await.unwrap());
     drop(log);
-    assert_eq!(check_chain(&text(&folder)).len(), 2);
+    let lines = check_chain(&text(&folder));
+    assert_eq!(lines.len(), 2);
+    let named = lines[0]["stripped"].as_array().unwrap().len();
+    assert_eq!((named, &lines[0]["stripped_left_out"]), (1000, &json!(500)));
 }
 
 #[tokio::test]

@@ -168,8 +168,15 @@ pub(super) struct Chain {
     seq: u64,
     /// SHA-256 of the last line without its line end, hexadecimal.
     prev: [u8; 64],
+    /// What a write that failed left in the file, and could not be cut off at once, begins here.
+    cut: Option<u64>,
+    /// The policies of the last lines: a new file begins with them, so that it can be read alone.
+    policy: Option<Vec<u8>>,
     sync: bool,
 }
+
+/// How records of policies begin.
+const POLICY_START: &[u8] = b"{\"kind\":\"policy\"";
 
 #[derive(Deserialize)]
 struct Head {
@@ -271,7 +278,16 @@ impl Chain {
     /// Opens `folder/audit.jsonl` and takes its lock.
     pub(super) fn open(folder: &Path, sync: bool) -> Result<Chain, AuditError> {
         let path = folder.join("audit.jsonl");
-        let mut chain = Chain { path, file: None, bytes: 0, seq: 0, prev: NO_LINE, sync };
+        let mut chain = Chain {
+            path,
+            file: None,
+            bytes: 0,
+            seq: 0,
+            prev: NO_LINE,
+            cut: None,
+            policy: None,
+            sync,
+        };
         chain.reopen()?;
         Ok(chain)
     }
@@ -289,8 +305,11 @@ impl Chain {
             if head.v != VERSION {
                 return Err(foreign());
             }
-            self.seq = head.seq;
-            self.prev = hex_digest(last);
+            // A file that was put in place of the log and ends before it hides no line: the chain shows it.
+            if head.seq >= self.seq {
+                self.seq = head.seq;
+                self.prev = hex_digest(last);
+            }
         }
         self.bytes = tail.whole_bytes;
         if tail.torn_bytes > 0 {
@@ -332,17 +351,13 @@ impl Chain {
         &mut self,
         records: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<(), AuditError> {
-        if self.file.as_ref().is_some_and(|(_, inode)| !inode.is_at(&self.path)) {
-            tracing::warn!("audit log was moved away or deleted: its chain goes on in a new file");
-            self.file = None;
-        }
-        if self.file.is_none() {
-            self.reopen()?;
-        }
+        let is_new = self.open_file()?;
+        let again = if is_new { self.policy.clone() } else { None };
+        let records = again.as_deref().into_iter().chain(records.map(|json| -> &[u8] { json }));
         let mut text =
             Vec::with_capacity(records.clone().map(|json| json.len() + CHAIN_BYTES_MAX).sum());
         let (mut seq, mut prev) = (self.seq, self.prev);
-        for json in records {
+        for json in records.clone() {
             seq += 1;
             prev = chain_line(&mut text, seq, &prev, json);
         }
@@ -351,12 +366,43 @@ impl Chain {
         };
         if let Err(source) = write_whole(file, &text, self.sync) {
             // A part of the batch may be in the file: cut it off, or the chain would break there.
-            let _ = file.set_len(self.bytes);
-            self.file = None;
+            self.cut = Some(self.bytes);
+            let _ = self.cut_off();
             return Err(self.io(source));
         }
         self.bytes += text.len() as u64;
         (self.seq, self.prev) = (seq, prev);
+        if let Some(policy) = records.filter(|json| json.starts_with(POLICY_START)).last() {
+            self.policy = Some(policy.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the log is open at its path, and where it ends; whether it is a new file.
+    fn open_file(&mut self) -> Result<bool, AuditError> {
+        self.cut_off().map_err(|source| self.io(source))?;
+        match self.file.as_ref().map(|(_, inode)| inode.length_at(&self.path)) {
+            Some(Some(length)) => {
+                // As `logrotate` does with copytruncate, somebody may have shortened it.
+                self.bytes = length;
+                return Ok(length == 0);
+            }
+            Some(None) => {
+                tracing::warn!("audit log was moved, deleted or replaced: its chain goes on");
+                self.file = None;
+            }
+            None => {}
+        }
+        self.reopen()?;
+        Ok(self.bytes == 0)
+    }
+
+    /// Cuts off what a write that failed has left, if something is left; then the file is opened anew.
+    fn cut_off(&mut self) -> io::Result<()> {
+        if let (Some(bytes), Some((file, _))) = (self.cut, &self.file) {
+            file.set_len(bytes)?;
+            (self.cut, self.file) = (None, None);
+        }
         Ok(())
     }
 }
