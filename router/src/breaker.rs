@@ -123,7 +123,7 @@ impl Pass {
         !matches!(before, State::Closed { .. })
     }
 
-    /// The upstream failed: refused, timed out, or broke off; `true` if that opened the breaker.
+    /// The upstream failed: refused, timed out, broke off, or was outrun before it began; `true` if that opened the breaker.
     pub fn fail(self) -> bool {
         self.fail_at(Instant::now())
     }

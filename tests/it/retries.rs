@@ -158,18 +158,20 @@ async fn a_cloud_that_hangs_is_left_alone_although_others_answer_for_it() {
     let breaker = "    breaker: {failures: 2, open: 1h, open_at_most: 1h}\n";
     let config = two(hung.address, quick.address, breaker, "hedge: {after: 50ms}\n");
     let gateway = Gateway::start(&config).await;
-    for asked in [1, 2, 2] {
-        gateway.chat(say("Hello")).await.came_from("cloud", 200);
-        assert_eq!(hung.requests(), asked);
+    let streams = std::iter::repeat_with(|| say_streamed("Hello")).take(4);
+    // Of a whole reply nobody can say that it has not begun.
+    for (asked, body) in [say("Hello"), say("Hello")].into_iter().chain(streams).enumerate() {
+        gateway.chat(body).await.came_from("cloud", 200);
+        assert_eq!(hung.requests(), (asked + 1).min(4));
     }
     // Who answers late, but first, has done nothing wrong: the second that lost has not failed.
     let late = Cloud::start(Script::Late(Duration::from_millis(300))).await;
     let config = two(late.address, hung.address, breaker, "hedge: {after: 50ms}\n");
     let gateway = Gateway::start(&config).await;
     for _ in 0..6 {
-        gateway.chat(say("Hello")).await.came_from("cloud", 200);
+        gateway.chat(say_streamed("Hello")).await.came_from("cloud", 200);
     }
-    assert_eq!((late.requests(), hung.requests()), (6, 2 + 6));
+    assert_eq!((late.requests(), hung.requests()), (6, 4 + 6));
 }
 
 #[tokio::test]

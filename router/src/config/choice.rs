@@ -27,8 +27,8 @@ pub enum Choose {
     LeastLatency,
 }
 
-/// A second attempt beside a slow first one. A first that loses counts as a failure of its upstream: one that
-/// answers nobody in time is left alone by its breaker.
+/// A second attempt beside a slow first one. A first that has not begun a stream when
+/// the second has counts as a failure of its upstream: one that hangs is left alone by its breaker.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hedge {

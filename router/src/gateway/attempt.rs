@@ -56,18 +56,18 @@ pub(super) struct Try<'a> {
 #[derive(Clone)]
 pub(super) struct Outrun {
     is_set: Arc<AtomicBool>,
-    began_first: bool,
+    counts_against: bool,
 }
 
 impl Outrun {
     /// Of an attempt that begins before any other.
-    pub(super) fn of_first() -> Outrun {
-        Outrun { is_set: Arc::default(), began_first: true }
+    pub(super) fn of_first(is_streamed: bool) -> Outrun {
+        Outrun { is_set: Arc::default(), counts_against: is_streamed }
     }
 
     /// Of one that begins beside a slow first.
     pub(super) fn of_second() -> Outrun {
-        Outrun { is_set: Arc::default(), began_first: false }
+        Outrun { is_set: Arc::default(), counts_against: false }
     }
 
     pub(super) fn set(&self) {
@@ -78,10 +78,11 @@ impl Outrun {
         self.is_set.load(Ordering::Relaxed)
     }
 
-    /// Whether to be outrun tells against the upstream: it had a start and has not begun to answer. Nobody
-    /// waits for its time to be up, so one that hangs would otherwise be asked first for ever.
+    /// Whether to be outrun tells against the upstream: it had a start and has not begun a stream that another
+    /// has begun by now. Nobody waits for its time to be up, so one that hangs would otherwise be asked first
+    /// for ever. Of a whole reply nobody knows whether it has begun: then it was slower, which is no failure.
     pub(super) fn counts_against(&self) -> bool {
-        self.began_first
+        self.counts_against
     }
 }
 

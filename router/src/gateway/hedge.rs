@@ -2,8 +2,7 @@
 //!
 //! The second upstream is the choice of a decision of its own, over facts in which the first is down: so
 //! it is one that policy allows, and it has its own record and permit. It stands in the same zone as the
-//! first: a hedge shortens a wait and changes nothing else. The loser is dropped, which hangs up on it; a
-//! first that loses has failed as far as its breaker counts, so that one that hangs is left alone in the end.
+//! first: a hedge shortens a wait and changes nothing else. The loser is dropped, which hangs up on it.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -35,7 +34,7 @@ impl Gateway {
         course: &mut Course<'g>,
     ) -> Result<Reply, Vec<Miss<'g>>> {
         course.number += 1;
-        let outrun = Outrun::of_first();
+        let outrun = Outrun::of_first(ask.request.chat.stream);
         let number = course.number;
         let this = Try { decision, facts, upstream, number, outrun: outrun.clone() };
         let mut first = pin!(self.attempt(ask, &this));
