@@ -187,9 +187,14 @@ impl Callers {
 
     /// The header whose credential says who sent these; `None` where credentials are not ours to read.
     pub fn credential(&self, headers: &HeaderMap) -> Option<HeaderName> {
-        let reads = self.file.is_some() || self.oidc.is_some();
+        let reads = self.can_know_somebody();
         let shown = [AUTHORIZATION, HeaderName::from_static("x-api-key")];
         shown.into_iter().find(|name| reads && headers.contains_key(name))
+    }
+
+    /// Whether anything is there by which callers are told apart.
+    pub fn can_know_somebody(&self) -> bool {
+        self.file.is_some() || self.oidc.is_some()
     }
 
     fn by_key(&self, key: &str) -> Option<Caller> {

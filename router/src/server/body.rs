@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -78,11 +78,12 @@ async fn linger(mut body: Incoming) {
     }
 }
 
-/// A reply's body on the wire. It holds the request's place until it is sent, dropped or given up.
+/// A reply's body on the wire. It holds the request's place until all of it is handed out, or it is dropped or
+/// given up: what is handed out holds up no work here, however long a client leaves it unread.
 pub(super) struct WireBody {
     inner: Inner,
     /// Where the stream does not hold it.
-    _place: Place,
+    place: Place,
 }
 
 /// A place among the requests in flight.
@@ -108,13 +109,11 @@ impl WireBody {
     /// Panics outside of a runtime.
     pub(super) fn new(body: ReplyBody, place: Place, version: Version) -> Self {
         match body {
-            ReplyBody::Whole(bytes) => {
-                WireBody { inner: Inner::Whole(Full::new(bytes)), _place: place }
-            }
+            ReplyBody::Whole(bytes) => WireBody { inner: Inner::Whole(Full::new(bytes)), place },
             ReplyBody::Stream(stream) if version == Version::HTTP_2 => {
-                WireBody { inner: Inner::watched(stream, place), _place: None }
+                WireBody { inner: Inner::watched(stream, place), place: None }
             }
-            ReplyBody::Stream(stream) => WireBody { inner: Inner::Stream(stream), _place: place },
+            ReplyBody::Stream(stream) => WireBody { inner: Inner::Stream(stream), place },
         }
     }
 }
@@ -157,7 +156,7 @@ impl Taken {
             let unread = || io::Error::new(io::ErrorKind::TimedOut, "the reply was left unread");
             return Poll::Ready(self.is_given_up.then(|| Err(unread())));
         };
-        let piece = std::task::ready!(stream.as_mut().poll_next(context));
+        let piece = ready!(stream.as_mut().poll_next(context));
         match &piece {
             Some(_) => self.idle_since = Some(Instant::now()),
             None => self.stream = None,
@@ -189,7 +188,11 @@ impl Body for WireBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Piece>> {
         match &mut self.inner {
-            Inner::Whole(full) => Pin::new(full).poll_frame(context).map(|piece| piece.map(sent)),
+            Inner::Whole(full) => {
+                let piece = ready!(Pin::new(full).poll_frame(context));
+                self.place = None;
+                Poll::Ready(piece.map(sent))
+            }
             Inner::Stream(stream) => {
                 stream.as_mut().poll_next(context).map(|piece| piece.map(sent))
             }
@@ -213,9 +216,11 @@ impl Body for WireBody {
 mod tests {
     use futures_util::FutureExt;
     use futures_util::stream::{self, StreamExt};
+    use tokio::sync::Semaphore;
     use tokio::time::advance;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     /// A streamed reply of so many pieces, after which it waits for ever, and what it holds on to.
     fn reply(pieces: usize) -> (WireBody, Arc<()>) {
@@ -235,6 +240,18 @@ mod tests {
         tokio::task::yield_now().await;
         advance(time).await;
         tokio::task::yield_now().await;
+    }
+
+    #[tokio::test]
+    async fn a_whole_reply_holds_its_place_until_it_is_handed_out() {
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.clone().try_acquire_owned().unwrap();
+        let metrics = Metrics::new();
+        let whole = ReplyBody::Whole(Bytes::from_static(b"{}"));
+        let mut body = WireBody::new(whole, Some((place, metrics.in_flight())), Version::HTTP_2);
+        assert_eq!(places.available_permits(), 0);
+        assert!(body.frame().await.unwrap().is_ok());
+        assert_eq!(places.available_permits(), 1, "although the connection keeps the body");
     }
 
     #[tokio::test(start_paused = true)]

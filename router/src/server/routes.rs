@@ -157,7 +157,7 @@ impl Exchange<'_> {
                 self.handle(request, |reply| voice.say(reply)).await
             }
             Ok(asked) => self.handle_all(asked).await,
-            Err(error) => self.turned_away("invalid", &error),
+            Err(error) => self.unread(&error),
         }
     }
 
@@ -171,7 +171,7 @@ impl Exchange<'_> {
         if request.uri().query().is_some() {
             // What stands in an address is not scanned, so it does not leave.
             let error = ApiError::invalid(None, "expected no query behind this path");
-            return self.turned_away("invalid", &error);
+            return self.unread(&error);
         }
         let (path, to) = (to.path.clone(), to.clone());
         let content_type = request.headers().get(CONTENT_TYPE).cloned();
@@ -180,7 +180,7 @@ impl Exchange<'_> {
         };
         match self.read(&path, request, request_id, read).await {
             Ok(request) => self.handle(request, |reply| reply).await,
-            Err(error) => self.turned_away("invalid", &error),
+            Err(error) => self.unread(&error),
         }
     }
 
@@ -233,7 +233,7 @@ impl Exchange<'_> {
         let read = move |bytes: Bytes, hints, caller| dialect.read_to_count(&bytes, hints, caller);
         let request = match self.read(dialect.path(), request, request_id, read).await {
             Ok(request) => request,
-            Err(error) => return self.turned_away("invalid", &error),
+            Err(error) => return self.unread(&error),
         };
         // It is a request of its caller; its tokens are given back, since none is used.
         let allowance = match self.now.gateway.limits().admit(&request).await {
@@ -251,7 +251,7 @@ impl Exchange<'_> {
                 allowance.put_on(&mut reply);
                 reply
             }
-            Err(error) => self.turned_away("invalid", &error),
+            Err(error) => self.unread(&error),
         }
     }
 
@@ -265,7 +265,8 @@ impl Exchange<'_> {
         let callers = self.now.gateway.callers();
         let caller = callers.identify(request.headers(), self.peer).await;
         // Who sends slowly holds a place meanwhile: those whom nobody knows leave enough for the others.
-        let waits = caller.id.is_none().then(|| self.strangers.try_acquire()).transpose();
+        let is_stranger = caller.id.is_none() && callers.can_know_somebody();
+        let waits = is_stranger.then(|| self.strangers.try_acquire()).transpose();
         let waits = waits.map_err(|_| ApiError::overloaded())?;
         let mut hints = Hints::read(request.headers(), path, request_id)?;
         let wanted = self.now.gateway.wanted_headers();
@@ -279,6 +280,12 @@ impl Exchange<'_> {
         tokio::task::spawn_blocking(move || read(bytes, hints, caller))
             .await
             .unwrap_or_else(|_| Err(ApiError::internal()))
+    }
+
+    /// A request that could not be read as one, or for whose body there was no place.
+    fn unread(&self, error: &ApiError) -> Reply {
+        let is_invalid = error.status != StatusCode::SERVICE_UNAVAILABLE;
+        self.turned_away(if is_invalid { "invalid" } else { "overloaded" }, error)
     }
 
     /// An error before a decision: there are no decision headers yet.
