@@ -26,7 +26,7 @@ mod said;
 mod testing;
 mod translation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use hyper::HeaderMap;
@@ -183,15 +183,17 @@ impl ChatBody {
     /// Removes the unknown fields at these places (`Classification::strip`) and returns the places
     /// that were removed.
     pub fn strip(&mut self, places: &[String]) -> Vec<String> {
+        let places: HashSet<&str> = places.iter().map(String::as_str).collect();
         let mut removed = Vec::new();
         // From the back: removing `content[1]` must not move `content[2]` before its turn.
-        for unknown in self.unknown.iter().rev().filter(|u| places.contains(&u.place)) {
+        for unknown in self.unknown.iter().rev().filter(|u| places.contains(&*u.place)) {
             if unknown.path.is_empty() || place::remove(&mut self.fields, &unknown.path) {
                 removed.push(unknown.place.clone());
             }
         }
         removed.reverse();
-        self.native.unscanned.retain(|it| !removed.contains(&it.place));
+        let gone: HashSet<&str> = removed.iter().map(String::as_str).collect();
+        self.native.unscanned.retain(|it| !gone.contains(&*it.place));
         removed
     }
 }

@@ -19,6 +19,7 @@ mod pursuit;
 mod reuse;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -518,7 +519,8 @@ impl Ask {
     /// Every field that policy wants removed is gone. Anything else is a bug, and then nothing
     /// leaves.
     fn is_stripped_whole(&self) -> bool {
-        self.classification.strip.iter().all(|place| self.stripped.contains(place))
+        let stripped: HashSet<&str> = self.stripped.iter().map(String::as_str).collect();
+        self.classification.strip.iter().all(|place| stripped.contains(&**place))
     }
 }
 

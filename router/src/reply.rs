@@ -130,12 +130,29 @@ impl DecisionHeaders<'_> {
             reply.set("x-sluice-offline", cause);
         }
         if !self.stripped.is_empty() {
-            reply.set("x-sluice-stripped", &self.stripped.join(","));
+            reply.set("x-sluice-stripped", &listed(self.stripped));
         }
         if self.redacted > 0 {
             reply.set("x-sluice-redacted", &self.redacted.to_string());
         }
     }
+}
+
+/// Longest list of what a client chose that a header shows, bytes: many clients read no head above 8 KiB.
+const LIST_BYTES_MAX: usize = 4 << 10;
+
+/// Names with commas between, as many as a header may show, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let mut list = String::new();
+    for (shown, name) in names.iter().enumerate() {
+        let comma = if shown == 0 { "" } else { "," };
+        if list.len() + comma.len() + name.len() > LIST_BYTES_MAX {
+            return format!("{list}{comma}and_{}_more", names.len() - shown);
+        }
+        list.push_str(comma);
+        list.push_str(name);
+    }
+    list
 }
 
 /// The word for a route: the same in headers, JSON, audit and metrics.
@@ -159,6 +176,17 @@ pub(crate) fn error_event(error: &ApiError) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_as_long_as_a_client_can_read() {
+        let names = |count: usize| vec!["messages[0].mood".to_owned(); count];
+        assert_eq!(listed(&names(2)), "messages[0].mood,messages[0].mood");
+        let long = listed(&names(100_000));
+        assert!(long.len() < LIST_BYTES_MAX + 32, "{}", long.len());
+        let shown = long.matches("mood").count();
+        assert!(shown > 200 && long.ends_with(&format!("mood,and_{}_more", 100_000 - shown)));
+        assert_eq!(listed(&["x".repeat(LIST_BYTES_MAX + 1)]), "and_1_more");
+    }
 
     #[test]
     fn an_error_reply_says_when_to_come_back() {
