@@ -22,10 +22,8 @@ use crate::evidence::{Finding, Likelihood};
 use crate::policy_set::{PolicySet, ScanState};
 use crate::prompt::{Prompt, RequestContext, Unscanned};
 
-/// Findings of each detector that are kept.
-const FINDINGS_KEPT_MAX: u32 = 1000;
-/// Parts that could not be read that are kept.
-const UNSCANNED_KEPT_MAX: usize = 1000;
+/// Findings of each detector and likelihood that are kept, and parts of each kind that could not be read.
+const KEPT_MAX: u32 = 1000;
 
 /// What stands in a record for a class that the set did not know.
 const UNKNOWN_CLASS: &str = "(unknown)";
@@ -127,19 +125,12 @@ impl PolicySet {
             .collect();
         let Classification { unscanned, findings, .. } = classification;
         let scene = Scene::new(prompt, unscanned, findings, |id| names.get(id).copied());
-        let mut counts = vec![0; findings.len()];
-        let is_kept = |hit: &&Hit| {
-            let count = &mut counts[hit.detector as usize];
-            *count += 1;
-            *count <= FINDINGS_KEPT_MAX
-        };
-        let kept = scene.hits.iter().filter(is_kept).map(|hit| hit.placed(findings));
-        let kept: Vec<PlacedFinding> = kept.collect();
-        let kept_unscanned = &unscanned[..unscanned.len().min(UNSCANNED_KEPT_MAX)];
+        let hits = first_of_each(&scene.hits, |hit| (hit.detector, hit.likelihood));
+        let parts = first_of_each(unscanned, |part| part.kind);
         Evidence {
-            left_out: scene.hits.len() - kept.len() + unscanned.len() - kept_unscanned.len(),
-            findings: kept,
-            unscanned: kept_unscanned.to_vec(),
+            left_out: scene.hits.len() - hits.len() + unscanned.len() - parts.len(),
+            findings: hits.into_iter().map(|hit| hit.placed(findings)).collect(),
+            unscanned: parts.into_iter().cloned().collect(),
             context: self.seen_of(&prompt.context),
             scan_incomplete: classification.scan_incomplete,
             detector_failed: classification.detector_failed,
@@ -222,6 +213,17 @@ impl PolicySet {
             tenant: context.tenant.clone(),
         }
     }
+}
+
+/// The first [`KEPT_MAX`] of each sort.
+fn first_of_each<T, K: Ord>(all: &[T], sort: impl Fn(&T) -> K) -> Vec<&T> {
+    let mut counts = BTreeMap::new();
+    let is_kept = |one: &&T| {
+        let count = counts.entry(sort(one)).or_insert(0);
+        *count += 1;
+        *count <= KEPT_MAX
+    };
+    all.iter().filter(is_kept).collect()
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -32,7 +32,8 @@ pub(in crate::cli) struct SimulateArgs {
     /// The gateway's sluice.yaml: its audit log is read
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Print one JSON document: requests, replayed, not_replayed, blind, alike, differences
+    /// Print one JSON document: policy, requests, replayed, days, not_replayed, blind, other_detectors, alike,
+    /// differences
     #[arg(long)]
     json: bool,
 }
@@ -72,8 +73,6 @@ struct Report {
     blind: BTreeMap<String, usize>,
     /// Requests that were scanned by another build of the detectors.
     other_detectors: usize,
-    /// Requests with more findings than a record keeps.
-    cut_short: usize,
     /// Requests decided alike.
     alike: usize,
     /// Loosenings first, then by how many requests.
@@ -86,6 +85,8 @@ struct NotReplayed {
     too_old: usize,
     /// Placeholders were put in and the text was decided twice; the first text's findings are not kept.
     redacted: usize,
+    /// A record keeps the first findings only, and these held more.
+    too_full: usize,
     /// Broken lines.
     unreadable: usize,
 }
@@ -220,9 +221,12 @@ impl<'a> Replay<'a> {
             self.report.not_replayed.too_old += 1;
             return;
         };
+        if request.evidence.left_out > 0 {
+            self.report.not_replayed.too_full += 1;
+            return;
+        }
         self.report.replayed += 1;
         self.report.other_detectors += usize::from(self.elsewhere.contains(&request.policy));
-        self.report.cut_short += usize::from(request.evidence.left_out > 0);
         for rule in blind {
             *self.report.blind.entry(rule.clone()).or_default() += 1;
         }
@@ -274,13 +278,13 @@ fn print(report: &Report) -> std::io::Result<()> {
         "{replayed} of {requests} requests on record decided again{}",
         days.unwrap_or_default()
     ))?;
-    let NotReplayed { too_old, redacted, unreadable } = not_replayed;
+    let NotReplayed { too_old, redacted, too_full, unreadable } = not_replayed;
     for (count, why) in [
         (too_old, "recorded by a version that did not keep what rules looked at"),
         (redacted, "went out with placeholders"),
+        (too_full, "held more findings than a record keeps"),
         (unreadable, "lines cannot be read"),
         (&report.other_detectors, "were scanned by other built-in detectors than this program's"),
-        (&report.cut_short, "held more findings than a record keeps: more rules may match"),
     ] {
         if *count > 0 {
             out::line(format_args!("  {count:>7}  {why}"))?;
