@@ -342,6 +342,16 @@ fn requests_on_record_are_decided_again_by_another_set() {
     let alike = here(&["policy", "simulate", "site.yaml", "--log", "audit"], 0);
     assert!(stdout(&alike).contains("3 decided alike"), "{}", stdout(&alike));
     here(&["policy", "simulate", "site.yaml", "--log", "nowhere"], 2);
+
+    // What a record does not hold whole is not decided again: it would look looser than it is.
+    let log = std::fs::read_to_string(at("audit/audit.jsonl")).unwrap();
+    let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut full = lines.find(|line| line["kind"] == "attempt").unwrap();
+    (full["id"], full["left_out"]) = (json!("full"), json!(7));
+    std::fs::write(at("full.jsonl"), format!("{log}{full}\n")).unwrap();
+    let partly = here(&["policy", "simulate", "site.yaml", "--log", "full.jsonl"], 0);
+    assert!(stdout(&partly).contains("3 of 4 requests on record"), "{}", stdout(&partly));
+    assert!(stdout(&partly).contains("1  held more findings than a record keeps"));
 }
 
 #[test]
