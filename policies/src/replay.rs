@@ -2,8 +2,8 @@
 //!
 //! Findings keep their message, sentence and character positions, so every window holds or does not
 //! hold as it did. Of a text that is full of them only the first are kept, and the rest are counted: a
-//! record stays short, and says where it cannot speak. What a client may write freely (headers, tags, the model's name) is kept only as far
-//! as a rule names it, so a record cannot become a place where text ends up.
+//! record stays short, and says where it cannot speak. What a client may write freely (headers, tags, the
+//! model's name) is kept only as far as a rule names it, so a record cannot become a place where text ends up.
 //!
 //! A detector that was not asked then found nothing then, and that says nothing about the text: a
 //! [`Sight`] is what a set looks at, and [`PolicySet::blind_spots`] names the rules of another set that

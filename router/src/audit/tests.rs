@@ -313,13 +313,18 @@ async fn a_log_that_is_moved_away_goes_on_in_a_new_file() {
     assert_eq!(kinds, ["policy", "attempt", "policy", "outcome", "attempt", "outcome"]);
 }
 
-#[tokio::test]
-async fn a_shorter_file_in_the_place_of_the_log_shows() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = open_with(&folder, Fsync::Never).unwrap();
-    let fixture = Fixture::new();
+/// A log without syncs that holds an attempt and its outcome.
+async fn with_one_attempt(folder: &TempDir, fixture: &Fixture) -> AuditLog {
+    let log = open_with(folder, Fsync::Never).unwrap();
     drop(log.attempt(&fixture.attempt(1)).await.unwrap());
     log.settle(Duration::from_secs(60)).await;
+    log
+}
+
+#[tokio::test]
+async fn a_shorter_file_in_the_place_of_the_log_shows() {
+    let (folder, fixture) = (tempfile::tempdir().unwrap(), Fixture::new());
+    let log = with_one_attempt(&folder, &fixture).await;
     let whole = std::fs::read_to_string(file(&folder)).unwrap();
     let shorter = folder.path().join("shorter");
     std::fs::write(&shorter, whole.lines().next().unwrap().to_owned() + "\n").unwrap();
@@ -334,11 +339,8 @@ async fn a_shorter_file_in_the_place_of_the_log_shows() {
 
 #[tokio::test]
 async fn a_log_that_is_shortened_in_its_place_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = open_with(&folder, Fsync::Never).unwrap();
-    let fixture = Fixture::new();
-    drop(log.attempt(&fixture.attempt(1)).await.unwrap());
-    log.settle(Duration::from_secs(60)).await;
+    let (folder, fixture) = (tempfile::tempdir().unwrap(), Fixture::new());
+    let log = with_one_attempt(&folder, &fixture).await;
     let copied = std::fs::read_to_string(file(&folder)).unwrap();
     std::fs::File::options().write(true).open(file(&folder)).unwrap().set_len(0).unwrap();
     drop(log.attempt(&fixture.attempt(2)).await.unwrap());
